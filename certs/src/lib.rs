@@ -1,0 +1,1 @@
+//! Keys and certificates: development CA, pins, receipts, tickets

@@ -1,0 +1,1 @@
+//! The Metra client library

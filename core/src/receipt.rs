@@ -1,0 +1,1 @@
+//! Receipts: what a gateway signs when a job is finished.

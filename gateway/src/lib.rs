@@ -1,0 +1,1 @@
+//! The Metra gateway service

@@ -1,0 +1,1 @@
+//! Drives source and sink over links and disks; shared by gateway and client

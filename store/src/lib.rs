@@ -1,0 +1,1 @@
+//! Where chunks come from and land: file trees, staging, catalogue

@@ -1,0 +1,1 @@
+//! The Link seam and native QUIC
