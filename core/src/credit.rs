@@ -1,0 +1,144 @@
+//! How many bytes a sink asks for ahead.
+//!
+//! Credit is the amount of data that is wanted and not yet written. It bounds the sink's memory (a chunk that was
+//! not asked for is not accepted), and it must cover the way of the request and of the data, or the link idles:
+//! at least two bandwidth-delay products (transport parameters in RFC 9000, section 4, have the same purpose one
+//! layer below).
+
+use std::time::{Duration, Instant};
+
+/// Bounds of the credit window. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreditLimits {
+    /// The window is never smaller; also what a job starts with.
+    pub floor: u64,
+    /// The window is never larger; a share of the memory set aside for receiving.
+    pub ceiling: u64,
+}
+
+impl Default for CreditLimits {
+    fn default() -> Self {
+        Self { floor: 32 << 20, ceiling: 512 << 20 }
+    }
+}
+
+/// Sizes the window from the rate at which data lands and the round-trip time.
+#[derive(Clone, Debug)]
+pub struct Credit {
+    limits: CreditLimits,
+    outstanding: u64,
+    rate: f64,
+    rtt: Duration,
+    period_start: Option<Instant>,
+    period_bytes: u64,
+}
+
+/// The window covers this many bandwidth-delay products on top of the floor, so that a rate that doubles within a
+/// round trip is not held back.
+const BDPS: f64 = 2.5;
+/// Landed bytes are averaged over at least this long.
+const PERIOD: Duration = Duration::from_millis(100);
+/// Weight of the newest period.
+const GAIN: f64 = 0.5;
+
+impl Credit {
+    /// Nothing outstanding, the window at its floor.
+    pub fn new(limits: CreditLimits) -> Self {
+        Self { limits, outstanding: 0, rate: 0.0, rtt: Duration::ZERO, period_start: None, period_bytes: 0 }
+    }
+
+    /// The window now. Bytes.
+    pub fn window(&self) -> u64 {
+        let ahead = BDPS * self.rate * self.rtt.as_secs_f64();
+        self.limits.floor.saturating_add(ahead as u64).min(self.limits.ceiling.max(self.limits.floor))
+    }
+
+    /// Bytes that may be asked for now.
+    pub fn available(&self) -> u64 {
+        self.window().saturating_sub(self.outstanding)
+    }
+
+    /// Bytes asked for and not yet written.
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    /// Changes the limits, as the number of jobs that share the memory changes.
+    pub fn set_limits(&mut self, limits: CreditLimits) {
+        self.limits = limits;
+    }
+
+    /// The smallest round-trip time of the links that carry the job.
+    pub fn set_rtt(&mut self, rtt: Duration) {
+        self.rtt = rtt;
+    }
+
+    /// `bytes` have been asked for.
+    pub fn spend(&mut self, bytes: u64) {
+        self.outstanding += bytes;
+    }
+
+    /// `bytes` that were asked for have been written.
+    pub fn landed(&mut self, now: Instant, bytes: u64) {
+        self.outstanding = self.outstanding.saturating_sub(bytes);
+        let start = *self.period_start.get_or_insert(now);
+        self.period_bytes += bytes;
+        let elapsed = now.saturating_duration_since(start);
+        if elapsed >= PERIOD {
+            let sample = self.period_bytes as f64 / elapsed.as_secs_f64();
+            self.rate = if self.rate == 0.0 { sample } else { self.rate + GAIN * (sample - self.rate) };
+            self.period_start = Some(now);
+            self.period_bytes = 0;
+        }
+    }
+
+    /// `bytes` that were asked for will not come, or will be asked for again.
+    pub fn give_back(&mut self, bytes: u64) {
+        self.outstanding = self.outstanding.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn starts_at_the_floor_and_never_gives_more_than_the_window() {
+        let mut credit = Credit::new(CreditLimits { floor: 8 * MIB, ceiling: 64 * MIB });
+        assert_eq!(credit.available(), 8 * MIB);
+        credit.spend(8 * MIB);
+        assert_eq!(credit.available(), 0);
+        credit.give_back(3 * MIB);
+        assert_eq!(credit.available(), 3 * MIB);
+    }
+
+    #[test]
+    fn covers_two_bandwidth_delay_products_of_a_steady_rate() {
+        let mut credit = Credit::new(CreditLimits { floor: 8 * MIB, ceiling: 1024 * MIB });
+        credit.set_rtt(Duration::from_millis(120));
+        let start = Instant::now();
+        let rate = 1_125_000_000u64; // 9 Gbit/s
+        for tick in 1..=1000u64 {
+            let bytes = rate / 1000;
+            credit.spend(bytes);
+            credit.landed(start + Duration::from_millis(tick), bytes);
+        }
+        let bdp = rate as f64 * 0.120;
+        assert!(credit.window() as f64 >= 2.0 * bdp, "window {} for a BDP of {bdp}", credit.window());
+        assert!(credit.window() as f64 <= 3.0 * bdp + 8.0 * MIB as f64);
+    }
+
+    #[test]
+    fn the_ceiling_holds_whatever_the_rate() {
+        let mut credit = Credit::new(CreditLimits { floor: MIB, ceiling: 4 * MIB });
+        credit.set_rtt(Duration::from_secs(2));
+        let start = Instant::now();
+        for tick in 1..=100u64 {
+            credit.spend(100 * MIB);
+            credit.landed(start + Duration::from_millis(tick * 100), 100 * MIB);
+        }
+        assert_eq!(credit.window(), 4 * MIB);
+    }
+}

@@ -8,6 +8,8 @@
 pub mod chunker;
 pub mod code;
 pub mod credit;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod id;
 pub mod manifest;
 pub mod path;

@@ -1,0 +1,366 @@
+//! The source of a job: knows what there is, answers requests.
+//!
+//! ```text
+//!  reader --push--> ledger --poll_records--> Records, ManifestEnd frames
+//!                      |
+//!  Want  --want()--> queue --next_chunk(link)--> in flight on a link --have()--> held --durable()--> durable
+//!                      ^                                  |
+//!                      +---- link_lost(link), damaged() --+
+//! ```
+//!
+//! Call order: `push` and `finish` as the reader reads; `ready` when a sink has attached (again), before anything
+//! is polled; the frames of the sink in the order of arrival.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::code::Code;
+use crate::id::{ChunkIndex, Digest};
+use crate::limits;
+use crate::manifest::{ChunkInfo, Ledger, LedgerError, LedgerLimits, Pushed, Record};
+use crate::ranges::{IndexRange, IndexSet};
+
+/// One link among those of a session, as the core sees it.
+pub type LinkNumber = u64;
+
+/// A request of the sink that makes no sense. Fault: the sink.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// It asked for, or confirmed, a chunk that was never announced.
+    #[error("chunk {0} was never announced")]
+    UnknownChunk(u32),
+    /// It says that it holds more records than were sent.
+    #[error("the sink claims {claimed} records of {sent}")]
+    UnknownRecords {
+        /// What it says.
+        claimed: u64,
+        /// What there is.
+        sent: u64,
+    },
+    /// A chunk was reported damaged too often.
+    #[error("chunk {0} arrived damaged {max} times", max = limits::CHUNK_ATTEMPTS)]
+    Damaged(u32),
+}
+
+impl SourceError {
+    /// The code that tells the sink.
+    pub fn code(&self) -> Code {
+        match self {
+            SourceError::Damaged(_) => Code::Integrity,
+            _ => Code::Protocol,
+        }
+    }
+}
+
+/// The state machine of a source. See the module's documentation.
+#[derive(Debug)]
+pub struct Source {
+    ledger: Ledger,
+    root: Option<Digest>,
+    attached: bool,
+    next_record: u64,
+    end_sent: bool,
+    queue: VecDeque<IndexRange>,
+    queued: IndexSet,
+    in_flight: HashMap<u32, LinkNumber>,
+    damaged: HashMap<u32, u8>,
+    held: IndexSet,
+    durable: IndexSet,
+    resolved: IndexSet,
+    resolved_bytes: u64,
+    held_bytes: u64,
+    durable_bytes: u64,
+    sent_once: IndexSet,
+    stats: SourceStats,
+}
+
+/// What a source counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceStats {
+    /// Chunks handed to a link, repeats included.
+    pub chunks_sent: u64,
+    /// Of these, the repeats.
+    pub chunks_resent: u64,
+    /// Bytes handed to a link.
+    pub bytes_sent: u64,
+}
+
+/// Where a job stands, seen from its source. Bytes of chunks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceProgress {
+    /// Read and announced.
+    pub announced: u64,
+    /// The sink has asked for them, or has them.
+    pub resolved: u64,
+    /// Held by the sink, verified.
+    pub held: u64,
+    /// Durable at the sink.
+    pub durable: u64,
+}
+
+impl Source {
+    /// A source that has read nothing yet.
+    pub fn new(limits: LedgerLimits) -> Self {
+        Self {
+            ledger: Ledger::new(limits),
+            root: None,
+            attached: false,
+            next_record: 0,
+            end_sent: false,
+            queue: VecDeque::new(),
+            queued: IndexSet::default(),
+            in_flight: HashMap::new(),
+            damaged: HashMap::new(),
+            held: IndexSet::default(),
+            durable: IndexSet::default(),
+            resolved: IndexSet::default(),
+            resolved_bytes: 0,
+            held_bytes: 0,
+            durable_bytes: 0,
+            sent_once: IndexSet::default(),
+            stats: SourceStats::default(),
+        }
+    }
+
+    /// The reader has produced a record.
+    pub fn push(&mut self, record: &Record) -> Result<Pushed, LedgerError> {
+        self.ledger.push(record)
+    }
+
+    /// The reader has come to its end. Returns the root.
+    pub fn finish(&mut self) -> Result<Digest, LedgerError> {
+        let root = self.ledger.finish()?;
+        self.root = Some(root);
+        Ok(root)
+    }
+
+    /// What has been read so far.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The root, once everything is read.
+    pub fn root(&self) -> Option<Digest> {
+        self.root
+    }
+
+    /// A sink has attached and holds `from_record` records of this run. What it asked for earlier is forgotten: it
+    /// asks again.
+    pub fn ready(&mut self, from_record: u64) -> Result<(), SourceError> {
+        if from_record > self.ledger.records() {
+            return Err(SourceError::UnknownRecords { claimed: from_record, sent: self.ledger.records() });
+        }
+        self.attached = true;
+        self.next_record = from_record;
+        self.end_sent = false;
+        self.queue.clear();
+        self.queued = IndexSet::default();
+        self.in_flight.clear();
+        Ok(())
+    }
+
+    /// The sink's control link is gone; nothing is announced until it is [`ready`](Self::ready) again.
+    pub fn detach(&mut self) {
+        self.attached = false;
+    }
+
+    /// The next records to send, at most about `max_bytes` of them encoded, with the number of the first. `None`:
+    /// nothing to send now.
+    pub fn poll_records(&mut self, max_bytes: usize) -> Option<(u64, Vec<Record>)> {
+        if !self.attached || self.next_record >= self.ledger.records() {
+            return None;
+        }
+        let first = self.next_record;
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        for record in self.ledger.replay(first) {
+            bytes += record.encoded_len();
+            if bytes > max_bytes && !records.is_empty() {
+                break;
+            }
+            records.push(record);
+        }
+        self.next_record += records.len() as u64;
+        Some((first, records))
+    }
+
+    /// The end of the manifest, once, after all records.
+    pub fn poll_end(&mut self) -> Option<(u64, Digest)> {
+        let root = self.root?;
+        if !self.attached || self.end_sent || self.next_record < self.ledger.records() {
+            return None;
+        }
+        self.end_sent = true;
+        Some((self.ledger.records(), root))
+    }
+
+    /// The sink asks for chunks. What is queued already is not queued twice; what is in flight is queued again, since
+    /// a sink asks twice only for what it has given up.
+    pub fn want(&mut self, ranges: &[IndexRange]) -> Result<(), SourceError> {
+        for range in ranges {
+            self.check(range)?;
+            for index in indexes(range) {
+                if !self.queued.insert(ChunkIndex(index)) {
+                    continue;
+                }
+                self.in_flight.remove(&index);
+                push_back(&mut self.queue, index);
+                self.resolve(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// The sink holds chunks.
+    pub fn have(&mut self, ranges: &[IndexRange]) -> Result<(), SourceError> {
+        for range in ranges {
+            self.check(range)?;
+            for index in indexes(range) {
+                self.in_flight.remove(&index);
+                self.queued.remove(ChunkIndex(index));
+                self.resolve(index);
+                if self.held.insert(ChunkIndex(index)) {
+                    self.held_bytes += self.len(index);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The sink has made chunks durable; it holds them, too.
+    pub fn durable(&mut self, ranges: &[IndexRange]) -> Result<(), SourceError> {
+        self.have(ranges)?;
+        for index in ranges.iter().flat_map(indexes) {
+            if self.durable.insert(ChunkIndex(index)) {
+                self.durable_bytes += self.len(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// The sink received a chunk damaged. The driver checks its own copy, then the chunk is sent again unless it
+    /// was damaged too often.
+    pub fn damaged(&mut self, chunk: ChunkIndex) -> Result<(), SourceError> {
+        self.check(&IndexRange { first: chunk, count: 1 })?;
+        let times = self.damaged.entry(chunk.0).or_insert(0);
+        *times = times.saturating_add(1);
+        if *times >= limits::CHUNK_ATTEMPTS {
+            return Err(SourceError::Damaged(chunk.0));
+        }
+        self.in_flight.insert(chunk.0, 0);
+        self.send_failed(chunk);
+        Ok(())
+    }
+
+    /// The next chunk to send on `link`, which has room now. It is in flight there from here on.
+    pub fn next_chunk(&mut self, link: LinkNumber) -> Option<(ChunkIndex, ChunkInfo)> {
+        loop {
+            let front = self.queue.front_mut()?;
+            let index = front.first.0;
+            if front.count > 1 {
+                front.first = ChunkIndex(index + 1);
+                front.count -= 1;
+            } else {
+                self.queue.pop_front();
+            }
+            if !self.queued.remove(ChunkIndex(index)) {
+                continue; // confirmed meanwhile
+            }
+            let info = self.ledger.chunk(ChunkIndex(index)).expect("checked when it was queued");
+            self.in_flight.insert(index, link);
+            return Some((ChunkIndex(index), info));
+        }
+    }
+
+    /// A chunk has been handed to its link whole.
+    pub fn sent(&mut self, chunk: ChunkIndex) {
+        self.stats.chunks_sent += 1;
+        self.stats.bytes_sent += self.len(chunk.0);
+        if !self.sent_once.insert(chunk) {
+            self.stats.chunks_resent += 1;
+        }
+    }
+
+    /// A chunk could not be handed to its link, which lives on: it waits for the next link that has room.
+    pub fn send_failed(&mut self, chunk: ChunkIndex) {
+        if self.in_flight.remove(&chunk.0).is_some() && self.queued.insert(chunk) {
+            self.queue.push_front(IndexRange { first: chunk, count: 1 });
+        }
+    }
+
+    /// The sink refused a chunk while it was being sent: it has it, and says so, or it will ask again.
+    pub fn not_wanted(&mut self, chunk: ChunkIndex) {
+        self.in_flight.remove(&chunk.0);
+    }
+
+    /// A link is gone: what was in flight on it is queued again, at the front. Returns how many chunks.
+    pub fn link_lost(&mut self, link: LinkNumber) -> usize {
+        let mut lost: Vec<u32> =
+            self.in_flight.iter().filter(|(_, l)| **l == link).map(|(i, _)| *i).collect();
+        lost.sort_unstable_by(|a, b| b.cmp(a));
+        for index in &lost {
+            self.send_failed(ChunkIndex(*index));
+        }
+        lost.len()
+    }
+
+    /// A chunk cannot be had any more; it is not sent.
+    pub fn gone(&mut self, chunk: ChunkIndex) {
+        self.in_flight.remove(&chunk.0);
+    }
+
+    /// Whether chunks wait for a link.
+    pub fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Whether the sink holds the chunk.
+    pub fn is_held(&self, chunk: ChunkIndex) -> bool {
+        self.held.contains(chunk)
+    }
+
+    /// Where the job stands.
+    pub fn progress(&self) -> SourceProgress {
+        SourceProgress {
+            announced: self.ledger.chunk_bytes(),
+            resolved: self.resolved_bytes,
+            held: self.held_bytes,
+            durable: self.durable_bytes,
+        }
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> SourceStats {
+        self.stats
+    }
+
+    fn resolve(&mut self, index: u32) {
+        if self.resolved.insert(ChunkIndex(index)) {
+            self.resolved_bytes += self.len(index);
+        }
+    }
+
+    fn len(&self, index: u32) -> u64 {
+        self.ledger.chunk(ChunkIndex(index)).map_or(0, |c| u64::from(c.len))
+    }
+
+    fn check(&self, range: &IndexRange) -> Result<(), SourceError> {
+        let last = u64::from(range.first.0) + u64::from(range.count);
+        if range.count == 0 || last > u64::from(self.ledger.chunks()) {
+            return Err(SourceError::UnknownChunk(
+                range.first.0.saturating_add(range.count.saturating_sub(1)),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn push_back(queue: &mut VecDeque<IndexRange>, index: u32) {
+    match queue.back_mut() {
+        Some(last) if last.first.0 + last.count == index => last.count += 1,
+        _ => queue.push_back(IndexRange { first: ChunkIndex(index), count: 1 }),
+    }
+}
+
+fn indexes(range: &IndexRange) -> std::ops::Range<u32> {
+    range.indexes()
+}

@@ -1,1 +1,3 @@
 //! The Metra gateway service
+
+pub mod config;

@@ -1,1 +1,32 @@
-//! Drives source and sink over links and disks; shared by gateway and client
+//! Drives the core's state machines over links and disks.
+//!
+//! A [`Session`] has links and jobs. A link is attached and pumped: its control stream is decoded and each frame goes
+//! to its job, its chunks go to their sinks. When a link is lost, what was in flight on it goes out on another; when
+//! the last one is lost, the jobs wait until a link is attached again.
+//!
+//! ```text
+//!             control frames                      chunks
+//!   Link ---> pump ---> Session ---> SourceJob ---> sender tasks ---> Link
+//!                          |            ^ reader (disk)
+//!                          +-------> SinkJob <--- receiver tasks <--- Link
+//!                                       | planner, writer, keeper (disk)
+//! ```
+//!
+//! Who waits for whom, so that nothing can wait in a circle: a source handles every frame at once and never waits; a
+//! sink queues records (bounded) and its planner waits for the disk only. Sending is done by tasks of its own.
+//!
+//! The gateway and the client use the same code; which of them opens a job makes no difference here.
+
+mod job;
+mod link;
+mod progress;
+mod session;
+mod sink_job;
+mod source_job;
+
+pub use job::{EntryReport, JobError};
+pub use link::{LinkHandle, ReadError, read_frame};
+pub use progress::{Binding, Progress};
+pub use session::{Request, Session, SessionConfig};
+pub use sink_job::{SinkConfig, SinkJob, SinkOutcome};
+pub use source_job::{SourceConfig, SourceJob, SourceOutcome};

@@ -18,6 +18,7 @@
 //!
 //! Where a chunk's bytes go is therefore implied by the order and never said by offset.
 
+mod arena;
 mod entry;
 mod ledger;
 mod record;
@@ -25,5 +26,8 @@ mod tree;
 
 pub use entry::{Entry, EntryKind, Timestamp};
 pub use ledger::{ChunkInfo, Ledger, LedgerError, LedgerLimits, Pushed, Segment};
-pub use record::{Record, RecordError};
+pub use record::{RECORD_PATH_MAX, Record, RecordError};
 pub use tree::{TreeBuilder, root};
+
+#[cfg(test)]
+pub(crate) use record::tests::{any_entry, any_record};

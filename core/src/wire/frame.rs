@@ -23,7 +23,15 @@ pub enum Frame {
     Push(Push),
     /// Client to gateway: a job in which the client is the sink.
     Pull(Pull),
-    /// Sink to source: send records from here on. The answer to `Push`; in a pull the client sends it after `Pull`.
+    /// Gateway to client: the answer to `Pull`. Says which run of the source will send the records, so that the sink
+    /// knows whether those that it holds are of the same manifest.
+    Opened {
+        /// The job.
+        job: JobId,
+        /// The run of the source.
+        incarnation: Incarnation,
+    },
+    /// Sink to source: send records from here on. The answer to `Push` and to `Opened`.
     Ready {
         /// The job.
         job: JobId,
@@ -111,7 +119,7 @@ pub enum Frame {
         /// Of the `List`.
         request: u64,
         /// Paths are relative to the path of the request; the path itself is "".
-        entries: Vec<Listed>,
+        entries: Vec<Entry>,
     },
     /// Client to gateway: remove a path.
     Remove {
@@ -133,6 +141,36 @@ pub enum Frame {
         /// Entries listed or removed.
         count: u64,
     },
+}
+
+impl Frame {
+    /// The job that the frame is about, if it is about one.
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Frame::Push(push) => Some(push.job),
+            Frame::Pull(pull) => Some(pull.job),
+            Frame::ManifestEnd(end) => Some(end.job),
+            Frame::EntryStatus(status) => Some(status.job),
+            Frame::Finished(finished) => Some(finished.job),
+            Frame::Opened { job, .. }
+            | Frame::Ready { job, .. }
+            | Frame::Records { job, .. }
+            | Frame::Want { job, .. }
+            | Frame::Have { job, .. }
+            | Frame::Durable { job, .. }
+            | Frame::Damaged { job, .. }
+            | Frame::Gone { job, .. }
+            | Frame::Receipt { job, .. }
+            | Frame::Fail { job, .. } => Some(*job),
+            Frame::Hello(_)
+            | Frame::Welcome(_)
+            | Frame::Close { .. }
+            | Frame::List { .. }
+            | Frame::Listing { .. }
+            | Frame::Remove { .. }
+            | Frame::Result { .. } => None,
+        }
+    }
 }
 
 /// How a client says who it is.
@@ -229,6 +267,18 @@ pub struct Keep {
     pub times: bool,
 }
 
+/// What a source does with symbolic links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Symlinks {
+    /// Carries the link itself.
+    #[default]
+    Keep,
+    /// Carries what it points to.
+    Follow,
+    /// Leaves it out.
+    Skip,
+}
+
 /// A job in which the client is the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Push {
@@ -258,7 +308,7 @@ pub struct Pull {
     /// In order, the first that matches decides: `true` includes, `false` excludes.
     pub filters: Vec<(bool, String)>,
     /// How symbolic links are carried: kept, followed, skipped.
-    pub symlinks: crate::source::Symlinks,
+    pub symlinks: Symlinks,
     /// Which metadata the entries shall carry.
     pub keep: Keep,
 }
@@ -304,11 +354,4 @@ pub struct Finished {
     pub failed: u64,
     /// Chunks that did not have to be sent.
     pub reused: u64,
-}
-
-/// One line of a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Entry as in a manifest, paths relative to the request's.
-    pub entry: Entry,
 }

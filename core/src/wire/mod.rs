@@ -12,6 +12,6 @@ pub mod varint;
 pub use codec::{ChunkHeader, WireError};
 pub use decoder::FrameDecoder;
 pub use frame::{
-    Auth, EntryStatus, Finished, Frame, Hello, Keep, Listed, ManifestEnd, Overwrite, PeerLimits, Placement, Pull, Push,
-    Welcome,
+    Auth, EntryStatus, Finished, Frame, Hello, Keep, ManifestEnd, Overwrite, PeerLimits, Placement, Pull,
+    Push, Symlinks, Welcome,
 };

@@ -1,0 +1,185 @@
+//! The configuration of a gateway: from a TOML file and the command line to one validated [`Config`].
+//!
+//! ```text
+//! file --load--> RawConfig --(command line sets fields)--> validate --> Config | ConfigErrors
+//! ```
+//!
+//! Validation happens once, before a socket is opened, and reports everything that is wrong together, each with its
+//! key and line. Files are only looked at for whether they are there and can be read; what is in them is checked by
+//! those who use them. `docs/gateway.example.toml` shows every key.
+//!
+//! Non-goals: reloading, and knowing where the state directory is by default (the command knows).
+
+mod check;
+mod document;
+mod error;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod users;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use raw::{OneOrMany, RawConfig, RawLimits, RawLog, RawQuic, RawTls, RawUser};
+pub use users::{User, Users};
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A configuration that has been checked. The documentation of each value (unit, default, consequence) is at the field
+/// of [`RawConfig`] that it comes from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; at least one address, none twice.
+    pub listen: Vec<SocketAddr>,
+    /// What clients see as `/`: an existing directory, absolute, without symbolic links.
+    pub root: PathBuf,
+    /// Keys, journals and the development authority; may not be there yet. Never inside of `root`.
+    pub state: PathBuf,
+    /// Certificates.
+    pub tls: Tls,
+    /// Who may do what.
+    pub users: Users,
+    /// Who may come without credentials.
+    pub anonymous: Anonymous,
+    /// What the gateway accepts at most.
+    pub limits: Limits,
+    /// The QUIC transport.
+    pub quic: Quic,
+    /// The log.
+    pub log: Log,
+    /// Where metrics are served, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+impl Config {
+    /// The configuration of a file alone. `default_state` is used where the file names no state directory.
+    ///
+    /// # Errors
+    /// All that is wrong with it. Fault: whoever wrote it.
+    pub fn load(path: &Path, default_state: &Path) -> Result<Self, ConfigErrors> {
+        RawConfig::load(path)?.validate(default_state)
+    }
+}
+
+/// The certificates in use. The files could be read when the configuration was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The server's certificate and key; `None`: those of the development authority in the state directory.
+    pub files: Option<CertificateFiles>,
+    /// The authorities whose client certificates are accepted; `None`: clients are not asked for certificates.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A certificate chain and its private key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, the server's own certificate first.
+    pub cert: PathBuf,
+    /// The unencrypted private key.
+    pub key: PathBuf,
+}
+
+/// Who may come without credentials, to read and write everything below the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Anonymous {
+    /// Processes of this machine, over a loopback address.
+    Loopback,
+    /// Nobody.
+    Never,
+}
+
+/// What the gateway accepts at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions in all.
+    pub sessions: usize,
+    /// Sessions of one user, at most `sessions`.
+    pub sessions_per_user: usize,
+    /// Open jobs of one session.
+    pub jobs_per_session: usize,
+    /// Time for a connection to become a link.
+    pub handshake: Duration,
+    /// Time without a sign of life after which a link ends.
+    pub idle: Duration,
+    /// Links of one session.
+    pub links_per_session: usize,
+    /// Memory of the manifests of all jobs. Bytes.
+    pub manifest_memory: u64,
+    /// Memory of chunks that have arrived and are not yet written, over all jobs. Bytes.
+    pub receive_memory: u64,
+    /// Entries of one manifest.
+    pub entries: u32,
+    /// Chunks of one manifest.
+    pub chunks: u32,
+}
+
+/// The QUIC transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quic {
+    /// What one connection may have in flight towards the gateway. Bytes.
+    pub receive_window: u64,
+    /// What one connection may have in flight from the gateway. Bytes.
+    pub send_window: u64,
+    /// The congestion controller; `None`: the transport's own choice.
+    pub congestion: Option<Congestion>,
+}
+
+/// A congestion controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Congestion {
+    /// CUBIC (RFC 9438): backs off at every loss.
+    Cubic,
+    /// BBR: follows the measured bandwidth and delay.
+    Bbr,
+}
+
+/// The log, on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// The least important that is written.
+    pub level: LogLevel,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How important an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Something failed here that should not have.
+    Error,
+    /// Something is not as it should be, and was dealt with.
+    Warn,
+    /// Starts, stops, sessions and jobs.
+    Info,
+    /// Requests and links.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The name, as in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! A TOML file as [`RawConfig`], with the line of every key, and with every fault of form instead of the first one.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Table;
+use toml::de::{DeTable, DeValue};
+
+use super::{ConfigError, ConfigErrors, RawConfig};
+
+/// Where a configuration was read from, and what could not be read of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origin {
+    pub(super) file: Option<PathBuf>,
+    pub(super) errors: Vec<ConfigError>,
+    /// By key, as [`join`] writes it; from 1.
+    lines: HashMap<String, usize>,
+}
+
+impl Origin {
+    /// The line of a key or, if it is not in the file, of the table that it belongs to.
+    pub(super) fn line(&self, key: &str) -> Option<usize> {
+        std::iter::successors(Some(key), |k| k.rsplit_once('.').map(|(table, _)| table))
+            .find_map(|k| self.lines.get(k).copied())
+    }
+}
+
+pub(super) fn load(path: &Path) -> Result<RawConfig, ConfigErrors> {
+    let fail = |line, message| {
+        let error = ConfigError { key: String::new(), line, message };
+        ConfigErrors { file: Some(path.to_owned()), errors: vec![error] }
+    };
+    let text = fs::read_to_string(path).map_err(|e| fail(None, format!("cannot be read: {e}")))?;
+    // An absolute path, so that what is in the file does not depend on where the gateway is started.
+    let file = std::path::absolute(path).map_err(|e| fail(None, format!("cannot be found: {e}")))?;
+    let mut raw = parse(&text).map_err(|e| {
+        let line = e.span().map(|span| line_of(&text, span.start));
+        fail(line, e.message().trim_end().to_owned())
+    })?;
+    if let Some(base) = file.parent() {
+        raw.resolve(base);
+    }
+    raw.origin.file = Some(path.to_owned());
+    Ok(raw)
+}
+
+/// Each value is tried on its own, and left out if it does not fit: so one fault does not hide the next.
+fn parse(text: &str) -> Result<RawConfig, toml::de::Error> {
+    let mut origin = Origin::default();
+    note_lines(text, &DeTable::parse(text)?.into_inner(), &mut Vec::new(), &mut origin.lines);
+    let mut table: Table = text.parse()?;
+    for path in leaves(&table) {
+        if let Err(e) = RawConfig::deserialize(only(&table, &path)) {
+            let key = join(&path);
+            // What follows the first line tells of the table that was made up for the trial.
+            let message = e.message().lines().next().unwrap_or_default().to_owned();
+            origin.errors.push(ConfigError { line: origin.line(&key), key, message });
+            remove(&mut table, &path);
+        }
+    }
+    let mut raw = RawConfig::deserialize(table)?;
+    raw.origin = origin;
+    Ok(raw)
+}
+
+/// The paths of everything that is not a table with something in it.
+fn leaves(table: &Table) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) if !inner.is_empty() => {
+                found.extend(leaves(inner).into_iter().map(|mut path| {
+                    path.insert(0, key.clone());
+                    path
+                }))
+            }
+            _ => found.push(vec![key.clone()]),
+        }
+    }
+    found
+}
+
+/// A table with nothing but the value at `path`.
+fn only(table: &Table, path: &[String]) -> Table {
+    let mut result = Table::new();
+    if let Some((first, rest)) = path.split_first()
+        && let Some(value) = table.get(first)
+    {
+        let value = match value {
+            toml::Value::Table(inner) if !rest.is_empty() => toml::Value::Table(only(inner, rest)),
+            other => other.clone(),
+        };
+        result.insert(first.clone(), value);
+    }
+    result
+}
+
+/// Removes the value at `path`, and the tables that are empty without it.
+fn remove(table: &mut Table, path: &[String]) {
+    let Some((first, rest)) = path.split_first() else { return };
+    if let Some(toml::Value::Table(inner)) = table.get_mut(first) {
+        remove(inner, rest);
+        if !inner.is_empty() {
+            return;
+        }
+    }
+    table.remove(first);
+}
+
+fn note_lines(text: &str, table: &DeTable<'_>, path: &mut Vec<String>, lines: &mut HashMap<String, usize>) {
+    for (key, value) in table {
+        path.push(key.get_ref().to_string());
+        lines.insert(join(path), line_of(text, key.span().start));
+        if let DeValue::Table(inner) = value.get_ref() {
+            note_lines(text, inner, path, lines);
+        }
+        path.pop();
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
+}
+
+/// A key as TOML writes it with dots.
+pub(super) fn join(path: &[String]) -> String {
+    path.iter().map(|part| quoted(part)).collect::<Vec<_>>().join(".")
+}
+
+/// One part of a key, in quotes where TOML needs them.
+pub(super) fn quoted(part: &str) -> String {
+    let bare = !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if bare { part.to_owned() } else { format!("{part:?}") }
+}

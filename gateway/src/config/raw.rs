@@ -1,0 +1,157 @@
+//! The configuration as it is written, before anything is checked.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::document::Origin;
+use super::{Anonymous, ConfigErrors, Congestion, LogFormat, LogLevel, document};
+
+/// The keys of the configuration file. Paths in a file are relative to the directory of the file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// Addresses to listen on, `IP:PORT` or `[IPv6]:PORT`, one or a list. Default `127.0.0.1:4443`: only this machine.
+    /// Use `[::]:4443` for every address of the machine. Port 0: any free one.
+    pub listen: Option<OneOrMany>,
+    /// The directory that clients see as `/`. Required. Everything below it can be read and replaced by those who may.
+    pub root: Option<PathBuf>,
+    /// The directory for keys and journals, made if it is not there. Default: chosen by the command. It must not be
+    /// inside of `root`, or clients could read the keys.
+    pub state: Option<PathBuf>,
+    /// Certificates.
+    pub tls: RawTls,
+    /// Users by name (letters, digits and `. _ @ -`, at most 64).
+    pub users: BTreeMap<String, RawUser>,
+    /// Who may come without credentials: `loopback` (this machine) or `never`. Default: `loopback` without users,
+    /// else `never`.
+    pub anonymous: Option<Anonymous>,
+    /// What the gateway accepts at most.
+    pub limits: RawLimits,
+    /// The QUIC transport.
+    pub quic: RawQuic,
+    /// The log.
+    pub log: RawLog,
+    /// Address (`IP:PORT`) on which metrics are served over plain HTTP, to anyone who can reach it. Default: nowhere.
+    pub metrics_listen: Option<String>,
+    /// Where this was read from, and what could not be read of it.
+    #[serde(skip)]
+    pub(super) origin: Origin,
+}
+
+/// Certificates of the gateway and of its clients.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTls {
+    /// PEM file of the certificate chain, the server's own first. Default: a development certificate, which clients
+    /// trust only on this machine or with `--ca` or `--pin`.
+    pub cert: Option<PathBuf>,
+    /// PEM file of its private key, unencrypted. Goes with `cert`. It must not be inside of `root`.
+    pub key: Option<PathBuf>,
+    /// PEM file of the authorities of client certificates. Default: clients are not asked for any. With it, they may
+    /// show one, and must have a user's name in it.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A user. At least one way to be recognised is needed: one of the three for a token, or `cert_names`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawUser {
+    /// Hash of the bearer token, `blake3:HEX` or `sha256:HEX`. The token should be drawn at random.
+    pub token_hash: Option<String>,
+    /// File that holds the bearer token (16 to 4096 visible ASCII characters) and nothing else. Read once, at the start.
+    pub token_file: Option<PathBuf>,
+    /// Environment variable that holds the bearer token. Read once, at the start.
+    pub token_env: Option<String>,
+    /// Names in client certificates that stand for this user (host names in lower case). Needs `tls.client_ca`.
+    pub cert_names: Vec<String>,
+    /// Whether the user may list and fetch. Default true.
+    pub read: Option<bool>,
+    /// Whether the user may send and remove. Default true.
+    pub write: Option<bool>,
+    /// Directory below `root` that this user sees as `/` instead; relative, must be there. Default: `root` itself.
+    pub home: Option<PathBuf>,
+}
+
+/// What the gateway accepts at most.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLimits {
+    /// Sessions in all. 1 to 100000, default 1024. One more is told to try again later.
+    pub sessions: Option<u64>,
+    /// Sessions of one user. 1 to `sessions`, default 64 (or `sessions`, if that is less).
+    pub sessions_per_user: Option<u64>,
+    /// Open jobs of one session. 1 to 16, default 16. One more is refused.
+    pub jobs_per_session: Option<u64>,
+    /// Seconds that a connection has to authenticate. 1 to 300, default 10. Then it is closed.
+    pub handshake_seconds: Option<u64>,
+    /// Seconds without a sign of life after which a connection is given up. 5 to 3600, default 30. Jobs resume on
+    /// the next one.
+    pub idle_seconds: Option<u64>,
+    /// Connections of one session. 1 to 64, default 16. One more is refused.
+    pub links_per_session: Option<u64>,
+    /// MiB for the manifests of all jobs (about 100 bytes an entry or chunk). 16 to 1048576, default 512. A job that
+    /// does not fit is told to try again later.
+    pub manifest_memory_mib: Option<u64>,
+    /// MiB for what has arrived and is not yet written, over all jobs. 16 to 1048576, default 256. When it is used up,
+    /// no more is asked for until the disk has caught up: less memory, less speed on long paths.
+    pub receive_memory_mib: Option<u64>,
+    /// Entries (files, directories, links) of one job. 1 to 4000000, default 4000000. A job with more is refused.
+    pub entries: Option<u64>,
+    /// Chunks (about 1 MiB each) of one job. 1 to 4000000, default 4000000. A job with more is refused.
+    pub chunks: Option<u64>,
+}
+
+/// The QUIC transport.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawQuic {
+    /// MiB that a connection may have in flight towards the gateway. 1 to 4096, default 64. Speed is at most this per
+    /// round trip; each connection may use as much memory.
+    pub receive_window_mib: Option<u64>,
+    /// MiB that a connection may have in flight from the gateway. 1 to 4096, default 64. As above.
+    pub send_window_mib: Option<u64>,
+    /// Congestion controller: `bbr` or `cubic`. Default: what the transport finds best.
+    pub congestion: Option<Congestion>,
+}
+
+/// The log, on standard error.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    /// `text` (default) or `json`.
+    pub format: Option<LogFormat>,
+    /// `error`, `warn`, `info` (default), `debug` or `trace`. The last two are for finding faults, and cost speed.
+    pub level: Option<LogLevel>,
+}
+
+/// One value, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "expected a text or a list of texts")]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Any number.
+    Many(Vec<String>),
+}
+
+impl RawConfig {
+    /// Reads a file. Keys that are not known and values of a wrong type are no error yet: [`validate`](Self::validate)
+    /// reports them with everything else.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not TOML.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        document::load(path)
+    }
+
+    /// Makes the paths absolute that are relative to `base`.
+    pub(super) fn resolve(&mut self, base: &Path) {
+        let tls = [&mut self.tls.cert, &mut self.tls.key, &mut self.tls.client_ca];
+        let tokens = self.users.values_mut().map(|u| &mut u.token_file);
+        for path in [&mut self.root, &mut self.state].into_iter().chain(tls).chain(tokens).flatten() {
+            *path = base.join(&*path);
+        }
+    }
+}

@@ -1,0 +1,321 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use metra_certs::TokenHash;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::check::BOUNDS;
+use super::*;
+
+const TOKEN: &str = "0123456789abcdef";
+
+/// A directory with `root/`, `root/in/`, and files that can be named in a configuration.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        fs::create_dir_all(place.path("root/in")).unwrap();
+        for file in ["cert.pem", "key.pem", "ca.pem", "root/file"] {
+            fs::write(place.path(file), "").unwrap();
+        }
+        fs::write(place.path("token"), format!("{TOKEN}\n")).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn load(&self, text: &str) -> Result<Config, ConfigErrors> {
+        let file = self.path("gateway.toml");
+        fs::write(&file, text).unwrap();
+        let env = |name: &str| (name == "TOKEN").then(|| TOKEN.to_owned());
+        RawConfig::load(&file)?.validate_with(&self.path("state"), &env)
+    }
+
+    /// The errors as `LINE KEY: MESSAGE`.
+    fn errors(&self, text: &str) -> Vec<String> {
+        let errors = self.load(text).unwrap_err();
+        assert!(errors.to_string().contains("gateway.toml"));
+        let line = |e: &ConfigError| e.line.map_or("-".to_owned(), |l| l.to_string());
+        errors.errors.iter().map(|e| format!("{} {}: {}", line(e), e.key, e.message)).collect()
+    }
+}
+
+fn user(rest: &str) -> String {
+    format!("root = 'root'\n[users.alice]\n{rest}")
+}
+
+#[test]
+fn only_the_root_is_required() {
+    let place = Place::new();
+    let config = place.load("root = 'root'").unwrap();
+    assert_eq!(config.listen, ["127.0.0.1:4443".parse().unwrap()]);
+    assert_eq!(config.root, fs::canonicalize(place.path("root")).unwrap());
+    assert_eq!(config.state, place.path("state"));
+    assert_eq!(config.tls, Tls { files: None, client_ca: None });
+    assert_eq!(config.anonymous, Anonymous::Loopback);
+    assert!(config.users.is_empty() && config.metrics_listen.is_none());
+    assert_eq!(config.limits.jobs_per_session, metra_core::limits::JOBS_MAX);
+    assert_eq!(config.quic, Quic { receive_window: 64 << 20, send_window: 64 << 20, congestion: None });
+    assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
+    assert_eq!(place.errors(""), ["- root: is required: the directory that clients see as /"]);
+}
+
+#[test]
+fn everything_can_be_set() {
+    let place = Place::new();
+    let text = "
+        listen = ['0.0.0.0:1', '[::]:1']
+        root = 'root'
+        state = 'elsewhere'
+        anonymous = 'loopback'
+        metrics_listen = '127.0.0.1:9100'
+        tls = { cert = 'cert.pem', key = 'key.pem', client_ca = 'ca.pem' }
+        [users.alice]
+        token_file = 'token'
+        cert_names = ['alice.example']
+        write = false
+        home = 'in'
+        [users.'bob@example']
+        token_hash = 'sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+        [limits]
+        idle_seconds = 7
+        receive_memory_mib = 20
+        [quic]
+        congestion = 'bbr'
+        [log]
+        format = 'json'
+        level = 'debug'
+        ";
+    let config = place.load(text).unwrap();
+    assert_eq!(config.listen.len(), 2);
+    assert_eq!(config.state, place.path("elsewhere"));
+    assert_eq!(
+        config.tls.files,
+        Some(CertificateFiles { cert: place.path("cert.pem"), key: place.path("key.pem") })
+    );
+    let alice = config.users.by_token(TOKEN).unwrap();
+    assert_eq!((alice.name.as_str(), alice.read, alice.write), ("alice", true, false));
+    assert_eq!(alice.home, fs::canonicalize(place.path("root/in")).unwrap());
+    let bob = config.users.by_token("abc").unwrap();
+    assert_eq!((bob.name.as_str(), &bob.home), ("bob@example", &config.root));
+    assert!(config.users.by_token("").is_none() && config.users.by_name("carol").is_none());
+    assert_eq!((config.limits.idle.as_secs(), config.limits.receive_memory), (7, 20 << 20));
+    assert_eq!(config.quic.congestion, Some(Congestion::Bbr));
+    assert_eq!((config.log.format, config.log.level.name()), (LogFormat::Json, "debug"));
+}
+
+#[test]
+fn all_errors_come_together_in_the_order_of_the_file() {
+    let text = "listen = 'localhost'
+frob = 1
+root = 'root'
+[users.alice]
+token_hash = 'secret'
+read = 'yes'
+[limits]
+sessions = 0
+entries = -1
+[nonsense]
+x = 1
+[log]
+level = 'loud'";
+    let errors = Place::new().errors(text);
+    let starts = [
+        "1 listen: \"localhost\" is not IP:PORT",
+        "2 frob: unknown field `frob`",
+        "5 users.alice.token_hash: not the hash of a token",
+        "6 users.alice.read: invalid type: string \"yes\", expected a boolean",
+        "8 limits.sessions: is 0, and must be 1 to 100000",
+        "9 limits.entries: invalid value: integer `-1`",
+        "11 nonsense.x: unknown field `nonsense`",
+        "13 log.level: unknown variant `loud`, expected one of `error`, `warn`, `info`, `debug`, `trace`",
+    ];
+    assert_eq!(errors.len(), starts.len(), "{errors:#?}");
+    for (error, start) in errors.iter().zip(starts) {
+        assert!(error.starts_with(start), "{error:?} should start with {start:?}");
+    }
+}
+
+#[test]
+fn each_error_names_its_key() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("/", place.path("root/out")).unwrap();
+    fs::write(place.path("short"), "short").unwrap();
+    fs::write(place.path("lines"), format!("{TOKEN}\n{TOKEN}\n")).unwrap();
+    let hash = TokenHash::of(TOKEN);
+    let long = "x".repeat(65);
+    let cases = [
+        ("root = 'absent'".to_owned(), "1 root: "),
+        ("root = 'token'".to_owned(), "1 root: "),
+        ("root = { a = 1 }".to_owned(), "1 root.a: "),
+        ("root = 3".to_owned(), "1 root: "),
+        ("root = 'root'\nlisten = []".to_owned(), "2 listen: is an empty list"),
+        ("root = 'root'\nlisten = 3".to_owned(), "2 listen: expected a text or a list of texts"),
+        (
+            "root = 'root'\nlisten = ['1.2.3.4:1', '1.2.3.4:1']".to_owned(),
+            "2 listen: 1.2.3.4:1 is listed twice",
+        ),
+        ("root = 'root'\nlisten = ':4443'".to_owned(), "2 listen: \":4443\" is not"),
+        ("root = 'root'\nmetrics_listen = 'x'".to_owned(), "2 metrics_listen: "),
+        ("root = 'root'\nmetrics_listen = '127.0.0.1:4443'".to_owned(), "2 metrics_listen: "),
+        ("root = 'root'\nstate = 'token'".to_owned(), "2 state: "),
+        ("root = 'root'\nstate = 'root'".to_owned(), "2 state: "),
+        ("root = 'root'\nstate = 'root/not/yet'".to_owned(), "2 state: "),
+        ("root = 'root'\nstate = 'state/../root/x'".to_owned(), "2 state: "),
+        ("root = 'root'\ntls.cert = 'cert.pem'".to_owned(), "2 tls.key: is missing"),
+        ("root = 'root'\ntls.key = 'key.pem'".to_owned(), "2 tls.cert: is missing"),
+        ("root = 'root'\ntls = { cert = 'absent', key = 'key.pem' }".to_owned(), "2 tls.cert: "),
+        ("root = 'root'\ntls = { cert = 'cert.pem', key = 'absent' }".to_owned(), "2 tls.key: "),
+        ("root = 'root'\ntls = { cert = 'cert.pem', key = 'root/file' }".to_owned(), "2 tls.key: "),
+        ("root = 'root'\ntls.client_ca = 'root'".to_owned(), "2 tls.client_ca: "),
+        ("root = 'root'\nanonymous = 'always'".to_owned(), "2 anonymous: unknown variant `always`"),
+        ("root = 'root'\nanonymous = 'never'".to_owned(), "2 anonymous: "),
+        ("root = 'root'\nusers = 3".to_owned(), "2 users: "),
+        (user(""), "2 users.alice: needs token_hash"),
+        (user("read = true"), "2 users.alice: needs token_hash"),
+        (user("token = 'x'"), "3 users.alice.token: unknown field `token`"),
+        (user("token_hash = 'blake3:00'"), "3 users.alice.token_hash: "),
+        (user("token_file = 'absent'"), "3 users.alice.token_file: "),
+        (user("token_file = 'short'"), "3 users.alice.token_file: a token is 16 to 4096"),
+        (user("token_file = 'lines'"), "3 users.alice.token_file: a token is 16 to 4096"),
+        (user("token_file = 'root/file'"), "3 users.alice.token_file: "),
+        (
+            user("token_env = 'ABSENT'"),
+            "3 users.alice.token_env: the environment variable \"ABSENT\" is not set",
+        ),
+        (user("token_env = 'TOKEN'\ntoken_file = 'token'"), "2 users.alice: token_hash, token_file"),
+        (user("cert_names = ['a']"), "3 users.alice.cert_names: needs tls.client_ca"),
+        (user("cert_names = ['']\n[tls]\nclient_ca = 'ca.pem'"), "3 users.alice.cert_names: has an empty"),
+        (user("token_env = 'TOKEN'\nread = false\nwrite = false"), "2 users.alice: may neither"),
+        (user("token_env = 'TOKEN'\nhome = '/in'"), "4 users.alice.home: "),
+        (user("token_env = 'TOKEN'\nhome = '../in'"), "4 users.alice.home: "),
+        (user("token_env = 'TOKEN'\nhome = ''"), "4 users.alice.home: "),
+        (user("token_env = 'TOKEN'\nhome = 'absent'"), "4 users.alice.home: "),
+        (user("token_env = 'TOKEN'\nhome = 'file'"), "4 users.alice.home: "),
+        (user("token_env = 'TOKEN'\nhome = 'out/tmp'"), "4 users.alice.home: leads out of root"),
+        (
+            user(&format!("token_hash = '{hash}'\n[users.bob]\ntoken_file = 'token'")),
+            "4 users.bob: has the same token",
+        ),
+        (
+            user("cert_names = ['a']\n[users.bob]\ncert_names = ['b', 'a']\n[tls]\nclient_ca = 'ca.pem'"),
+            "5 users.bob.cert_names: \"a\" is also a name of users.alice",
+        ),
+        ("root = 'root'\n[users.'a b']\ntoken_env = 'TOKEN'".to_owned(), "2 users.\"a b\": a user's name is"),
+        (format!("root = 'root'\n[users.{long}]\ntoken_env = 'TOKEN'"), "2 users.xxx"),
+        ("root = 'root'\nquic.congestion = 'reno'".to_owned(), "2 quic.congestion: unknown variant `reno`"),
+        ("root = 'root'\n[log]\nformat = 'xml'".to_owned(), "3 log.format: unknown variant `xml`"),
+        ("root = 'root'\nlog = ['json']".to_owned(), "2 log: "),
+    ];
+    for (text, start) in &cases {
+        let errors = place.errors(text);
+        assert_eq!(errors.len(), 1, "{text}\n{errors:#?}");
+        assert!(errors[0].starts_with(start), "{text}\n{:?} should start with {start:?}", errors[0]);
+        assert!(!errors[0].contains(TOKEN), "{:?} shows a token", errors[0]);
+    }
+}
+
+#[test]
+fn a_name_of_64_characters_is_allowed() {
+    let name = "x".repeat(64);
+    let config = Place::new().load(&format!("root = 'root'\n[users.{name}]\ntoken_env = 'TOKEN'")).unwrap();
+    assert!(config.users.by_name(&name).is_some());
+    assert_eq!(config.anonymous, Anonymous::Never);
+}
+
+#[test]
+fn both_sides_of_each_numeric_limit() {
+    let place = Place::new();
+    for bound in &BOUNDS {
+        let with = |n: u64| place.load(&format!("root = 'root'\n{} = {n}", bound.key));
+        for good in [bound.min, bound.default, bound.max] {
+            with(good).unwrap();
+        }
+        for bad in [bound.min - 1, bound.max + 1] {
+            let errors = with(bad).unwrap_err().errors;
+            assert_eq!((errors.len(), errors[0].key.as_str(), errors[0].line), (1, bound.key, Some(2)));
+            assert_eq!(errors[0].message, format!("is {bad}, and must be {} to {}", bound.min, bound.max));
+        }
+    }
+}
+
+#[test]
+fn sessions_of_a_user_are_at_most_all_sessions() {
+    let place = Place::new();
+    let load =
+        |n: u64, per_user: &str| place.load(&format!("root = 'root'\nlimits.sessions = {n}\n{per_user}"));
+    assert_eq!(load(5, "").unwrap().limits.sessions_per_user, 5);
+    assert_eq!(load(5000, "limits.sessions_per_user = 5000").unwrap().limits.sessions_per_user, 5000);
+    let errors = load(5, "limits.sessions_per_user = 6").unwrap_err().to_string();
+    assert!(errors.ends_with("3: limits.sessions_per_user: is 6, and must be 1 to 5"), "{errors}");
+}
+
+#[test]
+fn what_is_not_toml_or_not_there_is_one_error() {
+    let place = Place::new();
+    let errors = place.load("root = 'root'\nroot = 'twice'").unwrap_err();
+    assert_eq!((errors.errors.len(), errors.errors[0].line), (1, Some(2)), "{errors}");
+    let errors = RawConfig::load(Path::new("/absent/gateway.toml")).unwrap_err().to_string();
+    assert!(errors.starts_with("/absent/gateway.toml: cannot be read: "), "{errors}");
+}
+
+#[test]
+fn the_command_line_may_set_fields_without_a_file() {
+    let place = Place::new();
+    let raw = RawConfig { root: Some(place.path("root")), ..RawConfig::default() };
+    raw.validate(&place.path("state")).unwrap();
+    let raw = RawConfig { listen: Some(OneOrMany::One("x".to_owned())), ..RawConfig::default() };
+    let errors = raw.validate(&place.path("state")).unwrap_err().to_string();
+    assert_eq!(errors.lines().count(), 2, "{errors}");
+    assert!(errors.starts_with("root: is required"), "{errors}");
+}
+
+#[test]
+fn the_example_shows_every_key_and_its_default() {
+    let example = include_str!("../../../docs/gateway.example.toml");
+    let place = Place::new();
+    // As it is: only what has to be set is set.
+    let text = example.replace("\"/srv/metra\"", "\"root\"");
+    assert_ne!(text, example);
+    place.load(&text).unwrap();
+    // With every key that is commented out: all known, and what is said to be the default is.
+    let all: String = text
+        .lines()
+        .map(|line| match line.strip_prefix("#") {
+            Some(rest) if rest.starts_with('[') || rest.contains(" = ") && !rest.starts_with(' ') => rest,
+            _ => line,
+        })
+        .fold(String::new(), |text, line| text + line + "\n");
+    let all = all
+        .replace("/etc/metra/", "")
+        .replace("/var/lib/metra", "state")
+        .replace("METRA_BOB_TOKEN", "TOKEN")
+        .replace("home = \"alice\"", "home = \"in\"");
+    let config = place.load(&all).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(config.users.iter().count(), 3);
+    assert_eq!(config.limits, place.load("root = 'root'").unwrap().limits);
+    for bound in &BOUNDS {
+        let (_, key) = bound.key.split_once('.').unwrap();
+        assert!(all.contains(&format!("\n{key} = {}\n", bound.default)), "{} = {}", bound.key, bound.default);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// No text makes the reader panic, and what is refused is refused with a reason.
+    #[test]
+    fn any_text_is_a_configuration_or_an_error(
+        lines in prop::collection::vec("(root|listen|users|limits|\\[users\\.[a-z]{0,2}\\]|\\[tls\\]|[a-z.]{0,6}) ?=? ?(1|'x'|\\[\\]|\\{\\}|true|)", 0..6),
+    ) {
+        if let Err(errors) = Place::new().load(&lines.join("\n")) {
+            prop_assert!(!errors.errors.is_empty());
+            prop_assert!(errors.errors.iter().all(|e| !e.message.is_empty()));
+        }
+    }
+}

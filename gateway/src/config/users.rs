@@ -1,0 +1,60 @@
+//! The users of a gateway and how they are recognised.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use metra_certs::{ClientName, TokenHash};
+
+/// Somebody who may use the gateway.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// Unique.
+    pub name: String,
+    /// The hash of the bearer token, if there is one.
+    pub token: Option<TokenHash>,
+    /// Names in client certificates that stand for this user.
+    pub cert_names: BTreeSet<String>,
+    /// Whether the user may list and fetch.
+    pub read: bool,
+    /// Whether the user may send and remove.
+    pub write: bool,
+    /// What the user sees as `/`: an existing directory, absolute, without symbolic links: the root or below it.
+    pub home: PathBuf,
+}
+
+/// All users. No two have the same token or share a name in certificates.
+#[derive(Clone, Debug, Default)]
+pub struct Users(Vec<User>);
+
+impl Users {
+    pub(super) fn new(users: Vec<User>) -> Self {
+        Self(users)
+    }
+
+    /// The user with this bearer token. The time that it takes tells nothing of the token.
+    pub fn by_token(&self, token: &str) -> Option<&User> {
+        // Every hash is compared, so that the time does not tell whose came close.
+        self.0.iter().filter(|u| u.token.as_ref().is_some_and(|t| t.matches(token))).last()
+    }
+
+    /// The user for the first of these names (of a client certificate that the handshake has verified) that stands for
+    /// one.
+    pub fn by_certificate(&self, names: &[ClientName]) -> Option<&User> {
+        names.iter().find_map(|name| self.0.iter().find(|u| u.cert_names.contains(name.as_str())))
+    }
+
+    /// The user of this name.
+    pub fn by_name(&self, name: &str) -> Option<&User> {
+        self.0.iter().find(|u| u.name == name)
+    }
+
+    /// All, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &User> {
+        self.0.iter()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

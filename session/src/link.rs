@@ -1,0 +1,113 @@
+//! A link that is part of a session: frames out through a bounded queue, frames and chunks in.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use metra_core::code::Code;
+use metra_core::wire::{Frame, FrameDecoder, WireError};
+use metra_transport::{ControlRecv, ControlSend, Link, LinkError, LinkId};
+use tokio::sync::mpsc;
+
+/// Encoded frames that wait to be written to one link. A sender waits when it is full.
+const OUT_QUEUE: usize = 64;
+
+/// A link of a session, cheap to clone.
+#[derive(Clone)]
+pub struct LinkHandle {
+    link: Arc<dyn Link>,
+    out: mpsc::Sender<Bytes>,
+}
+
+impl fmt::Debug for LinkHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinkHandle({} {})", self.link.kind(), self.link.id())
+    }
+}
+
+impl LinkHandle {
+    /// A handle, and the queue that the link's writer empties.
+    pub(crate) fn new(link: Arc<dyn Link>) -> (Self, mpsc::Receiver<Bytes>) {
+        let (out, queue) = mpsc::channel(OUT_QUEUE);
+        (Self { link, out }, queue)
+    }
+
+    /// The link itself.
+    pub fn link(&self) -> &Arc<dyn Link> {
+        &self.link
+    }
+
+    /// Its name in this process.
+    pub fn id(&self) -> LinkId {
+        self.link.id()
+    }
+
+    /// Sends a frame; waits for room in the queue. `false`: the link is gone.
+    pub async fn send(&self, frame: &Frame) -> bool {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.out.send(bytes.into()).await.is_ok()
+    }
+}
+
+/// Writes queued frames to the control stream until either ends. Frames that wait together go out together.
+pub(crate) async fn write_frames(
+    mut control: Box<dyn ControlSend>,
+    mut queue: mpsc::Receiver<Bytes>,
+) -> Result<(), LinkError> {
+    while let Some(first) = queue.recv().await {
+        let Ok(second) = queue.try_recv() else {
+            control.send(first).await?;
+            continue;
+        };
+        let mut joined = BytesMut::from(&first[..]);
+        joined.extend_from_slice(&second);
+        while joined.len() < 64 * 1024
+            && let Ok(more) = queue.try_recv()
+        {
+            joined.extend_from_slice(&more);
+        }
+        control.send(joined.freeze()).await?;
+    }
+    control.finish().await
+}
+
+/// The next frame of a control stream. `None`: the peer has finished it.
+///
+/// # Errors
+/// The link's, or what is wrong with the bytes (fault: the peer).
+pub async fn read_frame(
+    control: &mut Box<dyn ControlRecv>,
+    decoder: &mut FrameDecoder,
+) -> Result<Option<Frame>, ReadError> {
+    loop {
+        if let Some(frame) = decoder.next()? {
+            return Ok(Some(frame));
+        }
+        match control.recv().await? {
+            Some(bytes) => decoder.push(&bytes),
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Why no frame could be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The link is lost.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The peer sent what is not a frame.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+impl ReadError {
+    /// The code to close the link with.
+    pub fn code(&self) -> Code {
+        match self {
+            ReadError::Link(_) => Code::Ok,
+            ReadError::Wire(e) => e.code(),
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! A session: links that come and go, jobs that stay.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use metra_core::code::Code;
+use metra_core::id::JobId;
+use metra_core::wire::{ChunkHeader, Frame, FrameDecoder};
+use metra_transport::{ChunkRecv, ControlRecv, ControlSend, Link, LinkId, Rt};
+use tokio::sync::{Notify, mpsc};
+
+use crate::job::JobError;
+use crate::link::{LinkHandle, read_frame, write_frames};
+use crate::sink_job::SinkJob;
+use crate::source_job::SourceJob;
+
+/// What bounds a session.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionConfig {
+    /// Jobs at a time.
+    pub jobs: usize,
+    /// Links at a time.
+    pub links: usize,
+    /// How long the header of a chunk may take after its stream was opened.
+    pub chunk_header: Duration,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self { jobs: metra_core::limits::JOBS_MAX, links: 8, chunk_header: Duration::from_secs(30) }
+    }
+}
+
+/// A frame that belongs to no running job: for the gateway to act on, or for the client that waits for it.
+#[derive(Debug)]
+pub struct Request {
+    /// Where it came from, and where an answer goes.
+    pub link: LinkHandle,
+    /// `Push`, `Pull`, `List`, `Remove` at a gateway; `Listing`, `Result` at a client.
+    pub frame: Frame,
+}
+
+/// A session; cheap to clone.
+#[derive(Clone)]
+pub struct Session(Arc<Inner>);
+
+struct Inner {
+    rt: Rt,
+    config: SessionConfig,
+    state: Mutex<State>,
+    requests: mpsc::Sender<Request>,
+    links_changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    links: Vec<LinkHandle>,
+    jobs: HashMap<JobId, Job>,
+    closed: bool,
+}
+
+#[derive(Clone)]
+enum Job {
+    Source(Arc<SourceJob>),
+    Sink(Arc<SinkJob>),
+}
+
+impl Job {
+    fn control(&self) -> Option<LinkId> {
+        match self {
+            Job::Source(job) => job.control(),
+            Job::Sink(job) => job.control(),
+        }
+    }
+
+    fn set_control(&self, link: LinkHandle) {
+        match self {
+            Job::Source(job) => job.set_control(link),
+            Job::Sink(job) => job.set_control(link),
+        }
+    }
+
+    fn add_link(&self, link: &LinkHandle) {
+        match self {
+            Job::Source(job) => job.add_link(link),
+            Job::Sink(job) => job.add_link(link),
+        }
+    }
+
+    fn link_lost(&self, link: LinkId) {
+        match self {
+            Job::Source(job) => job.link_lost(link),
+            Job::Sink(job) => job.link_lost(link),
+        }
+    }
+
+    fn cancel(&self, code: Code, reason: &str) {
+        match self {
+            Job::Source(job) => job.cancel(code, reason),
+            Job::Sink(job) => job.cancel(code, reason),
+        }
+    }
+}
+
+impl Session {
+    /// A session without links. Frames that belong to no job go to `requests`; whoever receives them must not wait
+    /// for this session to send anything, or both would wait.
+    pub fn new(rt: Rt, config: SessionConfig, requests: mpsc::Sender<Request>) -> Self {
+        let state = Mutex::default();
+        Self(Arc::new(Inner { rt, config, state, requests, links_changed: Notify::new() }))
+    }
+
+    /// Adds a link whose opening has been agreed on, and pumps it until it is lost.
+    ///
+    /// # Errors
+    /// [`Code::Limit`] if there are too many links, [`Code::Draining`] if the session is closed. The link is
+    /// closed then.
+    pub fn attach(
+        &self,
+        link: Arc<dyn Link>,
+        send: Box<dyn ControlSend>,
+        recv: Box<dyn ControlRecv>,
+        decoder: FrameDecoder,
+    ) -> Result<LinkHandle, JobError> {
+        let (handle, queue) = LinkHandle::new(link);
+        let jobs: Vec<Job> = {
+            let mut state = self.lock();
+            let refused = if state.closed {
+                Some(JobError::new(Code::Draining, "the session is closed"))
+            } else if state.links.len() >= self.0.config.links {
+                Some(JobError::new(Code::Limit, "too many links"))
+            } else {
+                None
+            };
+            if let Some(error) = refused {
+                handle.link().close(error.code, &error.reason);
+                return Err(error);
+            }
+            state.links.push(handle.clone());
+            state.jobs.values().cloned().collect()
+        };
+        let rt = &self.0.rt;
+        let writer = rt.spawn(write_frames(send, queue));
+        let chunks = rt.spawn(self.clone().accept_chunks(handle.clone())).abort_on_drop();
+        let session = self.clone();
+        let pumped = handle.clone();
+        rt.spawn(async move {
+            let why = session.read_control(&pumped, recv, decoder).await;
+            drop(chunks);
+            session.detach(&pumped, why);
+            // A writer that waits for the lost link ends with it.
+            let _ = session.0.rt.timeout(Duration::from_secs(1), writer).await;
+        });
+        for job in jobs {
+            job.add_link(&handle);
+            if job.control().is_none() && job.is_opened_here() {
+                job.set_control(handle.clone());
+            }
+        }
+        self.0.links_changed.notify_waiters();
+        Ok(handle)
+    }
+
+    /// The links now.
+    pub fn links(&self) -> Vec<LinkHandle> {
+        self.lock().links.clone()
+    }
+
+    /// Waits until the session has no link; at once if it has none.
+    pub async fn without_links(&self) {
+        loop {
+            let changed = self.0.links_changed.notified();
+            if self.lock().links.is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until links are added or lost.
+    pub async fn links_changed(&self) {
+        self.0.links_changed.notified().await;
+    }
+
+    /// Adds a job that sends; it is controlled over `control`, or over any link if `None`.
+    ///
+    /// # Errors
+    /// [`Code::Limit`]: too many jobs, or the number is taken.
+    pub fn add_source(&self, job: Arc<SourceJob>, control: Option<LinkHandle>) -> Result<(), JobError> {
+        self.add(job.id(), Job::Source(job), control)
+    }
+
+    /// Adds a job that receives; it is controlled over `control`, or over any link if `None`.
+    ///
+    /// # Errors
+    /// [`Code::Limit`]: too many jobs, or the number is taken.
+    pub fn add_sink(&self, job: Arc<SinkJob>, control: Option<LinkHandle>) -> Result<(), JobError> {
+        self.add(job.id(), Job::Sink(job), control)
+    }
+
+    fn add(&self, id: JobId, job: Job, control: Option<LinkHandle>) -> Result<(), JobError> {
+        let links = {
+            let mut state = self.lock();
+            if state.closed {
+                return Err(JobError::new(Code::Draining, "the session is closed"));
+            }
+            if state.jobs.len() >= self.0.config.jobs || state.jobs.contains_key(&id) {
+                return Err(JobError::new(Code::Limit, "too many jobs in this session"));
+            }
+            state.jobs.insert(id, job.clone());
+            state.links.clone()
+        };
+        for link in &links {
+            job.add_link(link);
+        }
+        if let Some(control) = control.or_else(|| links.first().cloned()) {
+            job.set_control(control);
+        }
+        Ok(())
+    }
+
+    /// The sending job with this number.
+    pub fn source(&self, id: JobId) -> Option<Arc<SourceJob>> {
+        match self.lock().jobs.get(&id) {
+            Some(Job::Source(job)) => Some(job.clone()),
+            _ => None,
+        }
+    }
+
+    /// The receiving job with this number.
+    pub fn sink(&self, id: JobId) -> Option<Arc<SinkJob>> {
+        match self.lock().jobs.get(&id) {
+            Some(Job::Sink(job)) => Some(job.clone()),
+            _ => None,
+        }
+    }
+
+    /// Moves the control of a job to `link`, because its opener has opened it again there.
+    pub fn reattach(&self, id: JobId, link: LinkHandle) {
+        let job = self.lock().jobs.get(&id).cloned();
+        if let Some(job) = job {
+            job.set_control(link);
+        }
+    }
+
+    /// Forgets a job that is over.
+    pub fn remove(&self, id: JobId) {
+        self.lock().jobs.remove(&id);
+    }
+
+    /// How many jobs there are.
+    pub fn jobs(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    /// Ends every job; each says so to its peer and journals what it holds.
+    pub fn cancel_jobs(&self, code: Code, reason: &str) {
+        let jobs: Vec<Job> = self.lock().jobs.values().cloned().collect();
+        for job in jobs {
+            job.cancel(code, reason);
+        }
+    }
+
+    /// Takes no more links and jobs, and closes the links.
+    pub fn close(&self, code: Code, reason: &str) {
+        let links = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.links)
+        };
+        for link in links {
+            link.link().close(code, reason);
+        }
+        self.0.links_changed.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no panic while held")
+    }
+
+    /// A link is gone: its jobs hear of it, and those that were controlled over it move to another one.
+    fn detach(&self, link: &LinkHandle, why: String) {
+        tracing::debug!(link = %link.id(), why, "link lost");
+        let (jobs, next) = {
+            let mut state = self.lock();
+            state.links.retain(|l| l.id() != link.id());
+            let jobs: Vec<Job> = state.jobs.values().cloned().collect();
+            (jobs, state.links.first().cloned())
+        };
+        for job in jobs {
+            job.link_lost(link.id());
+            if let Some(next) = &next
+                && job.control().is_none()
+                && job.is_opened_here()
+            {
+                job.set_control(next.clone());
+            }
+        }
+        self.0.links_changed.notify_waiters();
+    }
+
+    /// Reads a link's control stream until the link is lost or closed. Returns why, for the log.
+    async fn read_control(
+        &self,
+        link: &LinkHandle,
+        mut control: Box<dyn ControlRecv>,
+        mut decoder: FrameDecoder,
+    ) -> String {
+        let closed = link.link().closed();
+        tokio::pin!(closed);
+        loop {
+            let frame = tokio::select! {
+                frame = read_frame(&mut control, &mut decoder) => frame,
+                why = &mut closed => return why.to_string(),
+            };
+            match frame {
+                Ok(Some(frame)) => {
+                    if let Err((code, reason)) = self.dispatch(link, frame).await {
+                        link.link().close(code, &reason);
+                        return reason;
+                    }
+                }
+                Ok(None) => {
+                    link.link().close(Code::Ok, "");
+                    return "the peer has finished".to_owned();
+                }
+                Err(error) => {
+                    link.link().close(error.code(), &error.to_string());
+                    return error.to_string();
+                }
+            }
+        }
+    }
+
+    async fn dispatch(&self, link: &LinkHandle, frame: Frame) -> Result<(), (Code, String)> {
+        let Some(id) = frame.job() else {
+            return match frame {
+                Frame::Close { code, reason } => Err((code, reason)),
+                Frame::Hello(_) | Frame::Welcome(_) => {
+                    Err((Code::Protocol, "a link is opened once".to_owned()))
+                }
+                frame => self.request(link, frame).await,
+            };
+        };
+        if matches!(frame, Frame::Push(_) | Frame::Pull(_)) {
+            return self.request(link, frame).await;
+        }
+        let job = self.lock().jobs.get(&id).cloned();
+        // A job that is not known here has ended; a link that does not control it is one that it has left. What
+        // was under way then is of no use.
+        let Some(job) = job.filter(|job| job.control() == Some(link.id())) else { return Ok(()) };
+        match job {
+            Job::Source(job) => job.on_frame(frame),
+            Job::Sink(job) => job.on_frame(frame).await,
+        }
+        Ok(())
+    }
+
+    async fn request(&self, link: &LinkHandle, frame: Frame) -> Result<(), (Code, String)> {
+        let request = Request { link: link.clone(), frame };
+        self.0.requests.send(request).await.map_err(|_| (Code::Draining, "shutting down".to_owned()))
+    }
+
+    /// Receives the chunks of a link, each in a task of its own; how many at a time is bounded by the transport's limit
+    /// of streams.
+    async fn accept_chunks(self, link: LinkHandle) {
+        while let Ok(stream) = link.link().accept_chunk().await {
+            let session = self.clone();
+            self.0.rt.spawn(async move { session.receive_chunk(stream).await });
+        }
+    }
+
+    async fn receive_chunk(self, mut stream: Box<dyn ChunkRecv>) {
+        let mut buffer = BytesMut::new();
+        let rt = self.0.rt.clone();
+        let header = rt.timeout(self.0.config.chunk_header, read_header(&mut stream, &mut buffer)).await;
+        let Ok(Some(header)) = header else {
+            stream.stop(Code::Protocol);
+            return;
+        };
+        match self.sink(header.job) {
+            Some(job) => job.receive(header, buffer, &mut stream).await,
+            None => stream.stop(Code::Cancelled),
+        }
+    }
+}
+
+impl Job {
+    /// Whether this side opened the job, and so attaches it to a new link; else the peer does.
+    fn is_opened_here(&self) -> bool {
+        match self {
+            Job::Source(job) => job.is_opened_here(),
+            Job::Sink(job) => job.is_opened_here(),
+        }
+    }
+}
+
+/// Reads the header of a chunk; what follows it stays in `buffer`. `None`: the stream is not a chunk.
+async fn read_header(stream: &mut Box<dyn ChunkRecv>, buffer: &mut BytesMut) -> Option<ChunkHeader> {
+    loop {
+        // No more than the longest header: the body is read into a buffer of its size, once it is accepted.
+        let read = stream.read(buffer, ChunkHeader::MAX).await.ok()?;
+        match ChunkHeader::decode(buffer) {
+            Ok(Some((header, len))) => {
+                buffer.advance(len);
+                return Some(header);
+            }
+            Ok(None) if read > 0 && buffer.len() <= ChunkHeader::MAX => {}
+            _ => return None,
+        }
+    }
+}

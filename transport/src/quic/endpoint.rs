@@ -1,0 +1,318 @@
+//! Endpoints: a socket that takes links in, and a socket that opens them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use metra_core::code::Code;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{Endpoint, EndpointConfig, TransportConfig};
+
+use super::error;
+use super::link::QuicLink;
+use super::tuning::Tuning;
+use crate::link::{Link, LinkError};
+use crate::rt::Rt;
+use crate::socket;
+
+/// The protocol name of MTP over QUIC, version 1 (ALPN, RFC 7301).
+pub const ALPN: &[u8] = b"mtp/1";
+
+/// Handshakes that may wait for [`QuicServer::accept`].
+const INCOMING_MAX: usize = 1024;
+/// Early data kept for one of them. Bytes; a client sends one small message early.
+const INCOMING_BUFFER: u64 = 64 * 1024;
+/// Early data kept for all of them. Bytes.
+const INCOMING_BUFFER_ALL: u64 = 8 * 1024 * 1024;
+
+/// A socket that takes links in.
+#[derive(Debug)]
+pub struct QuicServer {
+    rt: Rt,
+    endpoint: Endpoint,
+    transport: Arc<TransportConfig>,
+    accepting: AtomicBool,
+    half_open: Arc<AtomicUsize>,
+    retry_above: usize,
+}
+
+/// A client that knocks. Dropped, it is refused.
+#[derive(Debug)]
+pub struct Incoming {
+    rt: Rt,
+    incoming: quinn::Incoming,
+    half_open: Arc<AtomicUsize>,
+}
+
+/// A socket that opens links.
+#[derive(Debug)]
+pub struct QuicClient {
+    rt: Rt,
+    endpoint: Endpoint,
+    bind: SocketAddr,
+    tuning: Tuning,
+}
+
+impl QuicServer {
+    /// Listens on `address`. Must be called where [`Rt`]'s executor is current.
+    ///
+    /// Of `tls` the certificates, the verifier of clients and the session store are used; ALPN and early data are
+    /// set here. Early data works with rustls's stateful session store only: leave its `ticketer` as it is.
+    ///
+    /// # Errors
+    /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the address.
+    pub fn bind(
+        rt: Rt,
+        address: SocketAddr,
+        tls: Arc<rustls::ServerConfig>,
+        tuning: Tuning,
+    ) -> io::Result<Self> {
+        let transport = Arc::new(tuning.transport());
+        let config = server_config(&tls, transport.clone())?;
+        let socket = socket::bind(address, &tuning)?;
+        let endpoint = Endpoint::new_with_abstract_socket(
+            endpoint_config(),
+            Some(config),
+            socket,
+            rt.quinn_runtime(),
+        )?;
+        Ok(Self {
+            rt,
+            endpoint,
+            transport,
+            accepting: AtomicBool::new(true),
+            half_open: Arc::default(),
+            retry_above: tuning.retry_above,
+        })
+    }
+
+    /// The next client; `None` after [`QuicServer::close`]. Dropping the future loses nothing.
+    ///
+    /// While the server does not accept, clients are refused here; while there are too many unfinished handshakes, they
+    /// are made to show their address here. So this must be awaited all the time.
+    pub async fn accept(&self) -> Option<Incoming> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            if !self.accepting.load(Ordering::Relaxed) {
+                incoming.refuse();
+                continue;
+            }
+            let incoming =
+                Incoming { rt: self.rt.clone(), incoming, half_open: self.half_open.clone() };
+            let crowded = self.half_open.load(Ordering::Relaxed) >= self.retry_above;
+            if crowded && !incoming.is_validated() {
+                incoming.retry();
+                continue;
+            }
+            return Some(incoming);
+        }
+    }
+
+    /// Whether new clients are let in; links that exist are not touched. For a drain.
+    pub fn set_accepting(&self, accepting: bool) {
+        self.accepting.store(accepting, Ordering::Relaxed);
+    }
+
+    /// Uses other certificates for links from now on.
+    ///
+    /// # Errors
+    /// As [`QuicServer::bind`]; the old ones stay in use then.
+    pub fn set_tls(&self, tls: &rustls::ServerConfig) -> io::Result<()> {
+        self.endpoint.set_server_config(Some(server_config(tls, self.transport.clone())?));
+        Ok(())
+    }
+
+    /// The address in use.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Links that are open or have been closed less than three probe timeouts ago.
+    pub fn open_links(&self) -> usize {
+        self.endpoint.open_connections()
+    }
+
+    /// Closes all links, and takes no more.
+    pub fn close(&self, code: Code, reason: &str) {
+        self.endpoint.close(error::number(code), reason.as_bytes());
+    }
+
+    /// Resolves when no link is left, and the peers of closed ones have been told.
+    pub async fn wait_idle(&self) {
+        self.endpoint.wait_idle().await;
+    }
+}
+
+impl Incoming {
+    /// Where it comes from; forgeable unless [`Incoming::is_validated`].
+    pub fn peer(&self) -> SocketAddr {
+        let address = self.incoming.remote_address();
+        SocketAddr::new(address.ip().to_canonical(), address.port())
+    }
+
+    /// Whether the client has shown that it receives what is sent to its address.
+    pub fn is_validated(&self) -> bool {
+        self.incoming.remote_address_validated()
+    }
+
+    /// Turns it away: the client sees [`LinkError::Refused`].
+    pub fn refuse(self) {
+        self.incoming.refuse();
+    }
+
+    /// Makes the client show its address; it comes again as a new `Incoming`. One that has done so already is refused.
+    pub fn retry(self) {
+        // The error carries the incoming handshake, which is refused as it is dropped.
+        let _ = self.incoming.retry();
+    }
+
+    /// Lets it in. Resolves when the client's first message of the handshake has been understood; the rest of the handshake goes on
+    /// while the link is in use already, see [`Link::handshake_confirmed`].
+    ///
+    /// # Errors
+    /// [`LinkError::Handshake`] if there is no common protocol; else why the client is lost.
+    pub async fn accept(self) -> Result<Arc<dyn Link>, LinkError> {
+        let half_open = HalfOpen::new(self.half_open);
+        let mut connecting = self.incoming.accept().map_err(error::lost)?;
+        connecting.handshake_data().await.map_err(error::lost)?;
+        // RFC 8446 section 2.3: a server may always send before it has heard the client's Finished.
+        match connecting.into_0rtt() {
+            Ok((connection, accepted)) => {
+                Ok(QuicLink::handshaking(self.rt, connection, accepted, half_open))
+            }
+            Err(connecting) => {
+                let connection = connecting.await.map_err(error::lost)?;
+                Ok(QuicLink::confirmed(self.rt, connection))
+            }
+        }
+    }
+}
+
+impl QuicClient {
+    /// Opens a socket on `bind`, usually `[::]:0` (IPv6 and IPv4) or `0.0.0.0:0`. Must be called where
+    /// [`Rt`]'s executor is current.
+    ///
+    /// Of `tls` the roots, the client's certificate and the store of sessions are used; ALPN and early data are set here.
+    /// Clients that share the `Arc` share the store.
+    ///
+    /// # Errors
+    /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the address.
+    pub fn new(
+        rt: Rt,
+        bind: SocketAddr,
+        tls: Arc<rustls::ClientConfig>,
+        tuning: Tuning,
+    ) -> io::Result<Self> {
+        let config = client_config(&tls, &tuning)?;
+        let socket = socket::bind(bind, &tuning)?;
+        let mut endpoint =
+            Endpoint::new_with_abstract_socket(endpoint_config(), None, socket, rt.quinn_runtime())?;
+        endpoint.set_default_client_config(config);
+        Ok(Self { rt, endpoint, bind, tuning })
+    }
+
+    /// Opens a link to `address`, whose certificate must be for `server_name`.
+    ///
+    /// With a ticket of an earlier link it resolves at once, and the first control message goes out as early data; without, it
+    /// resolves when the handshake is confirmed. There is no deadline but the idle timeout.
+    ///
+    /// # Errors
+    /// Why there is no link. A server that is not there shows as [`LinkError::TimedOut`].
+    pub async fn connect(&self, address: SocketAddr, server_name: &str) -> Result<Arc<dyn Link>, LinkError> {
+        let connecting = self.endpoint.connect(address, server_name).map_err(error::connect)?;
+        match connecting.into_0rtt() {
+            Ok((connection, accepted)) => {
+                Ok(QuicLink::handshaking(self.rt.clone(), connection, accepted, ()))
+            }
+            Err(connecting) => {
+                let connection = connecting.await.map_err(error::lost)?;
+                Ok(QuicLink::confirmed(self.rt.clone(), connection))
+            }
+        }
+    }
+
+    /// Moves all links to a new socket: after the network has changed. The server sees the new address and carries on
+    /// (connection migration, RFC 9000 section 9).
+    ///
+    /// # Errors
+    /// What the system says; the old socket stays in use then.
+    pub fn rebind(&self) -> io::Result<()> {
+        self.endpoint.rebind_abstract(socket::bind(self.bind, &self.tuning)?)
+    }
+
+    /// The address in use.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Closes all links.
+    pub fn close(&self, code: Code, reason: &str) {
+        self.endpoint.close(error::number(code), reason.as_bytes());
+    }
+
+    /// Resolves when no link is left, and the peers of closed ones have been told.
+    pub async fn wait_idle(&self) {
+        self.endpoint.wait_idle().await;
+    }
+}
+
+/// Counts a handshake for as long as it is not finished.
+struct HalfOpen(Arc<AtomicUsize>);
+
+impl HalfOpen {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(socket::DATAGRAM_MAX).expect("within the range of RFC 9000 section 18.2");
+    config
+}
+
+fn server_config(
+    tls: &rustls::ServerConfig,
+    transport: Arc<TransportConfig>,
+) -> io::Result<quinn::ServerConfig> {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    // RFC 9001 section 4.6.1: QUIC knows this value and 0 only.
+    tls.max_early_data_size = u32::MAX;
+    let crypto = QuicServerConfig::try_from(tls).map_err(invalid)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .transport_config(transport)
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BUFFER)
+        .incoming_buffer_size_total(INCOMING_BUFFER_ALL);
+    Ok(config)
+}
+
+fn client_config(tls: &rustls::ClientConfig, tuning: &Tuning) -> io::Result<quinn::ClientConfig> {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.enable_early_data = true;
+    let crypto = QuicClientConfig::try_from(tls).map_err(invalid)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(tuning.transport()));
+    Ok(config)
+}
+
+fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}

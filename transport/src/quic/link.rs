@@ -1,0 +1,265 @@
+//! A QUIC connection as a [`Link`].
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use metra_core::code::Code;
+use quinn::{Connection, RecvStream, SendStream, Side, ZeroRttAccepted};
+use rustls::pki_types::CertificateDer;
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+
+use super::control::{self, QuicControlRecv, QuicControlSend};
+use super::error;
+use crate::link::{
+    BoxFuture, ChunkRecv, ControlRecv, ControlSend, Link, LinkError, LinkId, LinkKind, LinkStats,
+};
+use crate::rt::Rt;
+
+/// Longest reason of a close that goes out. Bytes.
+const REASON_MAX: usize = 1024;
+/// A chunk that arrives is given room in steps of this, if the caller has made none. Bytes.
+const READ_STEP: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub(super) struct QuicLink {
+    id: LinkId,
+    rt: Rt,
+    connection: Connection,
+    handshake: Handshake,
+    control_taken: AtomicBool,
+}
+
+/// How far the handshake is, as everybody who waits for it sees it.
+#[derive(Clone)]
+pub(super) struct Handshake(Progress);
+
+#[derive(Clone)]
+enum Progress {
+    /// Was confirmed before the link came to be.
+    Done,
+    Watched(watch::Receiver<State>),
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Running,
+    Confirmed { early_data_rejected: bool },
+    Failed(LinkError),
+}
+
+impl QuicLink {
+    /// A link whose handshake is over.
+    pub(super) fn confirmed(rt: Rt, connection: Connection) -> Arc<dyn Link> {
+        Self::new(rt, connection, Handshake(Progress::Done))
+    }
+
+    /// A link whose handshake goes on. `until_confirmed` is dropped when it is over, either way.
+    pub(super) fn handshaking(
+        rt: Rt,
+        connection: Connection,
+        accepted: ZeroRttAccepted,
+        until_confirmed: impl Send + 'static,
+    ) -> Arc<dyn Link> {
+        let (tx, rx) = watch::channel(State::Running);
+        let watched = connection.clone();
+        rt.spawn(async move {
+            let accepted = accepted.await;
+            drop(until_confirmed);
+            tx.send_replace(match watched.close_reason() {
+                Some(reason) => State::Failed(error::lost(reason)),
+                // What quinn says of acceptance has no meaning at a server.
+                None => State::Confirmed { early_data_rejected: watched.side() == Side::Client && !accepted },
+            });
+        });
+        Self::new(rt, connection, Handshake(Progress::Watched(rx)))
+    }
+
+    fn new(rt: Rt, connection: Connection, handshake: Handshake) -> Arc<dyn Link> {
+        Arc::new(Self { id: LinkId::next(), rt, connection, handshake, control_taken: AtomicBool::new(false) })
+    }
+}
+
+impl Link for QuicLink {
+    fn kind(&self) -> LinkKind {
+        LinkKind::Quic
+    }
+
+    fn peer(&self) -> SocketAddr {
+        let address = self.connection.remote_address();
+        // A dual-stack socket shows IPv4 peers as mapped addresses; rules are written for the real ones.
+        SocketAddr::new(address.ip().to_canonical(), address.port())
+    }
+
+    fn id(&self) -> LinkId {
+        self.id
+    }
+
+    fn stats(&self) -> LinkStats {
+        let stats = self.connection.stats();
+        LinkStats {
+            rtt: stats.path.rtt,
+            min_rtt: stats.path.min_rtt,
+            cwnd: stats.path.cwnd,
+            mtu: stats.path.current_mtu,
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+            sent_packets: stats.path.sent_packets,
+            lost_packets: stats.path.lost_packets,
+            lost_bytes: stats.path.lost_bytes,
+            congestion_events: stats.path.congestion_events,
+        }
+    }
+
+    fn control(&self) -> BoxFuture<'_, Result<(Box<dyn ControlSend>, Box<dyn ControlRecv>), LinkError>> {
+        Box::pin(async {
+            if self.control_taken.swap(true, Ordering::Relaxed) {
+                return Err(LinkError::Protocol("one control stream a link (fault: the caller)".into()));
+            }
+            let (send, recv) = match self.connection.side() {
+                Side::Client => control::open(&self.rt, &self.connection, self.handshake.clone()).await?,
+                Side::Server => {
+                    let (send, recv) = self.connection.accept_bi().await.map_err(error::lost)?;
+                    (QuicControlSend::new(send), QuicControlRecv::new(recv))
+                }
+            };
+            Ok((Box::new(send) as Box<dyn ControlSend>, Box::new(recv) as Box<dyn ControlRecv>))
+        })
+    }
+
+    fn send_chunk(
+        &self,
+        header: Bytes,
+        mut body: Vec<Bytes>,
+        priority: i32,
+    ) -> BoxFuture<'_, Result<(), LinkError>> {
+        Box::pin(async move {
+            self.handshake.clone().confirmed().await?;
+            let stream = self.connection.open_uni().await.map_err(error::lost)?;
+            let mut chunk = ChunkSend { stream, finished: false };
+            if priority != 0 {
+                // Fails only on a stream that is closed, which this one is not.
+                let _ = chunk.stream.set_priority(priority);
+            }
+            body.insert(0, header);
+            chunk.stream.write_all_chunks(&mut body).await.map_err(error::write)?;
+            chunk.stream.finish().map_err(|closed| error::write(closed.into()))?;
+            chunk.finished = true;
+            Ok(())
+        })
+    }
+
+    fn accept_chunk(&self) -> BoxFuture<'_, Result<Box<dyn ChunkRecv>, LinkError>> {
+        Box::pin(async {
+            let stream = self.connection.accept_uni().await.map_err(error::lost)?;
+            Ok(Box::new(QuicChunkRecv { stream, ended: false }) as Box<dyn ChunkRecv>)
+        })
+    }
+
+    fn closed(&self) -> BoxFuture<'_, LinkError> {
+        Box::pin(async { error::lost(self.connection.closed().await) })
+    }
+
+    fn close(&self, code: Code, reason: &str) {
+        let reason = &reason[..reason.floor_char_boundary(REASON_MAX)];
+        self.connection.close(error::number(code), reason.as_bytes());
+    }
+
+    fn handshake_confirmed(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+        Box::pin(async { self.handshake.clone().confirmed().await })
+    }
+
+    fn peer_certificates(&self) -> Option<Vec<Vec<u8>>> {
+        let chain = self.connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        Some(chain.iter().map(|der| der.to_vec()).collect())
+    }
+}
+
+impl Handshake {
+    pub(super) fn is_confirmed(&self) -> bool {
+        match &self.0 {
+            Progress::Done => true,
+            Progress::Watched(state) => matches!(*state.borrow(), State::Confirmed { .. }),
+        }
+    }
+
+    pub(super) async fn confirmed(&mut self) -> Result<(), LinkError> {
+        self.outcome().await.map(|_| ())
+    }
+
+    /// Waits for the end of the handshake. False if it failed.
+    pub(super) async fn early_data_rejected(&mut self) -> bool {
+        self.outcome().await.unwrap_or(false)
+    }
+
+    async fn outcome(&mut self) -> Result<bool, LinkError> {
+        let Progress::Watched(watched) = &mut self.0 else { return Ok(false) };
+        match watched.wait_for(|state| !matches!(state, State::Running)).await.as_deref() {
+            Ok(State::Confirmed { early_data_rejected }) => Ok(*early_data_rejected),
+            Ok(State::Failed(error)) => Err(error.clone()),
+            // The watching task ends without a word only when the executor shuts down.
+            Ok(State::Running) | Err(_) => Err(LinkError::ClosedLocally),
+        }
+    }
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_confirmed() { "confirmed" } else { "running or failed" })
+    }
+}
+
+/// A chunk on its way out: reset on drop unless finished, as quinn would finish it.
+struct ChunkSend {
+    stream: SendStream,
+    finished: bool,
+}
+
+impl Drop for ChunkSend {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.stream.reset(error::number(Code::Cancelled));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct QuicChunkRecv {
+    stream: RecvStream,
+    ended: bool,
+}
+
+impl ChunkRecv for QuicChunkRecv {
+    fn read<'a>(&'a mut self, into: &'a mut BytesMut, max: usize) -> BoxFuture<'a, Result<usize, LinkError>> {
+        Box::pin(async move {
+            if into.capacity() == into.len() {
+                into.reserve(max.min(READ_STEP));
+            }
+            // One call takes all packets that have arrived, up to the room there is.
+            let read = self.stream.read_buf(&mut into.limit(max)).await;
+            let read = read.map_err(|error| match error.downcast::<quinn::ReadError>() {
+                Ok(error) => error::read(error),
+                Err(other) => other.into(),
+            });
+            self.ended = !matches!(read, Ok(1..));
+            read
+        })
+    }
+
+    fn stop(&mut self, code: Code) {
+        self.ended = true;
+        // Fails only if the stream has ended by itself.
+        let _ = self.stream.stop(error::number(code));
+    }
+}
+
+impl Drop for QuicChunkRecv {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.stream.stop(error::number(Code::Cancelled));
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! Two endpoints over loopback.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use metra_core::code::Code;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::*;
+use crate::link::*;
+use crate::rt::Rt;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Identity {
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    fn new(name: &str) -> Self {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        Self { certificate: made.cert.der().clone(), key: key.into() }
+    }
+
+    fn roots(&self) -> Arc<rustls::RootCertStore> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        Arc::new(roots)
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn server_tls(identity: &Identity, clients: Option<&Identity>) -> rustls::ServerConfig {
+    let builder = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => builder.with_client_cert_verifier(
+            rustls::server::WebPkiClientVerifier::builder_with_provider(clients.roots(), provider())
+                .build()
+                .unwrap(),
+        ),
+    };
+    builder.with_single_cert(vec![identity.certificate.clone()], identity.key.clone_key()).unwrap()
+}
+
+fn client_tls(server: &Identity, own: Option<&Identity>) -> rustls::ClientConfig {
+    let builder = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(server.roots());
+    match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            builder.with_client_auth_cert(vec![own.certificate.clone()], own.key.clone_key()).unwrap()
+        }
+    }
+}
+
+struct Pair {
+    server: QuicServer,
+    client: QuicClient,
+}
+
+impl Pair {
+    fn new(tuning: Tuning) -> Self {
+        let identity = Identity::new("localhost");
+        Self::with(server_tls(&identity, None), client_tls(&identity, None), tuning)
+    }
+
+    fn with(server: rustls::ServerConfig, client: rustls::ClientConfig, tuning: Tuning) -> Self {
+        let any = "127.0.0.1:0".parse().unwrap();
+        Self {
+            server: QuicServer::bind(Rt::tokio(), any, Arc::new(server), tuning.clone()).unwrap(),
+            client: QuicClient::new(Rt::tokio(), any, Arc::new(client), tuning).unwrap(),
+        }
+    }
+
+    async fn knock(&self) -> Result<Arc<dyn Link>, LinkError> {
+        self.client.connect(self.server.local_addr().unwrap(), "localhost").await
+    }
+
+    async fn links(&self) -> (Arc<dyn Link>, Arc<dyn Link>) {
+        let (client, server) =
+            tokio::join!(self.knock(), async { self.server.accept().await.unwrap().accept().await });
+        let (client, server) = (client.unwrap(), server.unwrap());
+        server.handshake_confirmed().await.unwrap();
+        (client, server)
+    }
+}
+
+async fn linked() -> (Pair, Arc<dyn Link>, Arc<dyn Link>) {
+    let pair = Pair::new(Tuning::default());
+    let (client, server) = pair.links().await;
+    (pair, client, server)
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    Rt::tokio().timeout(PATIENCE, future).await.expect("within the test's patience")
+}
+
+/// Reads one message of known length.
+async fn expect(recv: &mut Box<dyn ControlRecv>, bytes: &[u8]) {
+    let mut got = BytesMut::new();
+    while got.len() < bytes.len() {
+        got.extend_from_slice(&soon(recv.recv()).await.unwrap().expect("more to come"));
+    }
+    assert_eq!(&got[..], bytes);
+}
+
+async fn read_chunk(link: &Arc<dyn Link>) -> Result<BytesMut, LinkError> {
+    let mut chunk = soon(link.accept_chunk()).await?;
+    let mut got = BytesMut::new();
+    while soon(chunk.read(&mut got, 1 << 20)).await? > 0 {}
+    Ok(got)
+}
+
+#[tokio::test]
+async fn control_runs_both_ways_and_ends() {
+    let (_pair, client, server) = linked().await;
+    let (mut to_server, mut from_server) = soon(client.control()).await.unwrap();
+    to_server.send("hello".into()).await.unwrap();
+    let (mut to_client, mut from_client) = soon(server.control()).await.unwrap();
+    expect(&mut from_client, b"hello").await;
+    to_client.send("welcome".into()).await.unwrap();
+    expect(&mut from_server, b"welcome").await;
+    let (finished, end) = tokio::join!(soon(to_server.finish()), soon(from_client.recv()));
+    assert_eq!((finished, end), (Ok(()), Ok(None)));
+    assert!(matches!(soon(client.control()).await, Err(LinkError::Protocol(_))));
+}
+
+#[tokio::test]
+async fn a_dropped_control_stream_does_not_look_finished() {
+    let (_pair, client, server) = linked().await;
+    let (mut to_server, _from_server) = client.control().await.unwrap();
+    to_server.send("half a me".into()).await.unwrap();
+    let (_to_client, mut from_client) = soon(server.control()).await.unwrap();
+    expect(&mut from_client, b"half a me").await;
+    drop(to_server);
+    assert_eq!(soon(from_client.recv()).await, Err(LinkError::StreamReset(Code::Cancelled)));
+}
+
+#[tokio::test]
+async fn chunks_run_both_ways() {
+    let (_pair, client, server) = linked().await;
+    let body: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
+    for (from, to) in [(&client, &server), (&server, &client)] {
+        let pieces: Vec<Bytes> = body.chunks(700_000).map(Bytes::copy_from_slice).collect();
+        let (sent, got) = tokio::join!(soon(from.send_chunk("head".into(), pieces, 0)), read_chunk(to));
+        sent.unwrap();
+        let got = got.unwrap();
+        assert_eq!(&got[..4], b"head");
+        assert!(got[4..] == body, "the body is the same");
+    }
+}
+
+#[tokio::test]
+async fn a_read_gives_no_more_than_asked_for() {
+    let (_pair, client, server) = linked().await;
+    client.send_chunk("0123456789".into(), vec![], 0).await.unwrap();
+    let mut chunk = soon(server.accept_chunk()).await.unwrap();
+    let mut got = BytesMut::with_capacity(100);
+    assert_eq!(soon(chunk.read(&mut got, 4)).await, Ok(4));
+    assert_eq!(soon(chunk.read(&mut got, 100)).await, Ok(6));
+    assert_eq!(soon(chunk.read(&mut got, 100)).await, Ok(0));
+    assert_eq!(&got[..], b"0123456789");
+}
+
+#[tokio::test]
+async fn a_cancelled_chunk_is_reset() {
+    // Less credit than the chunk needs: the sender must wait for the reader.
+    let pair = Pair::new(Tuning { stream_receive_window: 100_000, ..Tuning::default() });
+    let (client, server) = pair.links().await;
+    let body = vec![Bytes::from(vec![7; 1_000_000])];
+    let sender = client.clone();
+    let task =
+        Rt::tokio().spawn(async move { sender.send_chunk("h".into(), body, 0).await }).abort_on_drop();
+    let mut chunk = soon(server.accept_chunk()).await.unwrap();
+    let mut got = BytesMut::new();
+    assert!(soon(chunk.read(&mut got, 1000)).await.unwrap() > 0);
+    drop(task);
+    let end = soon(async {
+        loop {
+            match chunk.read(&mut got, 1 << 20).await {
+                Ok(0) => panic!("a cut-off chunk looks complete"),
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
+    })
+    .await;
+    assert_eq!(end, LinkError::StreamReset(Code::Cancelled));
+    // The link lives.
+    client.send_chunk("next".into(), vec![], 0).await.unwrap();
+    assert_eq!(&read_chunk(&server).await.unwrap()[..], b"next");
+}
+
+#[tokio::test]
+async fn stopping_a_chunk_reaches_the_sender() {
+    let pair = Pair::new(Tuning { stream_receive_window: 100_000, ..Tuning::default() });
+    let (client, server) = pair.links().await;
+    let body = vec![Bytes::from(vec![7; 1_000_000])];
+    let (sent, ()) = tokio::join!(soon(client.send_chunk("h".into(), body, 0)), async {
+        let mut chunk = soon(server.accept_chunk()).await.unwrap();
+        chunk.stop(Code::Superseded);
+    });
+    assert_eq!(sent, Err(LinkError::StreamStopped(Code::Superseded)));
+}
+
+#[tokio::test]
+async fn close_codes_travel() {
+    let (_pair, client, server) = linked().await;
+    client.close(Code::Draining, &"x".repeat(5000));
+    let LinkError::ClosedByPeer { code, reason } = soon(server.closed()).await else {
+        panic!("closed by the peer")
+    };
+    assert_eq!(code, Code::Draining);
+    assert!(!reason.is_empty() && reason.len() <= 1024 && reason.bytes().all(|b| b == b'x'));
+    assert_eq!(soon(client.closed()).await, LinkError::ClosedLocally);
+    assert!(matches!(soon(server.accept_chunk()).await, Err(LinkError::ClosedByPeer { .. })));
+    let refused = soon(server.send_chunk("h".into(), vec![], 0)).await;
+    assert!(matches!(refused, Err(LinkError::ClosedByPeer { .. })));
+}
+
+#[tokio::test]
+async fn a_lost_peer_is_noticed() {
+    let tuning = Tuning {
+        idle_timeout: Duration::from_millis(300),
+        keep_alive: Duration::from_millis(100),
+        ..Tuning::default()
+    };
+    let pair = Pair::new(tuning);
+    let (client, server) = pair.links().await;
+    // Keep-alives hold an idle link open.
+    let early = Rt::tokio().timeout(Duration::from_millis(700), client.closed()).await;
+    assert!(early.is_err(), "{early:?}");
+    // A socket that nobody reads: the runtime of the server is gone, the port is not.
+    let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let nobody = pair.client.connect(deaf.local_addr().unwrap(), "localhost");
+    assert_eq!(soon(nobody).await.unwrap_err(), LinkError::TimedOut);
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_link_moves_to_a_new_socket() {
+    let (pair, client, server) = linked().await;
+    let before = server.peer();
+    pair.client.rebind().unwrap();
+    client.send_chunk("moved".into(), vec![], 0).await.unwrap();
+    assert_eq!(&read_chunk(&server).await.unwrap()[..], b"moved");
+    assert_ne!(server.peer(), before);
+    server.send_chunk("seen".into(), vec![], 0).await.unwrap();
+    assert_eq!(&read_chunk(&client).await.unwrap()[..], b"seen");
+}
+
+/// One exchange of hello and welcome.
+async fn greet(client: &Arc<dyn Link>, server: &Arc<dyn Link>) {
+    let (mut to_server, mut from_server) = soon(client.control()).await.unwrap();
+    soon(to_server.send("hello".into())).await.unwrap();
+    let (mut to_client, mut from_client) = soon(server.control()).await.unwrap();
+    expect(&mut from_client, b"hello").await;
+    soon(to_client.send("welcome".into())).await.unwrap();
+    expect(&mut from_server, b"welcome").await;
+    soon(to_server.send("push".into())).await.unwrap();
+    expect(&mut from_client, b"push").await;
+}
+
+#[tokio::test]
+async fn a_second_link_says_hello_at_once() {
+    let (pair, client, server) = linked().await;
+    greet(&client, &server).await;
+
+    // The server does not answer before the client has sent its first message: only early data can do that.
+    let client = soon(pair.knock()).await.unwrap();
+    let (mut to_server, mut from_server) = soon(client.control()).await.unwrap();
+    soon(to_server.send("hello".into())).await.unwrap();
+    // All that is not safe to replay waits for the handshake.
+    let mut second = Box::pin(to_server.send("push".into()));
+    let mut chunk = Box::pin(client.send_chunk("h".into(), vec![], 0));
+    let brief = Duration::from_millis(50);
+    assert!(Rt::tokio().timeout(brief, &mut second).await.is_err());
+    assert!(Rt::tokio().timeout(brief, &mut chunk).await.is_err());
+
+    let server = soon(async { pair.server.accept().await.unwrap().accept().await }).await.unwrap();
+    let (mut to_client, mut from_client) = soon(server.control()).await.unwrap();
+    expect(&mut from_client, b"hello").await;
+    soon(to_client.send("welcome".into())).await.unwrap();
+    expect(&mut from_server, b"welcome").await;
+    soon(second).await.unwrap();
+    soon(chunk).await.unwrap();
+    soon(server.handshake_confirmed()).await.unwrap();
+    expect(&mut from_client, b"push").await;
+    assert_eq!(&read_chunk(&server).await.unwrap()[..], b"h");
+}
+
+#[tokio::test]
+async fn rejected_early_data_is_sent_again() {
+    let identity = Identity::new("localhost");
+    let pair = Pair::with(server_tls(&identity, None), client_tls(&identity, None), Tuning::default());
+    let (client, server) = pair.links().await;
+    greet(&client, &server).await;
+    for _ in 0..2 {
+        // A server that has forgotten its sessions.
+        pair.server.set_tls(&server_tls(&identity, None)).unwrap();
+        let client = soon(pair.knock()).await.unwrap();
+        let accept = async { pair.server.accept().await.unwrap().accept().await.unwrap() };
+        let meet = async {
+            let server = accept.await;
+            let (mut to_client, mut from_client) = soon(server.control()).await.unwrap();
+            expect(&mut from_client, b"hello").await;
+            soon(to_client.send("welcome".into())).await.unwrap();
+            expect(&mut from_client, b"push").await;
+            server
+        };
+        let speak = async {
+            let (mut to_server, mut from_server) = soon(client.control()).await.unwrap();
+            soon(to_server.send("hello".into())).await.unwrap();
+            expect(&mut from_server, b"welcome").await;
+            soon(to_server.send("push".into())).await.unwrap();
+            soon(client.handshake_confirmed()).await.unwrap();
+            (to_server, from_server)
+        };
+        let (_server, _streams) = tokio::join!(meet, speak);
+    }
+}
+
+#[tokio::test]
+async fn certificates_of_both_sides_count() {
+    let (server_id, client_id, other) =
+        (Identity::new("localhost"), Identity::new("alice"), Identity::new("localhost"));
+    let pair = Pair::with(
+        server_tls(&server_id, Some(&client_id)),
+        client_tls(&server_id, Some(&client_id)),
+        Tuning::default(),
+    );
+    let (client, server) = pair.links().await;
+    assert_eq!(server.peer_certificates().unwrap(), [client_id.certificate.to_vec()]);
+    assert_eq!(client.peer_certificates().unwrap(), [server_id.certificate.to_vec()]);
+
+    let stranger =
+        Pair::with(server_tls(&other, None), client_tls(&server_id, None), Tuning::default());
+    let (client, _server) =
+        tokio::join!(stranger.knock(), async { stranger.server.accept().await.unwrap().accept().await });
+    let error = client.unwrap_err();
+    assert!(matches!(error, LinkError::Handshake(_)) && !error.is_retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_fails_the_handshake() {
+    let (server_id, client_id) = (Identity::new("localhost"), Identity::new("alice"));
+    let pair = Pair::with(
+        server_tls(&server_id, Some(&client_id)),
+        client_tls(&server_id, None),
+        Tuning::default(),
+    );
+    let (client, server) =
+        tokio::join!(pair.knock(), async { pair.server.accept().await.unwrap().accept().await });
+    let error = soon(server.unwrap().handshake_confirmed()).await.unwrap_err();
+    assert!(matches!(error, LinkError::Handshake(_)), "{error}");
+    // The client has finished its part of the handshake before the server looks at it.
+    let error = soon(client.unwrap().closed()).await;
+    assert!(matches!(error, LinkError::Handshake(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_draining_server_refuses() {
+    let (pair, client, server) = linked().await;
+    pair.server.set_accepting(false);
+    let (refused, _) = tokio::join!(soon(pair.knock()), async {
+        // Refusing happens within accept.
+        let _ = Rt::tokio().timeout(Duration::from_millis(300), pair.server.accept()).await;
+    });
+    let error = refused.unwrap_err();
+    assert_eq!(error, LinkError::Refused);
+    assert!(error.is_retryable());
+    client.send_chunk("old links live".into(), vec![], 0).await.unwrap();
+    assert_eq!(&read_chunk(&server).await.unwrap()[..], b"old links live");
+    pair.server.close(Code::Draining, "");
+    assert!(soon(pair.server.accept()).await.is_none());
+    assert!(matches!(soon(client.closed()).await, LinkError::ClosedByPeer { code: Code::Draining, .. }));
+    soon(pair.server.wait_idle()).await;
+}
+
+#[tokio::test]
+async fn a_crowded_server_wants_to_see_addresses() {
+    let pair = Pair::new(Tuning { retry_above: 0, ..Tuning::default() });
+    let (client, incoming) = tokio::join!(pair.knock(), async {
+        let incoming = pair.server.accept().await.unwrap();
+        assert!(incoming.is_validated(), "it came through a Retry");
+        incoming.accept().await
+    });
+    greet(&client.unwrap(), &incoming.unwrap()).await;
+}
+
+#[tokio::test]
+async fn plain_sockets_work_too() {
+    let pair = Pair::new(Tuning {
+        socket: SocketKind::Plain,
+        mtu_upper_bound: 9000,
+        congestion: Congestion::Bbr,
+        ack_frequency: None,
+        ..Tuning::default()
+    });
+    let (client, server) = pair.links().await;
+    let body = vec![Bytes::from(vec![7; 4_000_000])];
+    let (sent, got) = tokio::join!(soon(client.send_chunk("h".into(), body, 3)), read_chunk(&server));
+    sent.unwrap();
+    assert_eq!(got.unwrap().len(), 4_000_001);
+    let stats = client.stats();
+    assert!(stats.sent_bytes > 4_000_000 && stats.sent_packets > 0 && stats.mtu > 1452, "{stats:?}");
+}

@@ -1,0 +1,139 @@
+//! [`Tuning`]: the knobs of an endpoint and of the connections on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metra_core::limits::CHUNK_MAX;
+use quinn::congestion::{BbrConfig, CubicConfig};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+/// How an endpoint and its connections behave. The defaults are for bulk transfer on Internet paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// A link on which nothing is heard for this long is lost ([`crate::LinkError::TimedOut`]). The smaller of both sides' values
+    /// counts.
+    pub idle_timeout: Duration,
+    /// How often an idle link says something. NATs forget UDP flows after 15 to 60 s; keep it at 15 s or less.
+    pub keep_alive: Duration,
+    /// Credit of one stream. Bytes. At least one chunk and its header, so that a chunk never waits for credit.
+    pub stream_receive_window: u64,
+    /// Credit of a connection: what may be in flight and unread. Bytes; 2 x bandwidth x RTT for full speed, and the most
+    /// memory that a peer can make one connection hold.
+    pub receive_window: u64,
+    /// What may be sent and not acknowledged. Bytes; memory of the sender.
+    pub send_window: u64,
+    /// Chunks that a peer may have under way at a time.
+    pub max_chunk_streams: u32,
+    /// Largest datagram that path MTU discovery tries. Bytes of UDP payload. 1452 fits Ethernet with IPv6 or PPPoE headers.
+    /// More (8952 on jumbo frames, up to 65,000 on loopback) is worth it only where the path is known: every size
+    /// that does not fit costs up to three lost probes, and meanwhile packets stay small.
+    pub mtu_upper_bound: u16,
+    /// `SO_RCVBUF` asked for. Bytes; the system may grant less (`net.core.rmem_max`), which is logged.
+    pub socket_receive_buffer: usize,
+    /// `SO_SNDBUF` asked for. Bytes.
+    pub socket_send_buffer: usize,
+    /// How rarely the peer is asked to acknowledge; `None` leaves it to RFC 9000 (every second packet).
+    pub ack_frequency: Option<AckFrequency>,
+    /// A packet is lost when this many later ones have been acknowledged. High, so that reordering is not taken
+    /// for loss; a loss is still found after 9/8 of a round trip (RFC 9002 section 6.1.2).
+    pub packet_threshold: u32,
+    /// What decides how much may be in flight.
+    pub congestion: Congestion,
+    /// How datagrams reach the kernel.
+    pub socket: SocketKind,
+    /// A server with this many unfinished handshakes makes new clients show that they own their address (Retry, RFC 9000
+    /// section 8.1.2).
+    pub retry_above: usize,
+}
+
+/// What the ACK Frequency extension asks of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AckFrequency {
+    /// Packets that may arrive unacknowledged.
+    pub threshold: u32,
+    /// The longest that an acknowledgement may be held back.
+    pub max_delay: Duration,
+}
+
+/// A congestion controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Congestion {
+    /// CUBIC (RFC 9438). Backs off at every loss.
+    Cubic,
+    /// quinn's BBR. Withstands random loss, at the price of overfilling queues.
+    Bbr,
+}
+
+/// How datagrams reach the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SocketKind {
+    /// As the QUIC library hands them over, at most 10 datagrams a call; only oversized batches are split.
+    Plain,
+    /// Batches that follow one another are joined, up to what the kernel takes in one call.
+    Coalesced,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(10),
+            stream_receive_window: CHUNK_MAX as u64 + 64 * 1024,
+            receive_window: 64 * 1024 * 1024,
+            send_window: 64 * 1024 * 1024,
+            max_chunk_streams: 512,
+            mtu_upper_bound: 1452,
+            socket_receive_buffer: 8 * 1024 * 1024,
+            socket_send_buffer: 8 * 1024 * 1024,
+            ack_frequency: Some(AckFrequency { threshold: 31, max_delay: Duration::from_millis(5) }),
+            packet_threshold: 64,
+            congestion: Congestion::Cubic,
+            socket: SocketKind::Coalesced,
+            retry_above: 64,
+        }
+    }
+}
+
+impl Tuning {
+    pub(super) fn transport(&self) -> TransportConfig {
+        let mut config = TransportConfig::default();
+        let idle = IdleTimeout::try_from(self.idle_timeout).unwrap_or(VarInt::MAX.into());
+        let mut mtu = MtuDiscoveryConfig::default();
+        mtu.upper_bound(self.mtu_upper_bound);
+        config
+            .max_idle_timeout(Some(idle))
+            .keep_alive_interval(Some(self.keep_alive))
+            .stream_receive_window(varint(self.stream_receive_window))
+            .receive_window(varint(self.receive_window))
+            .send_window(self.send_window)
+            // Chunks in order, each as early as possible, rather than all at the same pace.
+            .send_fairness(false)
+            .max_concurrent_uni_streams(self.max_chunk_streams.into())
+            // The control stream, and room for one more.
+            .max_concurrent_bidi_streams(2u32.into())
+            .mtu_discovery_config(Some(mtu))
+            .packet_threshold(self.packet_threshold)
+            // Not used: a peer may not make us buffer any.
+            .datagram_receive_buffer_size(None);
+        if let Some(ack) = self.ack_frequency {
+            let mut frequency = AckFrequencyConfig::default();
+            frequency
+                .ack_eliciting_threshold(ack.threshold.into())
+                .max_ack_delay(Some(ack.max_delay))
+                .reordering_threshold((self.packet_threshold.saturating_sub(1)).into());
+            config.ack_frequency_config(Some(frequency));
+        }
+        match self.congestion {
+            Congestion::Cubic => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
+            Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
+        };
+        config
+    }
+}
+
+/// Anything above the largest number of QUIC means "no limit".
+fn varint(value: u64) -> VarInt {
+    VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+}
