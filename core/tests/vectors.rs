@@ -4,6 +4,7 @@
 //! change of the format, `METRA_WRITE_VECTORS=1 cargo test -p metra-core --test vectors` writes the files anew; the
 //! difference is then for the reviewer to read.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "the files under test are read here, not by the core")]
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -475,5 +476,42 @@ fn what_is_refused() {
     for vector in hold("bad", about, &cases) {
         let error = refusal(vector["kind"].as_str().unwrap(), &bytes_of(&vector));
         assert_eq!(error.code().name(), vector["code"].as_str().unwrap());
+    }
+}
+
+/// The specification states numbers that are in the code as well; here they are compared.
+#[test]
+fn specification_agrees_with_the_code() {
+    use metra_core::{limits, manifest, receipt};
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let states = |row: String| assert!(text.contains(&row), "docs/protocol.md does not state {row}");
+    for code in Code::all() {
+        states(format!("| {:#04x} | {} |", code.number(), code.name()));
+    }
+    for (_, _, frame) in frames() {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        let name = format!("{frame:?}");
+        let name = name.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+        states(format!("| {:#04x} | {name} |", bytes[0]));
+    }
+    for (name, value) in [
+        ("FRAME_MAX", limits::FRAME_MAX as u64),
+        ("CHUNK_MAX", limits::CHUNK_MAX as u64),
+        ("PACK_BELOW", limits::PACK_BELOW),
+        ("PATH_MAX", limits::PATH_MAX as u64),
+        ("RECORD_PATH_MAX", manifest::RECORD_PATH_MAX as u64),
+        ("NAME_MAX", limits::NAME_MAX as u64),
+        ("TEXT_MAX", limits::TEXT_MAX as u64),
+        ("SECRET_MAX", limits::SECRET_MAX as u64),
+        ("RECEIPT_MAX", receipt::RECEIPT_MAX as u64),
+        ("RANGES_MAX", limits::RANGES_MAX as u64),
+        ("ENTRIES_MAX", limits::ENTRIES_MAX.into()),
+        ("CHUNKS_MAX", limits::CHUNKS_MAX.into()),
+        ("JOBS_MAX", limits::JOBS_MAX as u64),
+        ("CHUNK_ATTEMPTS", limits::CHUNK_ATTEMPTS.into()),
+    ] {
+        states(format!("| {name} | {value} |"));
     }
 }

@@ -179,9 +179,15 @@ impl Session {
         }
     }
 
-    /// Waits until links are added or lost.
-    pub async fn links_changed(&self) {
-        self.0.links_changed.notified().await;
+    /// Waits until the session has a link; at once if it has one.
+    pub async fn with_links(&self) {
+        loop {
+            let changed = self.0.links_changed.notified();
+            if !self.lock().links.is_empty() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Adds a job that sends; it is controlled over `control`, or over any link if `None`.

@@ -163,7 +163,7 @@ fn round(options: &Options, variant: &BTreeMap<String, String>) -> Result<[f64; 
 async fn receive(options: &Options) -> Result<()> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let tls = rustls::ServerConfig::builder_with_provider(provider())
+    let tls = rustls::ServerConfig::builder_with_provider(provider(options))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key.into())?;
@@ -180,15 +180,19 @@ async fn receive(options: &Options) -> Result<()> {
     let chunks = u64::from_le_bytes(announced[..].try_into()?);
     let mut bytes = 0;
     let mut reading = tokio::task::JoinSet::new();
+    // Buffers are used again, as a real sink does: fresh memory would be measured otherwise.
+    let mut buffers = Vec::new();
     for _ in 0..chunks {
         let chunk = link.accept_chunk().await?;
-        reading.spawn(read(chunk));
+        reading.spawn(read(chunk, buffers.pop().unwrap_or_default()));
         while let Some(done) = reading.try_join_next() {
-            bytes += done??;
+            let buffer = done??;
+            bytes += buffer.len();
+            buffers.push(buffer);
         }
     }
     while let Some(done) = reading.join_next().await {
-        bytes += done??;
+        bytes += done??.len();
     }
     send.send("done".into()).await?;
     println!("{}", (cpu_seconds()? - cpu) / bytes as f64 * 1e9);
@@ -196,10 +200,14 @@ async fn receive(options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn read(mut chunk: Box<dyn ChunkRecv>) -> std::result::Result<usize, metra_transport::LinkError> {
-    let mut buffer = BytesMut::with_capacity((1 << 20) + 64);
+async fn read(
+    mut chunk: Box<dyn ChunkRecv>,
+    mut buffer: BytesMut,
+) -> std::result::Result<BytesMut, metra_transport::LinkError> {
+    buffer.clear();
+    buffer.reserve((1 << 20) + 64);
     while chunk.read(&mut buffer, 1 << 20).await? > 0 {}
-    Ok(buffer.len())
+    Ok(buffer)
 }
 
 async fn send(options: &Options) -> Result<()> {
@@ -209,7 +217,7 @@ async fn send(options: &Options) -> Result<()> {
         .collect::<std::result::Result<_, _>>()?;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from(der))?;
-    let tls = rustls::ClientConfig::builder_with_provider(provider())
+    let tls = rustls::ClientConfig::builder_with_provider(provider(options))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -226,7 +234,11 @@ async fn send(options: &Options) -> Result<()> {
     let data = Bytes::from(vec![0x5a; 1_000_000]);
     let mut lanes = Vec::new();
     for lane in 0..LANES as u64 {
-        lanes.push(rt.spawn(push(link.clone(), data.clone(), (chunks + LANES as u64 - 1 - lane) / LANES as u64)));
+        lanes.push(rt.spawn(push(
+            link.clone(),
+            data.clone(),
+            (chunks + LANES as u64 - 1 - lane) / LANES as u64,
+        )));
     }
     for lane in lanes {
         lane.await??;
@@ -243,15 +255,23 @@ async fn send(options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn push(link: Arc<dyn Link>, data: Bytes, chunks: u64) -> std::result::Result<(), metra_transport::LinkError> {
+async fn push(
+    link: Arc<dyn Link>,
+    data: Bytes,
+    chunks: u64,
+) -> std::result::Result<(), metra_transport::LinkError> {
     for _ in 0..chunks {
         link.send_chunk(Bytes::from_static(b"header"), vec![data.clone()], 0).await?;
     }
     Ok(())
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+fn provider(options: &Options) -> Arc<rustls::crypto::CryptoProvider> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    if options.text("cipher", "") == "aes128" {
+        provider.cipher_suites.retain(|suite| suite.suite() == rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    }
+    Arc::new(provider)
 }
 
 /// Of this process, user and system.

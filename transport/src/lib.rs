@@ -23,5 +23,8 @@ pub mod quic;
 mod rt;
 mod socket;
 
-pub use link::{BoxFuture, ChunkRecv, ControlRecv, ControlSend, Link, LinkError, LinkId, LinkKind, LinkStats};
+pub use link::{
+    BoxFuture, ChunkRecv, ControlRecv, ControlSend, ControlStream, Link, LinkError, LinkId, LinkKind,
+    LinkStats,
+};
 pub use rt::{AbortOnDrop, Elapsed, Rt, Task, TaskError};

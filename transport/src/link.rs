@@ -15,6 +15,9 @@ use metra_core::code::Code;
 /// The futures of the seam. Boxed, so that [`Link`] is object safe; one allocation a call is small against a chunk.
 pub type BoxFuture<'a, T> = futures_util::future::BoxFuture<'a, T>;
 
+/// The two halves of a control stream.
+pub type ControlStream = (Box<dyn ControlSend>, Box<dyn ControlRecv>);
+
 /// One connection that carries part of a session.
 ///
 /// All methods may be called from several tasks at a time. When the last handle to a link, its streams included, is
@@ -40,7 +43,7 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`LinkError::Protocol`] on the second call (fault: the caller); else why the link is lost.
-    fn control(&self) -> BoxFuture<'_, Result<(Box<dyn ControlSend>, Box<dyn ControlRecv>), LinkError>>;
+    fn control(&self) -> BoxFuture<'_, Result<ControlStream, LinkError>>;
 
     /// Sends one chunk, `header` and then `body`, on a stream of its own. Resolves when the transport has taken
     /// everything, which is when there is room in its send window; not when it has arrived. Of chunks that wait, those with
@@ -224,6 +227,9 @@ pub enum LinkError {
     /// A rule of the transport was broken. Fault: the peer, or the caller where the text says so.
     #[error("protocol violation: {0}")]
     Protocol(String),
+    /// The transport gave up over something that broke no rule. Fault: either side's software, or a path too lossy for it.
+    #[error("the transport failed: {0}")]
+    Internal(String),
     /// The operating system failed, or the address or name cannot be used. Fault: this system or its configuration.
     #[error("{message}")]
     Io {
@@ -239,7 +245,7 @@ impl LinkError {
     /// whether the same chunk may be sent again on this link.
     pub fn is_retryable(&self) -> bool {
         match self {
-            LinkError::TimedOut | LinkError::Refused | LinkError::Reset => true,
+            LinkError::TimedOut | LinkError::Refused | LinkError::Reset | LinkError::Internal(_) => true,
             // Ok is what a peer's process says when it just goes away.
             LinkError::ClosedByPeer { code, .. } => *code == Code::Ok || code.is_retryable(),
             LinkError::StreamReset(_) => true,

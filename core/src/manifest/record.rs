@@ -84,10 +84,8 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// Appends the encoding. The record must be valid ([`Record::validate`]); a peer refuses it otherwise.
-    ///
-    /// # Panics
-    /// If a size is larger than 2^62 - 1.
+    /// Appends the encoding. The record must be valid ([`Record::validate`]): a peer refuses it otherwise, and a size
+    /// past 2^62 - 1 becomes that.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Record::Entry(entry) => entry.encode(out),
@@ -98,7 +96,7 @@ impl Record {
             }
             Record::StreamEnd { size } => {
                 out.push(TAG_STREAM_END);
-                varint::put(*size, out);
+                varint::put((*size).min(varint::MAX), out);
             }
             Record::Withdraw(entry) => {
                 out.push(TAG_WITHDRAW);
@@ -169,7 +167,8 @@ impl Entry {
         out.push(self.mode.map_or(0, |_| FLAG_MODE) | self.mtime.map_or(0, |_| FLAG_MTIME));
         put_text(&self.path, out);
         if let EntryKind::File { size } = self.kind {
-            varint::put(size, out);
+            // Sparse files may claim more, and a listing must survive them; a manifest refuses them beforehand.
+            varint::put(size.min(varint::MAX), out);
         }
         if let Some(target) = target {
             put_text(target, out);
@@ -360,6 +359,18 @@ pub(crate) mod tests {
             mode: Some(0o7777),
             mtime: Some(Timestamp { secs: -1, nanos: 999_999_999 }),
         })
+    }
+
+    #[test]
+    fn a_size_past_the_largest_number_is_invalid_and_no_panic() {
+        let file = |size| {
+            Record::Entry(Entry { path: "f".into(), kind: EntryKind::File { size }, mode: None, mtime: None })
+        };
+        for record in [file(u64::MAX), Record::StreamEnd { size: varint::MAX + 1 }] {
+            assert_eq!(record.validate(), Err(RecordError::Size));
+            assert_eq!(encoded(&record).len(), record.encoded_len());
+        }
+        assert_eq!(encoded(&file(u64::MAX)), encoded(&file(varint::MAX)));
     }
 
     #[test]

@@ -113,7 +113,8 @@ impl ChunkHeader {
 impl Frame {
     /// Appends the frame: type, length, payload.
     ///
-    /// Texts for people (reasons, the agent, user names) are cut to [`TEXT_MAX`]. Everything else that is longer than the
+    /// Texts for people are cut: reasons, the agent and user names to [`TEXT_MAX`], the path of an [`EntryStatus`] to
+    /// [`RECORD_PATH_MAX`], so that the report of an odd name cannot end the link. Everything else that is longer than the
     /// limits goes out as it is and is refused by the peer, so the caller keeps to them.
     ///
     /// # Panics
@@ -245,7 +246,7 @@ impl Frame {
             Frame::EntryStatus(status) => {
                 varint::put(status.job.0, out);
                 varint::put(status.entry.map_or(0, |entry| u64::from(entry.0) + 1), out);
-                put_bytes(status.path.as_bytes(), out);
+                put_cut(&status.path, RECORD_PATH_MAX, out);
                 varint::put(status.code.number(), out);
                 put_text(&status.reason, out);
                 kind::ENTRY_STATUS
@@ -342,7 +343,10 @@ impl<'a> Reader<'a> {
                 },
                 filters: self.list("the list of filters", |r| Ok((r.flag()?, r.path()?)))?,
             }),
-            kind::OPENED => Frame::Opened { job: self.job()?, incarnation: Incarnation(u64::from_be_bytes(self.array()?)) },
+            kind::OPENED => Frame::Opened {
+                job: self.job()?,
+                incarnation: Incarnation(u64::from_be_bytes(self.array()?)),
+            },
             kind::READY => Frame::Ready { job: self.job()?, from_record: self.number()? },
             kind::RECORDS => {
                 let (job, first) = (self.job()?, self.number()?);
@@ -525,7 +529,12 @@ fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn put_text(text: &str, out: &mut Vec<u8>) {
-    let mut end = text.len().min(TEXT_MAX);
+    put_cut(text, TEXT_MAX, out);
+}
+
+/// A text, cut at a character if it is longer than `max` bytes.
+fn put_cut(text: &str, max: usize, out: &mut Vec<u8>) {
+    let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }

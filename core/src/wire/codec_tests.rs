@@ -236,6 +236,12 @@ fn texts_for_people_are_cut_at_a_character() {
         panic!("another frame");
     };
     assert_eq!(cut.len(), TEXT_MAX - 1);
+    let (path, reason) = ("é".repeat(RECORD_PATH_MAX), String::new());
+    let status = EntryStatus { job: JOB, entry: None, path, code: Code::BadName, reason };
+    let Some(Frame::EntryStatus(cut)) = decode(&Frame::EntryStatus(status)).unwrap() else {
+        panic!("another frame");
+    };
+    assert_eq!(cut.path, "é".repeat(RECORD_PATH_MAX / 2));
     // A peer that does not cut is refused.
     let mut payload = vec![0];
     put_bytes(&[b'x'; TEXT_MAX + 1], &mut payload);

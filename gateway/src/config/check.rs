@@ -43,7 +43,8 @@ impl RawConfig {
         }
         let state = check.state(self.state.unwrap_or_else(|| default_state.to_owned()));
         let tls = check.tls(self.tls);
-        let users = check.users(self.users, tls.client_ca.is_some(), env);
+        let asks_clients = tls.client_ca.is_some() || check.is_broken("tls.client_ca");
+        let users = check.users(self.users, asks_clients, env);
         let anonymous = check.anonymous(self.anonymous, users.is_empty());
         let limits = check.limits(&self.limits);
         let quic = check.quic(&self.quic);
@@ -79,6 +80,13 @@ impl Check {
         });
     }
 
+    /// Whether something is wrong already with the key or below it; that it is missing then would only confuse.
+    fn is_broken(&self, key: &str) -> bool {
+        let below =
+            |k: &str| k.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.errors.iter().any(|e| below(&e.key))
+    }
+
     fn finish(mut self) -> ConfigErrors {
         self.errors.sort_by_key(|e| e.line.unwrap_or(usize::MAX));
         ConfigErrors { file: self.origin.file, errors: self.errors }
@@ -86,7 +94,9 @@ impl Check {
 
     fn root_dir(&mut self, root: Option<PathBuf>) -> Option<PathBuf> {
         let Some(root) = root else {
-            self.error("root", "is required: the directory that clients see as /");
+            if !self.is_broken("root") {
+                self.error("root", "is required: the directory that clients see as /");
+            }
             return None;
         };
         // Canonical, so that "is it inside of root" has one answer.
@@ -158,15 +168,15 @@ impl Check {
         }
         let files = match (tls.cert, tls.key) {
             (Some(cert), Some(key)) => Some(CertificateFiles { cert, key }),
-            (None, None) => None,
-            (Some(_), None) => {
+            (Some(_), None) if !self.is_broken("tls.key") => {
                 self.error("tls.key", "is missing: it goes with tls.cert");
                 None
             }
-            (None, Some(_)) => {
+            (None, Some(_)) if !self.is_broken("tls.cert") => {
                 self.error("tls.cert", "is missing: it goes with tls.key");
                 None
             }
+            _ => None,
         };
         Tls { files, client_ca: tls.client_ca }
     }
@@ -174,13 +184,13 @@ impl Check {
     fn users(
         &mut self,
         raw: BTreeMap<String, RawUser>,
-        has_client_ca: bool,
+        asks_clients: bool,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Vec<User> {
         let mut users: Vec<User> = Vec::new();
         for (name, raw) in raw {
             let key = format!("users.{}", quoted(&name));
-            let user = self.user(&key, name, raw, has_client_ca, env);
+            let user = self.user(&key, name, raw, asks_clients, env);
             for other in &users {
                 if user.token.is_some() && user.token == other.token {
                     self.error(&key, format!("has the same token as users.{}", quoted(&other.name)));
@@ -200,7 +210,7 @@ impl Check {
         key: &str,
         name: String,
         raw: RawUser,
-        has_client_ca: bool,
+        asks_clients: bool,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> User {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
@@ -209,7 +219,7 @@ impl Check {
         }
         let ways = [raw.token_hash.is_some(), raw.token_file.is_some(), raw.token_env.is_some()];
         match ways.into_iter().filter(|w| *w).count() {
-            0 if raw.cert_names.is_empty() => {
+            0 if raw.cert_names.is_empty() && !self.is_broken(key) => {
                 self.error(key, "needs token_hash, token_file, token_env or cert_names to be recognised by");
             }
             0 | 1 => {}
@@ -226,7 +236,7 @@ impl Check {
             None
         };
         let names_key = format!("{key}.cert_names");
-        if !raw.cert_names.is_empty() && !has_client_ca {
+        if !raw.cert_names.is_empty() && !asks_clients {
             self.error(&names_key, "needs tls.client_ca: without it, clients are not asked for certificates");
         }
         if raw.cert_names.iter().any(String::is_empty) {
@@ -304,8 +314,7 @@ impl Check {
     fn anonymous(&mut self, anonymous: Option<Anonymous>, no_users: bool) -> Anonymous {
         let default = if no_users { Anonymous::Loopback } else { Anonymous::Never };
         let chosen = anonymous.unwrap_or(default);
-        // Users that were left out for their own faults have been reported; this would only confuse.
-        if chosen == Anonymous::Never && no_users && self.errors.iter().all(|e| !e.key.starts_with("users")) {
+        if chosen == Anonymous::Never && no_users && !self.is_broken("users") {
             self.error("anonymous", "is \"never\" and there are no users, so nobody could use the gateway");
         }
         chosen

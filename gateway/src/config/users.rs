@@ -34,7 +34,8 @@ impl Users {
     /// The user with this bearer token. The time that it takes tells nothing of the token.
     pub fn by_token(&self, token: &str) -> Option<&User> {
         // Every hash is compared, so that the time does not tell whose came close.
-        self.0.iter().filter(|u| u.token.as_ref().is_some_and(|t| t.matches(token))).last()
+        let matches = |u: &User| u.token.as_ref().is_some_and(|t| t.matches(token));
+        self.0.iter().fold(None, |found, user| if matches(user) { Some(user) } else { found })
     }
 
     /// The user for the first of these names (of a client certificate that the handshake has verified) that stands for

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::time::SystemTime;
 
 use metra_core::code::Code;
 use metra_core::id::EntryIndex;
@@ -27,7 +28,7 @@ const SYNC_SINGLY: usize = 8;
 impl TreeLanding {
     pub(super) fn finish_job(&self, ledger: &Ledger, gone: &[u32]) -> Result<FinishReport, LandError> {
         let journal = |e: crate::CatalogueError| LandError::new("catalogue", io::Error::other(e));
-        self.catalogue.job_set_phase(self.job, Phase::Finishing).map_err(journal)?;
+        self.catalogue.job_set_phase(self.job, Phase::Finishing, SystemTime::now()).map_err(journal)?;
         self.close_files();
         let broken = broken_entries(ledger, gone);
         let mut report = FinishReport::default();
@@ -76,7 +77,7 @@ impl TreeLanding {
             }
         }
         self.sync_names(&parents).map_err(|e| LandError::new(&self.target.dest, e))?;
-        self.catalogue.job_set_phase(self.job, Phase::Done).map_err(journal)?;
+        self.catalogue.job_set_phase(self.job, Phase::Done, SystemTime::now()).map_err(journal)?;
         self.clean_up();
         Ok(report)
     }

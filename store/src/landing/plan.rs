@@ -28,7 +28,6 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::tree::{TreeLanding, is_hole, kind_of, punch};
 use super::{LandError, Landing, Meta, Piece, Planned, pieces};
-use crate::source::ManifestCache;
 use crate::existing;
 
 /// What happens to an entry.
@@ -166,7 +165,7 @@ impl Plan {
         to.root.make_dir(&path("files")).map_err(named)?;
         to.spool.lock().expect("no panic while held").clear().map_err(named)?;
         to.catalogue
-            .job_clear(to.job)
+            .job_clear_durable(to.job)
             .map_err(|e| LandError::new("catalogue", io::Error::other(e)))?;
         let old = Arc::new(self.previous.take().unwrap_or_else(|| Ledger::new(LedgerLimits::default())));
         let durable = std::mem::take(&mut self.durable);

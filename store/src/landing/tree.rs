@@ -19,6 +19,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use metra_core::chunker::zero_chunk_hash;
 use metra_core::id::{ChunkIndex, EntryIndex, JobKey};
@@ -94,8 +95,8 @@ struct OpenFiles {
 }
 
 impl TreeLanding {
-    /// Opens the landing of a job, new or resumed. `now`: seconds since the epoch, for the journal.
-    pub fn open(target: TreeTarget, catalogue: Arc<Catalogue>, now: i64) -> Result<Self, LandError> {
+    /// Opens the landing of a job, new or resumed.
+    pub fn open(target: TreeTarget, catalogue: Arc<Catalogue>) -> Result<Self, LandError> {
         let named = |e: io::Error| LandError::new(target.root.join(&target.dest).display().to_string(), e);
         let root = Beneath::open(&target.root).map_err(named)?;
         let id = blake3::Hasher::new()
@@ -110,7 +111,7 @@ impl TreeLanding {
         root.make_dir(&format!("{staging}/files")).map_err(named)?;
         let place = Place::decide(&root, &staging, &target).map_err(named)?;
         let row = catalogue
-            .job_open(&target.user, &target.key, &root.join(&staging), now)
+            .job_open(&target.user, &target.key, &root.join(&staging), SystemTime::now())
             .map_err(|e| LandError::new("catalogue", io::Error::other(e)))?;
         let durable = catalogue
             .job_durable_set(row.id)
@@ -372,7 +373,7 @@ pub(super) fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
 
 /// Whether a chunk is [`limits::CHUNK_MAX`] zeros: it becomes a hole and is never sent.
 pub(super) fn is_hole(len: u32, hash: &metra_core::id::ChunkHash) -> bool {
-    len as usize == limits::CHUNK_MAX && hash == zero_chunk_hash()
+    len as usize == limits::CHUNK_MAX && *hash == zero_chunk_hash()
 }
 
 /// What `rel` is, links not followed.

@@ -49,7 +49,8 @@ pub fn expand(root: &Path, pattern: &str, limit: usize) -> Result<Vec<PathBuf>, 
     let parts = parse(pattern).map_err(|reason| bad(&reason))?;
     let real = root.canonicalize().map_err(|source| ExpandError::Read { path: root.to_owned(), source })?;
     let mut paths = vec![PathBuf::new()];
-    for part in &parts {
+    for (index, part) in parts.iter().enumerate() {
+        let limit = if index + 1 == parts.len() { limit } else { limit.max(FOLDERS_MAX) };
         let mut next = Vec::new();
         for path in &paths {
             match part {
@@ -82,6 +83,9 @@ pub fn expand(root: &Path, pattern: &str, limit: usize) -> Result<Vec<PathBuf>, 
     }
     Ok(paths)
 }
+
+/// Folders that the beginning of a pattern may match.
+const FOLDERS_MAX: usize = 100_000;
 
 enum Part {
     Name(String),

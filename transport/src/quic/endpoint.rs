@@ -71,12 +71,8 @@ impl QuicServer {
         let transport = Arc::new(tuning.transport());
         let config = server_config(&tls, transport.clone())?;
         let socket = socket::bind(address, &tuning)?;
-        let endpoint = Endpoint::new_with_abstract_socket(
-            endpoint_config(),
-            Some(config),
-            socket,
-            rt.quinn_runtime(),
-        )?;
+        let endpoint =
+            Endpoint::new_with_abstract_socket(endpoint_config(), Some(config), socket, rt.quinn_runtime())?;
         Ok(Self {
             rt,
             endpoint,
@@ -98,8 +94,7 @@ impl QuicServer {
                 incoming.refuse();
                 continue;
             }
-            let incoming =
-                Incoming { rt: self.rt.clone(), incoming, half_open: self.half_open.clone() };
+            let incoming = Incoming { rt: self.rt.clone(), incoming, half_open: self.half_open.clone() };
             let crowded = self.half_open.load(Ordering::Relaxed) >= self.retry_above;
             if crowded && !incoming.is_validated() {
                 incoming.retry();
@@ -181,9 +176,7 @@ impl Incoming {
         connecting.handshake_data().await.map_err(error::lost)?;
         // RFC 8446 section 2.3: a server may always send before it has heard the client's Finished.
         match connecting.into_0rtt() {
-            Ok((connection, accepted)) => {
-                Ok(QuicLink::handshaking(self.rt, connection, accepted, half_open))
-            }
+            Ok((connection, accepted)) => Ok(QuicLink::handshaking(self.rt, connection, accepted, half_open)),
             Err(connecting) => {
                 let connection = connecting.await.map_err(error::lost)?;
                 Ok(QuicLink::confirmed(self.rt, connection))
@@ -201,12 +194,7 @@ impl QuicClient {
     ///
     /// # Errors
     /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the address.
-    pub fn new(
-        rt: Rt,
-        bind: SocketAddr,
-        tls: Arc<rustls::ClientConfig>,
-        tuning: Tuning,
-    ) -> io::Result<Self> {
+    pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
         let config = client_config(&tls, &tuning)?;
         let socket = socket::bind(bind, &tuning)?;
         let mut endpoint =

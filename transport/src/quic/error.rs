@@ -40,6 +40,8 @@ pub(super) fn lost(error: ConnectionError) -> LinkError {
 fn transport(code: TransportErrorCode, message: String) -> LinkError {
     match u64::from(code) {
         0x00 => LinkError::Reset,
+        // Also what quinn does to a stream with too many holes, on a very lossy path.
+        0x01 => LinkError::Internal(message),
         0x02 => LinkError::Refused,
         // CRYPTO_ERROR: a TLS alert.
         0x0100..=0x01ff => LinkError::Handshake(message),
@@ -58,7 +60,9 @@ pub(super) fn write(error: WriteError) -> LinkError {
     match error {
         WriteError::Stopped(number) => LinkError::StreamStopped(code(number)),
         WriteError::ConnectionLost(error) => lost(error),
-        WriteError::ClosedStream => LinkError::Protocol("sent on a finished stream (fault: the caller)".into()),
+        WriteError::ClosedStream => {
+            LinkError::Protocol("sent on a finished stream (fault: the caller)".into())
+        }
         WriteError::ZeroRttRejected => early_data_rejected(),
     }
 }

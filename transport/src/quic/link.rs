@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use super::control::{self, QuicControlRecv, QuicControlSend};
 use super::error;
 use crate::link::{
-    BoxFuture, ChunkRecv, ControlRecv, ControlSend, Link, LinkError, LinkId, LinkKind, LinkStats,
+    BoxFuture, ChunkRecv, ControlRecv, ControlSend, ControlStream, Link, LinkError, LinkId, LinkKind,
+    LinkStats,
 };
 use crate::rt::Rt;
 
@@ -24,7 +25,6 @@ const REASON_MAX: usize = 1024;
 /// A chunk that arrives is given room in steps of this, if the caller has made none. Bytes.
 const READ_STEP: usize = 64 * 1024;
 
-#[derive(Debug)]
 pub(super) struct QuicLink {
     id: LinkId,
     rt: Rt,
@@ -54,7 +54,7 @@ enum State {
 impl QuicLink {
     /// A link whose handshake is over.
     pub(super) fn confirmed(rt: Rt, connection: Connection) -> Arc<dyn Link> {
-        Self::new(rt, connection, Handshake(Progress::Done))
+        Self::start(rt, connection, Handshake(Progress::Done))
     }
 
     /// A link whose handshake goes on. `until_confirmed` is dropped when it is over, either way.
@@ -75,11 +75,23 @@ impl QuicLink {
                 None => State::Confirmed { early_data_rejected: watched.side() == Side::Client && !accepted },
             });
         });
-        Self::new(rt, connection, Handshake(Progress::Watched(rx)))
+        Self::start(rt, connection, Handshake(Progress::Watched(rx)))
     }
 
-    fn new(rt: Rt, connection: Connection, handshake: Handshake) -> Arc<dyn Link> {
-        Arc::new(Self { id: LinkId::next(), rt, connection, handshake, control_taken: AtomicBool::new(false) })
+    fn start(rt: Rt, connection: Connection, handshake: Handshake) -> Arc<dyn Link> {
+        Arc::new(Self {
+            id: LinkId::next(),
+            rt,
+            connection,
+            handshake,
+            control_taken: AtomicBool::new(false),
+        })
+    }
+}
+
+impl fmt::Debug for QuicLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QuicLink({}, {}, {:?})", self.id, self.peer(), self.handshake)
     }
 }
 
@@ -114,7 +126,7 @@ impl Link for QuicLink {
         }
     }
 
-    fn control(&self) -> BoxFuture<'_, Result<(Box<dyn ControlSend>, Box<dyn ControlRecv>), LinkError>> {
+    fn control(&self) -> BoxFuture<'_, Result<ControlStream, LinkError>> {
         Box::pin(async {
             if self.control_taken.swap(true, Ordering::Relaxed) {
                 return Err(LinkError::Protocol("one control stream a link (fault: the caller)".into()));
@@ -164,8 +176,8 @@ impl Link for QuicLink {
     }
 
     fn close(&self, code: Code, reason: &str) {
-        let reason = &reason[..reason.floor_char_boundary(REASON_MAX)];
-        self.connection.close(error::number(code), reason.as_bytes());
+        let end = (0..=REASON_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
+        self.connection.close(error::number(code), &reason.as_bytes()[..end.unwrap_or(0)]);
     }
 
     fn handshake_confirmed(&self) -> BoxFuture<'_, Result<(), LinkError>> {
@@ -208,7 +220,10 @@ impl Handshake {
 
 impl fmt::Debug for Handshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_confirmed() { "confirmed" } else { "running or failed" })
+        match &self.0 {
+            Progress::Done => f.write_str("Confirmed"),
+            Progress::Watched(state) => state.borrow().fmt(f),
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! Early data (0-RTT, RFC 9001 section 4.6): a client that has a ticket sends the first control message with its first
 //! packet. Nothing else goes out early, so what may be replayed is known to be that message. A server that rejects
-//! early data gets it again; see [`control`].
+//! early data gets it again, unseen by the caller.
 
 mod control;
 mod endpoint;

@@ -182,8 +182,7 @@ async fn a_cancelled_chunk_is_reset() {
     let (client, server) = pair.links().await;
     let body = vec![Bytes::from(vec![7; 1_000_000])];
     let sender = client.clone();
-    let task =
-        Rt::tokio().spawn(async move { sender.send_chunk("h".into(), body, 0).await }).abort_on_drop();
+    let task = Rt::tokio().spawn(async move { sender.send_chunk("h".into(), body, 0).await }).abort_on_drop();
     let mut chunk = soon(server.accept_chunk()).await.unwrap();
     let mut got = BytesMut::new();
     assert!(soon(chunk.read(&mut got, 1000)).await.unwrap() > 0);
@@ -238,16 +237,40 @@ async fn a_lost_peer_is_noticed() {
         keep_alive: Duration::from_millis(100),
         ..Tuning::default()
     };
-    let pair = Pair::new(tuning);
-    let (client, server) = pair.links().await;
+    let pair = Pair::new(tuning.clone());
+    let (client, _server) = pair.links().await;
     // Keep-alives hold an idle link open.
     let early = Rt::tokio().timeout(Duration::from_millis(700), client.closed()).await;
     assert!(early.is_err(), "{early:?}");
-    // A socket that nobody reads: the runtime of the server is gone, the port is not.
-    let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let nobody = pair.client.connect(deaf.local_addr().unwrap(), "localhost");
-    assert_eq!(soon(nobody).await.unwrap_err(), LinkError::TimedOut);
-    drop(server);
+    // Another endpoint, whose executor stops: nobody says goodbye.
+    let (gone_tx, gone_rx) = std::sync::mpsc::channel::<()>();
+    let (address_tx, address_rx) = tokio::sync::oneshot::channel();
+    let identity = Identity::new("localhost");
+    let (server, client) = (server_tls(&identity, None), client_tls(&identity, None));
+    let short = tuning.clone();
+    let doomed = std::thread::spawn(move || {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let guard = runtime.enter();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Arc::new(QuicServer::bind(Rt::tokio(), any, Arc::new(server), short).unwrap());
+        address_tx.send(server.local_addr().unwrap()).unwrap();
+        let accepting = server.clone();
+        Rt::tokio()
+            .spawn(async move { accepting.accept().await.unwrap().accept().await.unwrap().closed().await });
+        gone_rx.recv().unwrap();
+        drop(guard);
+        runtime.shutdown_background();
+        std::mem::forget(server);
+    });
+    let any = "127.0.0.1:0".parse().unwrap();
+    let client = QuicClient::new(Rt::tokio(), any, Arc::new(client), tuning).unwrap();
+    let link = soon(client.connect(address_rx.await.unwrap(), "localhost")).await.unwrap();
+    gone_tx.send(()).unwrap();
+    doomed.join().unwrap();
+    let error = soon(link.closed()).await;
+    assert_eq!(error, LinkError::TimedOut);
+    assert!(error.is_retryable());
 }
 
 #[tokio::test]
@@ -346,8 +369,7 @@ async fn certificates_of_both_sides_count() {
     assert_eq!(server.peer_certificates().unwrap(), [client_id.certificate.to_vec()]);
     assert_eq!(client.peer_certificates().unwrap(), [server_id.certificate.to_vec()]);
 
-    let stranger =
-        Pair::with(server_tls(&other, None), client_tls(&server_id, None), Tuning::default());
+    let stranger = Pair::with(server_tls(&other, None), client_tls(&server_id, None), Tuning::default());
     let (client, _server) =
         tokio::join!(stranger.knock(), async { stranger.server.accept().await.unwrap().accept().await });
     let error = client.unwrap_err();
@@ -357,11 +379,8 @@ async fn certificates_of_both_sides_count() {
 #[tokio::test]
 async fn a_client_without_a_certificate_fails_the_handshake() {
     let (server_id, client_id) = (Identity::new("localhost"), Identity::new("alice"));
-    let pair = Pair::with(
-        server_tls(&server_id, Some(&client_id)),
-        client_tls(&server_id, None),
-        Tuning::default(),
-    );
+    let pair =
+        Pair::with(server_tls(&server_id, Some(&client_id)), client_tls(&server_id, None), Tuning::default());
     let (client, server) =
         tokio::join!(pair.knock(), async { pair.server.accept().await.unwrap().accept().await });
     let error = soon(server.unwrap().handshake_confirmed()).await.unwrap_err();

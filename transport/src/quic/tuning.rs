@@ -28,7 +28,7 @@ pub struct Tuning {
     /// More (8952 on jumbo frames, up to 65,000 on loopback) is worth it only where the path is known: every size
     /// that does not fit costs up to three lost probes, and meanwhile packets stay small.
     pub mtu_upper_bound: u16,
-    /// `SO_RCVBUF` asked for. Bytes; the system may grant less (`net.core.rmem_max`), which is logged.
+    /// `SO_RCVBUF` asked for. Bytes; the system may grant less (`net.core.rmem_max`). What it grants is logged.
     pub socket_receive_buffer: usize,
     /// `SO_SNDBUF` asked for. Bytes.
     pub socket_send_buffer: usize,

@@ -18,7 +18,7 @@ use futures_util::task::AtomicWaker;
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::DATAGRAM_MAX;
 use super::coalesce::{BATCH_MAX, Coalescer};
@@ -31,7 +31,6 @@ const HOLD_MAX: Duration = Duration::from_micros(50);
 pub(super) struct Socket {
     io: tokio::net::UdpSocket,
     state: UdpSocketState,
-    kind: SocketKind,
     out: Mutex<Out>,
     /// The endpoint's driver, which flushes.
     flusher: AtomicWaker,
@@ -55,18 +54,18 @@ impl Socket {
         // Neither failure nor a smaller grant is an error; slow is better than not at all.
         let _ = state.set_recv_buffer_size((&socket).into(), tuning.socket_receive_buffer);
         let _ = state.set_send_buffer_size((&socket).into(), tuning.socket_send_buffer);
-        info!(
+        debug!(
             local = %socket.local_addr()?,
             receive_buffer = state.recv_buffer_size((&socket).into())?,
             send_buffer = state.send_buffer_size((&socket).into())?,
             gso_segments = state.max_gso_segments(),
-            "UDP socket"
+            "UDP socket; Linux shows twice the size that it grants"
         );
-        let out = Out { coalescer: Coalescer::new(), additions_seen: 0, since: None, segment: 1 };
+        let coalescer = Coalescer::new(tuning.socket == SocketKind::Coalesced);
+        let out = Out { coalescer, additions_seen: 0, since: None, segment: 1 };
         Ok(Self {
             io: tokio::net::UdpSocket::from_std(socket)?,
             state,
-            kind: tuning.socket,
             out: Mutex::new(out),
             flusher: AtomicWaker::new(),
         })
@@ -119,10 +118,6 @@ impl AsyncUdpSocket for Socket {
         out.segment = batch.segment_size.unwrap_or(out.segment);
         let max_segments = self.state.max_gso_segments();
         let result = out.coalescer.offer(batch, max_segments, &mut |batch| self.send(batch));
-        if self.kind == SocketKind::Plain && !out.coalescer.is_empty() && result.is_ok() {
-            // Only what the kernel would not take stays behind.
-            let _ = self.flush(&mut out);
-        }
         if out.coalescer.is_empty() {
             out.since = None;
         } else if out.since.is_none() {

@@ -1,0 +1,70 @@
+//! The innermost service: the session, the welcome, and the link's place in it.
+//!
+//! A `Hello` may arrive as early data, which an attacker can replay (RFC 8446 section 8). Up to the welcome nothing is changed
+//! but counters; the link joins, and a new session is made, only when the handshake is confirmed.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use metra_core::code::Code;
+use metra_core::wire::{Frame, Welcome};
+use metra_transport::{Link, LinkError};
+use tower::Service;
+
+use super::greet::VERSION;
+use super::{Joined, Known, Refused};
+use crate::sessions::Sessions;
+
+/// See the module's documentation.
+#[derive(Clone)]
+pub(super) struct Join {
+    sessions: Arc<Sessions>,
+}
+
+impl Join {
+    pub(super) fn new(sessions: Arc<Sessions>) -> Self {
+        Self { sessions }
+    }
+}
+
+impl Service<Known> for Join {
+    type Response = Joined;
+    type Error = Refused;
+    type Future = BoxFuture<'static, Result<Joined, Refused>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refused>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, known: Known) -> Self::Future {
+        let sessions = self.sessions.clone();
+        Box::pin(async move { join(sessions, known).await })
+    }
+}
+
+async fn join(sessions: Arc<Sessions>, known: Known) -> Result<Joined, Refused> {
+    let Known { mut greeted, account, session } = known;
+    let id = sessions.admit(&account, session)?;
+    let (ticket, ticket_lifetime) = sessions.ticket(&id, &account);
+    let welcome = Frame::Welcome(Welcome {
+        version: VERSION,
+        session: id,
+        ticket,
+        ticket_lifetime,
+        user: account.name.clone(),
+        receipt_key: sessions.receipts().public(),
+        limits: sessions.peer_limits(),
+    });
+    let mut bytes = Vec::new();
+    welcome.encode(&mut bytes);
+    let lost = |e: LinkError| Refused::new(Code::Timeout, e.to_string());
+    let link = greeted.arrival.link;
+    greeted.send.send(bytes.into()).await.map_err(lost)?;
+    link.handshake_confirmed().await.map_err(lost)?;
+    let (live, resumed) = sessions.enter(id, &account)?;
+    live.session()
+        .attach(link, greeted.send, greeted.recv, greeted.decoder)
+        .map_err(|e| Refused::new(e.code, e.reason))?;
+    Ok(Joined { session: id, account, resumed })
+}

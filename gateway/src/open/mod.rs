@@ -1,0 +1,126 @@
+//! The opening of a session: from a new connection to a link that has joined a session.
+//!
+//! [`stack`] is the whole of it, a layer a line, in the order in which a connection meets them. Everything after it
+//! (jobs, chunks) goes over the session and does not pass here again.
+
+mod authenticate;
+mod deadline;
+mod greet;
+mod join;
+mod observe;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use metra_core::code::Code;
+use metra_core::id::SessionId;
+use metra_core::wire::{FrameDecoder, Hello};
+use metra_transport::{ControlRecv, ControlSend, Link, LinkKind};
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, ServiceBuilder, ServiceExt};
+
+use crate::account::Account;
+use crate::sessions::Sessions;
+use authenticate::AuthenticateLayer;
+use deadline::DeadlineLayer;
+use greet::GreetLayer;
+use join::Join;
+use observe::{MetricsLayer, TraceLayer};
+
+/// A new connection, from whichever listener.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// It.
+    pub link: Arc<dyn Link>,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// By which way.
+    pub kind: LinkKind,
+}
+
+/// A connection that has said hello.
+pub(crate) struct Greeted {
+    arrival: Arrival,
+    hello: Hello,
+    send: Box<dyn ControlSend>,
+    recv: Box<dyn ControlRecv>,
+    decoder: FrameDecoder,
+}
+
+/// A connection whose user is known.
+pub(crate) struct Known {
+    greeted: Greeted,
+    account: Arc<Account>,
+    /// The session that it wants to join, as its ticket says.
+    session: Option<SessionId>,
+}
+
+/// A link that is part of a session now.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The session.
+    pub session: SessionId,
+    /// Whose.
+    pub account: Arc<Account>,
+    /// Whether the session was there before.
+    pub resumed: bool,
+}
+
+/// Why a connection did not become a link. The peer is told code and reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {reason}")]
+pub struct Refused {
+    /// For programs.
+    pub code: Code,
+    /// For people; tells the peer nothing that helps it to guess credentials.
+    pub reason: String,
+}
+
+impl Refused {
+    /// A refusal.
+    pub fn new(code: Code, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+}
+
+/// The stack as one value, cheap to clone; each clone opens one connection at a time.
+pub type Opener = BoxCloneSyncService<Arrival, Joined, Refused>;
+
+/// The opening stack. Reading order is the order of the layers.
+pub fn stack(sessions: Arc<Sessions>) -> Opener {
+    let limits = sessions.config().limits;
+    let rt = sessions.rt().clone();
+    ServiceBuilder::new()
+        // Outermost, so that its span holds everything, and so that it closes whatever is refused below.
+        .layer(TraceLayer)
+        // Counts every outcome, the shed ones too.
+        .layer(MetricsLayer)
+        // Errors of tower's own layers become refusals with a code.
+        .map_err(refusal)
+        // Before anything that waits: a connection over the limit is told "busy" now, not later.
+        .load_shed()
+        // Openings at a time; joined links do not count.
+        .concurrency_limit(OPENINGS)
+        // Covers all that waits for the peer.
+        .layer(DeadlineLayer::new(rt, limits.handshake))
+        // Opens the control stream and reads the first frame; from here on the request says what it wants.
+        .layer(GreetLayer)
+        // Who is it? Nothing below sees a connection without an account.
+        .layer(AuthenticateLayer::new(sessions.clone()))
+        // Limits per user, the session, the welcome.
+        .service(Join::new(sessions))
+        .boxed_clone_sync()
+}
+
+/// Openings at a time.
+const OPENINGS: usize = 256;
+
+fn refusal(error: BoxError) -> Refused {
+    match error.downcast::<Refused>() {
+        Ok(refused) => *refused,
+        Err(error) if error.is::<tower::load_shed::error::Overloaded>() => {
+            Refused::new(Code::Busy, "too many connections are being opened; try again")
+        }
+        Err(error) => Refused::new(Code::Internal, error.to_string()),
+    }
+}

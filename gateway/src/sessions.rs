@@ -1,0 +1,255 @@
+//! The sessions of a gateway: who is here, and what they share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metra_certs::{ReceiptKey, TicketKey};
+use metra_core::code::Code;
+use metra_core::id::SessionId;
+use metra_core::wire::PeerLimits;
+use metra_session::{Session, SessionConfig};
+use metra_store::Catalogue;
+use metra_transport::Rt;
+use tokio::sync::mpsc;
+
+use crate::account::Account;
+use crate::config::Config;
+use crate::jobs::{Claims, Memory, serve_requests};
+use crate::open::Refused;
+
+/// How long a ticket is good for: a client that was away for a night can take its session up without its token.
+const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long a session without a link is kept: its jobs go on without being opened anew if the client comes back.
+const LINGER: Duration = Duration::from_secs(60);
+/// Frames that wait to be acted on in one session.
+const REQUEST_QUEUE: usize = 32;
+
+/// All sessions, and what they share.
+pub struct Sessions {
+    rt: Rt,
+    config: Config,
+    catalogue: Arc<Catalogue>,
+    receipts: ReceiptKey,
+    tickets: TicketKey,
+    claims: Claims,
+    memory: Memory,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    live: HashMap<SessionId, Arc<Live>>,
+    draining: bool,
+}
+
+/// One session.
+pub struct Live {
+    id: SessionId,
+    account: Arc<Account>,
+    session: Session,
+}
+
+impl Live {
+    /// Its links and jobs.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Whose it is.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Its name.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+}
+
+impl Sessions {
+    /// No sessions yet.
+    pub fn new(
+        rt: Rt,
+        config: Config,
+        catalogue: Arc<Catalogue>,
+        receipts: ReceiptKey,
+        tickets: TicketKey,
+    ) -> Arc<Self> {
+        let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
+        Arc::new(Self {
+            rt,
+            config,
+            catalogue,
+            receipts,
+            tickets,
+            claims: Claims::default(),
+            memory,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Time and tasks.
+    pub fn rt(&self) -> &Rt {
+        &self.rt
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn catalogue(&self) -> &Arc<Catalogue> {
+        &self.catalogue
+    }
+
+    pub(crate) fn receipts(&self) -> &ReceiptKey {
+        &self.receipts
+    }
+
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub(crate) fn peer_limits(&self) -> PeerLimits {
+        let limits = &self.config.limits;
+        PeerLimits {
+            jobs: limits.jobs_per_session as u64,
+            entries: u64::from(limits.entries),
+            chunks: u64::from(limits.chunks),
+        }
+    }
+
+    /// What a ticket says, if this gateway sealed it and it has not expired.
+    pub(crate) fn open_ticket(&self, ticket: &[u8]) -> Option<(SessionId, String)> {
+        let content = self.tickets.open(ticket, unix_now())?;
+        let (id, name) = content.split_first_chunk::<16>()?;
+        Some((SessionId(*id), String::from_utf8(name.to_vec()).ok()?))
+    }
+
+    /// A ticket for a session, and for how many seconds it is good.
+    pub(crate) fn ticket(&self, id: &SessionId, account: &Account) -> (Vec<u8>, u64) {
+        let mut content = id.0.to_vec();
+        content.extend_from_slice(account.name.as_bytes());
+        let lifetime = TICKET_LIFETIME.as_secs();
+        (self.tickets.seal(&content, unix_now(), lifetime), lifetime)
+    }
+
+    /// Whether the account may have (this, or another) session now; the id to welcome it with. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Code::Draining`], or [`Code::Busy`] when there are too many.
+    pub(crate) fn admit(&self, account: &Account, wanted: Option<SessionId>) -> Result<SessionId, Refused> {
+        let state = self.lock();
+        if state.draining {
+            return Err(Refused::new(Code::Draining, "the gateway is shutting down"));
+        }
+        match wanted {
+            Some(id) if state.live.get(&id).is_none_or(|live| live.account.name == account.name) => Ok(id),
+            _ => {
+                self.room(&state, account)?;
+                Ok(SessionId(random()?))
+            }
+        }
+    }
+
+    /// The session with this id, made if it is not there. The flag: whether it was.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit): what it saw may have changed.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        id: SessionId,
+        account: &Arc<Account>,
+    ) -> Result<(Arc<Live>, bool), Refused> {
+        let mut state = self.lock();
+        if state.draining {
+            return Err(Refused::new(Code::Draining, "the gateway is shutting down"));
+        }
+        if let Some(live) = state.live.get(&id) {
+            if live.account.name != account.name {
+                return Err(Refused::new(Code::Denied, "the session belongs to somebody else"));
+            }
+            return Ok((live.clone(), true));
+        }
+        self.room(&state, account)?;
+        let (requests, queue) = mpsc::channel(REQUEST_QUEUE);
+        let limits = &self.config.limits;
+        let session_config = SessionConfig {
+            jobs: limits.jobs_per_session,
+            links: limits.links_per_session,
+            ..SessionConfig::default()
+        };
+        let session = Session::new(self.rt.clone(), session_config, requests);
+        let live = Arc::new(Live { id, account: account.clone(), session });
+        state.live.insert(id, live.clone());
+        metrics::gauge!("metra_sessions").set(state.live.len() as f64);
+        drop(state);
+        self.rt.spawn(serve_requests(self.clone(), live.clone(), queue));
+        self.rt.spawn(self.clone().watch(live.clone()));
+        Ok((live, false))
+    }
+
+    /// Lets no session and no link in from here on, and ends all jobs; what they hold is journaled. Resolves when
+    /// that is done, or after `grace`.
+    pub async fn drain(&self, grace: Duration) {
+        let live: Vec<Arc<Live>> = {
+            let mut state = self.lock();
+            state.draining = true;
+            state.live.values().cloned().collect()
+        };
+        for live in &live {
+            live.session.cancel_jobs(Code::Draining, "the gateway is shutting down; try again");
+        }
+        let _ = self.rt.timeout(grace, self.claims.idle()).await;
+        for live in &live {
+            live.session.close(Code::Draining, "the gateway is shutting down");
+        }
+    }
+
+    fn room(&self, state: &State, account: &Account) -> Result<(), Refused> {
+        let of_user = state.live.values().filter(|live| live.account.name == account.name).count();
+        if state.live.len() >= self.config.limits.sessions || of_user >= self.config.limits.sessions_per_user {
+            return Err(Refused::new(Code::Busy, "too many sessions; try again later"));
+        }
+        Ok(())
+    }
+
+    /// Ends a session that has been without a link for too long.
+    async fn watch(self: Arc<Self>, live: Arc<Live>) {
+        // The first link joins right after the session was made.
+        let joined = self.rt.timeout(LINGER, live.session.with_links()).await.is_ok();
+        while joined {
+            live.session.without_links().await;
+            if self.rt.timeout(LINGER, live.session.with_links()).await.is_err() {
+                break;
+            }
+        }
+        live.session.cancel_jobs(Code::Timeout, "the client was away for too long");
+        live.session.close(Code::Timeout, "the session has ended");
+        let mut state = self.lock();
+        state.live.remove(&live.id);
+        metrics::gauge!("metra_sessions").set(state.live.len() as f64);
+        tracing::info!(session = %live.id, user = live.account.name, "session ended");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+}
+
+/// Seconds since the epoch.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Random bytes from the system.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Refused> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|e| Refused::new(Code::Internal, format!("no randomness: {e}")))?;
+    Ok(bytes)
+}
