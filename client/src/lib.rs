@@ -1,1 +1,33 @@
-//! The Metra client library
+//! The Metra client library.
+//!
+//! A [`Client`] is a session with one gateway. It keeps links to it, opens them again when they are lost, and carries
+//! jobs ([`Client::send`], [`Client::get`]) through whatever happens to them. A job that was interrupted, by whatever,
+//! goes on when the same call is made again.
+//!
+//! ```text
+//! Client --links--> supervisor: connect, Hello, Welcome, join; again when lost
+//!    |--- send: SourceJob, again with a new attempt when the gateway asks for that
+//!    |--- get:  SinkJob on the local disk
+//!    `--- list, remove
+//! ```
+
+mod connect;
+mod error;
+mod get;
+mod identity;
+mod links;
+mod manifest;
+mod receipts;
+mod report;
+mod send;
+mod url;
+
+pub use connect::{Client, ConnectOptions};
+pub use error::ClientError;
+pub use get::{GetRequest, GetTo};
+pub use manifest::{HashError, Hashed, hash};
+pub use metra_transport::quic::Congestion;
+pub use receipts::{Verified, VerifyError, keep_receipt, verify};
+pub use report::{JobReport, Watch};
+pub use send::SendRequest;
+pub use url::{Address, DEFAULT_PORT, Url, UrlError};

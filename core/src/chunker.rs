@@ -265,8 +265,11 @@ mod tests {
         }
     }
 
-    /// Splits a list of files into packs, as lists of names.
-    fn packs(files: &[(String, u64)]) -> Vec<Vec<(String, u64)>> {
+    /// A path and a size.
+    type Listed = (String, u64);
+
+    /// Splits a list of files into packs.
+    fn packs(files: &[Listed]) -> Vec<Vec<Listed>> {
         let mut cut = PackCut::new();
         let mut all = vec![Vec::new()];
         for (path, size) in files {
@@ -283,7 +286,7 @@ mod tests {
         all
     }
 
-    fn files(count: usize, size: impl Fn(usize) -> u64) -> Vec<(String, u64)> {
+    fn files(count: usize, size: impl Fn(usize) -> u64) -> Vec<Listed> {
         (0..count).map(|i| (format!("dir/file-{i:06}.dat"), size(i))).collect()
     }
 
@@ -316,7 +319,7 @@ mod tests {
         for size in [10, 10 << 10] {
             let before = files(20_000, |i| size + (i as u64 * 7919) % size);
             let old = packs(&before);
-            let changed = |edit: &dyn Fn(&mut Vec<(String, u64)>)| {
+            let changed = |edit: &dyn Fn(&mut Vec<Listed>)| {
                 let mut after = before.clone();
                 edit(&mut after);
                 packs(&after).into_iter().filter(|p| !old.contains(p)).count()

@@ -34,7 +34,7 @@ impl From<&User> for Account {
 }
 
 /// The account of a name that a ticket carries, if it still exists and may come from there.
-pub fn by_name(config: &Config, name: &str, from: IpAddr) -> Option<Arc<Account>> {
+pub(crate) fn by_name(config: &Config, name: &str, from: IpAddr) -> Option<Arc<Account>> {
     if name == ANONYMOUS && config.users.by_name(name).is_none() {
         return anonymous(config, from);
     }
@@ -45,7 +45,7 @@ pub fn by_name(config: &Config, name: &str, from: IpAddr) -> Option<Arc<Account>
 ///
 /// # Errors
 /// [`Code::Unauthenticated`]; which part was wrong is not said.
-pub fn authenticate(
+pub(crate) fn authenticate(
     config: &Config,
     auth: &Auth,
     certificates: Option<&[Vec<u8>]>,

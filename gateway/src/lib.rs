@@ -1,3 +1,20 @@
-//! The Metra gateway service
+//! The Metra gateway service.
+//!
+//! ```text
+//! listener --Arrival--> open::stack (trace, metrics, shed, limit, deadline, greet, authenticate, join)
+//!                                        |
+//!                                     Session --requests--> jobs: push, pull;  browse: list, remove
+//! ```
+//!
+//! A listener produces links; whichever way they came, the stack decides, and after it nothing can tell the difference.
 
+mod account;
+mod browse;
 pub mod config;
+mod jobs;
+mod open;
+mod service;
+mod sessions;
+
+pub use account::{ANONYMOUS, Account};
+pub use service::{Gateway, StartError};

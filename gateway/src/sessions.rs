@@ -26,7 +26,7 @@ const LINGER: Duration = Duration::from_secs(60);
 const REQUEST_QUEUE: usize = 32;
 
 /// All sessions, and what they share.
-pub struct Sessions {
+pub(crate) struct Sessions {
     rt: Rt,
     config: Config,
     catalogue: Arc<Catalogue>,
@@ -44,7 +44,7 @@ struct State {
 }
 
 /// One session.
-pub struct Live {
+pub(crate) struct Live {
     id: SessionId,
     account: Arc<Account>,
     session: Session,
@@ -52,24 +52,20 @@ pub struct Live {
 
 impl Live {
     /// Its links and jobs.
-    pub fn session(&self) -> &Session {
+    pub(crate) fn session(&self) -> &Session {
         &self.session
     }
 
     /// Whose it is.
-    pub fn account(&self) -> &Arc<Account> {
+    pub(crate) fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    /// Its name.
-    pub fn id(&self) -> SessionId {
-        self.id
-    }
 }
 
 impl Sessions {
     /// No sessions yet.
-    pub fn new(
+    pub(crate) fn new(
         rt: Rt,
         config: Config,
         catalogue: Arc<Catalogue>,
@@ -90,12 +86,12 @@ impl Sessions {
     }
 
     /// Time and tasks.
-    pub fn rt(&self) -> &Rt {
+    pub(crate) fn rt(&self) -> &Rt {
         &self.rt
     }
 
     /// The configuration in force.
-    pub fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
@@ -196,7 +192,7 @@ impl Sessions {
 
     /// Lets no session and no link in from here on, and ends all jobs; what they hold is journaled. Resolves when
     /// that is done, or after `grace`.
-    pub async fn drain(&self, grace: Duration) {
+    pub(crate) async fn drain(&self, grace: Duration) {
         let live: Vec<Arc<Live>> = {
             let mut state = self.lock();
             state.draining = true;
@@ -221,13 +217,9 @@ impl Sessions {
 
     /// Ends a session that has been without a link for too long.
     async fn watch(self: Arc<Self>, live: Arc<Live>) {
-        // The first link joins right after the session was made.
-        let joined = self.rt.timeout(LINGER, live.session.with_links()).await.is_ok();
-        while joined {
-            live.session.without_links().await;
-            if self.rt.timeout(LINGER, live.session.with_links()).await.is_err() {
-                break;
-            }
+        tokio::select! {
+            () = self.abandoned(&live) => {}
+            () = live.session.closed() => {}
         }
         live.session.cancel_jobs(Code::Timeout, "the client was away for too long");
         live.session.close(Code::Timeout, "the session has ended");
@@ -235,6 +227,14 @@ impl Sessions {
         state.live.remove(&live.id);
         metrics::gauge!("metra_sessions").set(state.live.len() as f64);
         tracing::info!(session = %live.id, user = live.account.name, "session ended");
+    }
+
+    /// Resolves when a session has been without a link for too long.
+    async fn abandoned(&self, live: &Live) {
+        // The first link joins right after the session was made.
+        while self.rt.timeout(LINGER, live.session.with_links()).await.is_ok() {
+            live.session.links_fewer_than(1).await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,6 +1,6 @@
 //! What source and sink jobs share.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use metra_core::code::Code;
 use metra_core::id::EntryIndex;
@@ -41,6 +41,8 @@ pub struct EntryReport {
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     kept: VecDeque<EntryReport>,
+    /// Every entry that failed; at most one for each entry of the manifest.
+    failed_entries: HashSet<EntryIndex>,
     pub(crate) unchanged: u64,
     pub(crate) failed: u64,
 }
@@ -54,10 +56,15 @@ impl Reports {
             self.unchanged += 1;
         } else {
             self.failed += 1;
+            self.failed_entries.extend(report.entry);
         }
         if self.kept.len() < REPORTS_MAX {
             self.kept.push_back(report);
         }
+    }
+
+    pub(crate) fn has_failed(&self, entry: EntryIndex) -> bool {
+        self.failed_entries.contains(&entry)
     }
 
     pub(crate) fn take(&mut self) -> Vec<EntryReport> {

@@ -17,6 +17,7 @@
 //!
 //! The gateway and the client use the same code; which of them opens a job makes no difference here.
 
+mod budget;
 mod job;
 mod link;
 mod progress;
@@ -24,9 +25,10 @@ mod session;
 mod sink_job;
 mod source_job;
 
+pub use budget::Budget;
 pub use job::{EntryReport, JobError};
 pub use link::{LinkHandle, ReadError, read_frame};
 pub use progress::{Binding, Progress};
 pub use session::{Request, Session, SessionConfig};
-pub use sink_job::{SinkConfig, SinkJob, SinkOutcome};
+pub use sink_job::{Planner, SinkConfig, SinkJob, SinkOutcome};
 pub use source_job::{SourceConfig, SourceJob, SourceOutcome};

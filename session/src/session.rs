@@ -163,16 +163,27 @@ impl Session {
         Ok(handle)
     }
 
+    /// Waits until the session is closed.
+    pub async fn closed(&self) {
+        loop {
+            let changed = self.0.links_changed.notified();
+            if self.lock().closed {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// The links now.
     pub fn links(&self) -> Vec<LinkHandle> {
         self.lock().links.clone()
     }
 
-    /// Waits until the session has no link; at once if it has none.
-    pub async fn without_links(&self) {
+    /// Waits until the session has fewer links than `wanted`; at once if it has.
+    pub async fn links_fewer_than(&self, wanted: usize) {
         loop {
             let changed = self.0.links_changed.notified();
-            if self.lock().links.is_empty() {
+            if self.lock().links.len() < wanted {
                 return;
             }
             changed.await;
@@ -251,9 +262,14 @@ impl Session {
         }
     }
 
-    /// Forgets a job that is over.
+    /// Forgets a job that is over, and ends its tasks.
     pub fn remove(&self, id: JobId) {
-        self.lock().jobs.remove(&id);
+        let job = self.lock().jobs.remove(&id);
+        match job {
+            Some(Job::Source(job)) => job.end(),
+            Some(Job::Sink(job)) => job.end(),
+            None => {}
+        }
     }
 
     /// How many jobs there are.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use metra_core::code::Code;
 use metra_core::credit::CreditLimits;
-use metra_core::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId};
+use metra_core::id::{ChunkIndex, Digest, Incarnation, JobId};
 use metra_core::manifest::{Ledger, LedgerLimits, Record};
 use metra_core::sink::{Arrival, Sink, SinkOptions, SinkStats};
 use metra_core::wire::{ChunkHeader, EntryStatus, Finished, Frame};
@@ -20,13 +20,14 @@ use metra_store::landing::{LandError, Landing, Planned, pieces};
 use metra_transport::{ChunkRecv, LinkId, Rt};
 use tokio::sync::{Notify, mpsc};
 
+use crate::budget::{Budget, Reservation};
 use crate::job::{EntryReport, JobError, Reports};
 use crate::link::LinkHandle;
 use crate::progress::{Binding, Progress};
 use crate::source_job::clip;
 
 /// What shapes a sink job.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SinkConfig {
     /// Limits of the manifest.
     pub ledger: LedgerLimits,
@@ -34,6 +35,8 @@ pub struct SinkConfig {
     pub credit: CreditLimits,
     /// What is written is synced when it is this much, in bytes, or this old.
     pub sync: (u64, Duration),
+    /// Memory for manifests, shared with other jobs.
+    pub budget: Option<Arc<Budget>>,
 }
 
 impl Default for SinkConfig {
@@ -42,6 +45,7 @@ impl Default for SinkConfig {
             ledger: LedgerLimits::default(),
             credit: CreditLimits::default(),
             sync: (256 << 20, Duration::from_millis(500)),
+            budget: None,
         }
     }
 }
@@ -93,7 +97,7 @@ enum Planning {
 
 struct State {
     sink: Sink,
-    /// Keeps the manifest after the sink has given it to the finish.
+    memory: Reservation,
     control: Option<LinkHandle>,
     links: Vec<LinkHandle>,
     open: Option<Frame>,
@@ -114,6 +118,8 @@ struct State {
     receipt_sent: bool,
     failed: Option<JobError>,
     fail_sent: bool,
+    /// Nothing more is said: the session has forgotten the job.
+    ended: bool,
     first_byte: Option<Instant>,
     last_byte: Option<Instant>,
     unsynced_since: Option<Instant>,
@@ -137,6 +143,7 @@ impl SinkJob {
             SinkOptions { ledger: config.ledger, credit: config.credit, abilities: landing.abilities() };
         let state = State {
             sink: Sink::new(options),
+            memory: Reservation::new(config.budget.clone()),
             control: None,
             links: Vec::new(),
             open,
@@ -154,6 +161,7 @@ impl SinkJob {
             receipt_sent: false,
             failed: None,
             fail_sent: false,
+            ended: false,
             first_byte: None,
             last_byte: None,
             unsynced_since: None,
@@ -194,17 +202,13 @@ impl SinkJob {
     /// A lost link is no error: the job waits.
     pub async fn run(self: &Arc<Self>, planner: Planner) -> Result<SinkOutcome, JobError> {
         let _planner = self.rt.spawn(self.clone().plan(planner.0)).abort_on_drop();
-        let outbox = self.rt.spawn(self.clone().write_control()).abort_on_drop();
+        self.rt.spawn(self.clone().write_control());
         let kept = match self.keep().await {
             Ok(()) => self.finish().await,
             Err(error) => Err(error),
         };
         match kept {
-            Ok(outcome) => {
-                // The outbox goes on: it still has to say that the job is finished.
-                self.rt.spawn(async move { outbox.await });
-                Ok(outcome)
-            }
+            Ok(outcome) => Ok(outcome),
             Err(error) => {
                 // What has arrived is kept for the next attempt, whatever ended this one.
                 let ranges = self.lock().sink.begin_sync();
@@ -227,6 +231,12 @@ impl SinkJob {
         self.out.notify_waiters();
     }
 
+    /// Whether the job has finished or failed.
+    pub fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.finished.is_some() || state.failed.is_some()
+    }
+
     /// Waits until what there is to say has been handed to a link, or there is no link.
     pub async fn wait_until_told(&self) {
         loop {
@@ -236,7 +246,7 @@ impl SinkJob {
                 let receipt = state.receipt_out.is_none() || state.receipt_sent;
                 let told = if state.failed.is_some() { state.fail_sent } else { state.finished_sent && receipt };
                 let by_peer = state.failed.as_ref().is_some_and(|e| e.by_peer);
-                if told || by_peer || state.control.is_none() {
+                if told || by_peer || state.ended || state.control.is_none() {
                     return;
                 }
             }
@@ -406,6 +416,13 @@ impl SinkJob {
         }
     }
 
+    /// The session forgets the job: its tasks end.
+    pub(crate) fn end(&self) {
+        self.lock().ended = true;
+        self.out.notify_waiters();
+        self.over.notify_waiters();
+    }
+
     fn fail(&self, error: JobError) {
         self.lock().failed.get_or_insert(error);
         self.out.notify_waiters();
@@ -437,7 +454,8 @@ impl SinkJob {
         let len = header.len as usize;
         buffer.reserve(len.saturating_sub(buffer.len()));
         while buffer.len() < len {
-            match stream.read(&mut buffer, len - buffer.len()).await {
+            let missing = len - buffer.len();
+            match stream.read(&mut buffer, missing).await {
                 Ok(0) | Err(_) => {
                     self.lock().sink.lost(chunk);
                     self.out.notify_waiters();
@@ -527,11 +545,15 @@ impl SinkJob {
     }
 
     async fn plan_records(self: &Arc<Self>, first: u64, records: Vec<Record>) -> Result<(), JobError> {
-        let known = self
-            .lock()
-            .sink
-            .on_records(first, &records)
-            .map_err(|e| JobError::new(e.code(), e.to_string()))?;
+        let known = {
+            let mut state = self.lock();
+            let known = state.sink.on_records(first, &records);
+            let memory = (state.sink.ledger().memory() as u64).saturating_mul(3) / 2;
+            if !state.memory.grow(memory) {
+                return Err(JobError::new(Code::Limit, "the memory set aside for manifests is used up"));
+            }
+            known.map_err(|e| JobError::new(e.code(), e.to_string()))?
+        };
         let mut records = records;
         records.drain(..known);
         while !records.is_empty() {
@@ -731,6 +753,9 @@ impl SinkJob {
     async fn write_control(self: Arc<Self>) {
         loop {
             let out = self.out.notified();
+            if self.lock().ended {
+                return;
+            }
             match self.next_frame() {
                 Some((link, frame)) => {
                     let sent = link.send(&frame).await;
@@ -815,8 +840,3 @@ impl SinkJob {
 
 /// The planner's end of the queue of records; given to [`SinkJob::run`].
 pub struct Planner(mpsc::Receiver<Planning>);
-
-/// Whether an entry was transferred: not named in any report with another code than `Ok`.
-pub fn failed_entries(reports: &[EntryReport]) -> impl Iterator<Item = EntryIndex> + '_ {
-    reports.iter().filter(|r| r.code != Code::Ok).filter_map(|r| r.entry)
-}

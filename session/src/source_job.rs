@@ -11,19 +11,20 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use metra_core::code::Code;
 use metra_core::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId};
-use metra_core::manifest::{ChunkInfo, EntryKind, LedgerLimits, Record, Segment};
+use metra_core::manifest::{ChunkInfo, Entry, EntryKind, LedgerLimits, Record, Segment};
 use metra_core::source::{Source, SourceStats};
 use metra_core::wire::{ChunkHeader, EntryStatus, Finished, Frame, ManifestEnd};
 use metra_store::source::{Item, Loader, LocalFile, Part, Reader};
 use metra_transport::{LinkId, Rt};
 use tokio::sync::Notify;
 
+use crate::budget::{Budget, Reservation};
 use crate::job::{EntryReport, JobError, Reports};
 use crate::link::LinkHandle;
 use crate::progress::{Binding, Progress};
 
 /// What shapes a source job.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SourceConfig {
     /// Chunk data kept in memory after reading, until the sink has it. Bytes.
     pub ring: usize,
@@ -38,6 +39,8 @@ pub struct SourceConfig {
     /// What is read cannot be read again (standard input): it is kept in memory until the sink has it, and reading
     /// waits for that.
     pub retain: bool,
+    /// Memory for manifests, shared with other jobs.
+    pub budget: Option<Arc<Budget>>,
 }
 
 impl Default for SourceConfig {
@@ -49,6 +52,7 @@ impl Default for SourceConfig {
             senders: 4,
             ledger: LedgerLimits::default(),
             retain: false,
+            budget: None,
         }
     }
 }
@@ -93,6 +97,7 @@ pub struct SourceJob {
 
 struct State {
     source: Source,
+    memory: Reservation,
     control: Option<LinkHandle>,
     links: HashSet<LinkId>,
     /// Sent first on a new control link: opens the job at the gateway, or answers that.
@@ -111,6 +116,8 @@ struct State {
     finished: Option<Finished>,
     failed: Option<JobError>,
     fail_sent: bool,
+    /// Nothing more is said: the session has forgotten the job.
+    ended: bool,
     reading_done: bool,
     first_byte: Option<Instant>,
     last_byte: Option<Instant>,
@@ -164,6 +171,7 @@ impl SourceJob {
     ) -> Arc<Self> {
         let state = State {
             source: Source::new(config.ledger),
+            memory: Reservation::new(config.budget.clone()),
             control: None,
             links: HashSet::new(),
             open,
@@ -181,6 +189,7 @@ impl SourceJob {
             finished: None,
             failed: None,
             fail_sent: false,
+            ended: false,
             reading_done: false,
             first_byte: None,
             last_byte: None,
@@ -218,7 +227,7 @@ impl SourceJob {
     /// Why the job cannot go on, found here or said by the sink. A lost link is no error: the job waits.
     pub async fn run(self: &Arc<Self>, reader: Reader, receipt: bool) -> Result<SourceOutcome, JobError> {
         let _reader = self.rt.spawn(self.clone().read_ahead(reader)).abort_on_drop();
-        let _outbox = self.rt.spawn(self.clone().write_control()).abort_on_drop();
+        self.rt.spawn(self.clone().write_control());
         loop {
             let over = self.over.notified();
             {
@@ -263,6 +272,20 @@ impl SourceJob {
         self.out.notify_waiters();
     }
 
+    /// Waits until the receipt has been handed to a link, or there is no link.
+    pub async fn wait_until_told(&self) {
+        loop {
+            let over = self.over.notified();
+            {
+                let state = self.lock();
+                if state.receipt_out.is_none() || state.receipt_sent || state.control.is_none() {
+                    return;
+                }
+            }
+            over.await;
+        }
+    }
+
     /// Ends the job from this side; the sink is told.
     pub fn cancel(&self, code: Code, reason: &str) {
         self.fail(JobError::new(code, reason));
@@ -279,22 +302,26 @@ impl SourceJob {
         (state.reports.failed, state.reports.unchanged)
     }
 
-    /// Whether entry `index` reached its final name, as far as the sink has said anything else.
-    pub fn root(&self) -> Option<Digest> {
-        self.lock().source.root()
-    }
-
-    /// The manifest's path of every entry that was sent and is a file, with its place here. For `--delete-source`.
-    pub fn sent_files(&self, failed: &HashSet<u32>) -> Vec<(LocalFile, String)> {
+    /// Calls `visit` for every file and link that arrived, as far as the sink has not said anything else.
+    pub fn for_each_sent(&self, mut visit: impl FnMut(LocalFile, &Entry)) {
         let state = self.lock();
         let ledger = state.source.ledger();
-        let live = (0..ledger.entries()).filter(|i| !failed.contains(i) && !ledger.is_withdrawn(EntryIndex(*i)));
-        live.filter_map(|i| {
-            let entry = ledger.entry(EntryIndex(i))?;
-            let is_dir = entry.kind == EntryKind::Directory;
-            (!is_dir).then(|| (state.locals[i as usize], entry.path))
-        })
-        .collect()
+        for index in (0..ledger.entries()).map(EntryIndex) {
+            if ledger.is_withdrawn(index) || state.reports.has_failed(index) {
+                continue;
+            }
+            let local = state.locals.get(index.0 as usize);
+            if let (Some(entry), Some(local)) = (ledger.entry(index), local)
+                && entry.kind != EntryKind::Directory
+            {
+                visit(*local, &entry);
+            }
+        }
+    }
+
+    /// What was sent so far.
+    pub fn stats(&self) -> SourceStats {
+        self.lock().source.stats()
     }
 
     /// Where the job stands.
@@ -395,6 +422,7 @@ impl SourceJob {
                 state.source.damaged(chunk)
             }
             Frame::EntryStatus(EntryStatus { entry, path, code, reason, .. }) => {
+                let entry = entry.filter(|e| e.0 < state.source.ledger().entries());
                 state.reports.push(EntryReport { entry, path, code, reason });
                 Ok(())
             }
@@ -426,6 +454,13 @@ impl SourceJob {
         self.out.notify_waiters();
         self.send.notify_waiters();
         self.over.notify_waiters();
+    }
+
+    /// The session forgets the job: its tasks end.
+    pub(crate) fn end(&self) {
+        self.lock().ended = true;
+        self.out.notify_waiters();
+        self.send.notify_waiters();
     }
 
     fn fail(&self, error: JobError) {
@@ -509,6 +544,10 @@ impl SourceJob {
                 state.ring.insert(chunk, data);
             }
         }
+        let memory = state.source.ledger().memory() as u64 + 8 * state.locals.len() as u64;
+        if !state.memory.grow(memory) {
+            return Err(JobError::new(Code::Limit, "the memory set aside for manifests is used up"));
+        }
         if !self.config.retain {
             state.ring.shrink(self.config.ring);
         }
@@ -523,12 +562,16 @@ impl SourceJob {
     async fn write_control(self: Arc<Self>) {
         loop {
             let out = self.out.notified();
-            let next = self.next_frame();
-            match next {
+            if self.lock().ended {
+                return;
+            }
+            match self.next_frame() {
                 Some((link, frame, is_fail)) => {
                     let sent = link.send(&frame).await;
                     if is_fail {
                         self.lock().fail_sent = true;
+                    }
+                    if is_fail || matches!(frame, Frame::Receipt { .. }) {
                         self.over.notify_waiters();
                     }
                     if !sent {
@@ -578,7 +621,7 @@ impl SourceJob {
             let send = self.send.notified();
             let next = {
                 let mut state = self.lock();
-                if !state.links.contains(&link.id()) || state.failed.is_some() || state.finished.is_some() {
+                if !state.links.contains(&link.id()) || state.failed.is_some() || state.ended {
                     return;
                 }
                 state.source.next_chunk(link.id().0)
@@ -628,10 +671,10 @@ impl SourceJob {
         let hash = info.hash;
         self.rt
             .blocking(move || {
-                let part = |(local, path, offset, len): &(LocalFile, String, u64, u32)| -> Part<'_> {
-                    Part { local: *local, path, offset: *offset, len: *len }
-                };
-                let parts: Vec<Part<'_>> = parts.iter().map(part).collect();
+                let parts: Vec<Part<'_>> = parts
+                    .iter()
+                    .map(|(local, path, offset, len)| Part { local: *local, path, offset: *offset, len: *len })
+                    .collect();
                 let data = job.loader.load(&parts).map_err(|e| e.to_string())?;
                 if suspect && Digest::of(&data) != hash {
                     return Err("the file changed after it was read".to_owned());

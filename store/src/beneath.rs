@@ -53,7 +53,8 @@ impl Beneath {
         {
             return Ok(fd.clone());
         }
-        let fd = Arc::new(self.open_at(rel, OFlags::DIRECTORY, Mode::empty())?);
+        // A link to a directory is followed: it cannot lead out.
+        let fd = Arc::new(self.open_beneath(rel, OFlags::DIRECTORY, Mode::empty())?);
         *last = Some((rel.to_owned(), fd.clone()));
         Ok(fd)
     }
@@ -75,7 +76,11 @@ impl Beneath {
 
     /// Opens something beneath; the last component is not followed if it is a symbolic link.
     pub fn open_at(&self, rel: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        self.open_beneath(rel, flags | OFlags::NOFOLLOW, mode)
+    }
+
+    fn open_beneath(&self, rel: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC;
         let rel = if rel.is_empty() { "." } else { rel };
         Ok(rustix::fs::openat2(
             &self.root,

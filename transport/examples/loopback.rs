@@ -61,6 +61,7 @@ impl Options {
     fn tuning(&self) -> Result<Tuning> {
         let base = Tuning::default();
         let window = self.number("window", base.receive_window >> 20)? << 20;
+        let mtu = self.number("mtu", base.mtu_upper_bound.into())? as u16;
         let ack = self.number("ack", 31)? as u32;
         Ok(Tuning {
             socket: match self.text("socket", "coalesced") {
@@ -71,7 +72,9 @@ impl Options {
                 "bbr" => Congestion::Bbr,
                 _ => Congestion::Cubic,
             },
-            mtu_upper_bound: self.number("mtu", base.mtu_upper_bound.into())? as u16,
+            // As on the network, unless said otherwise.
+            mtu_upper_bound: mtu,
+            mtu_upper_bound_loopback: mtu,
             receive_window: window,
             send_window: window,
             ack_frequency: (ack > 1)

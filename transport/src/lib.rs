@@ -15,8 +15,8 @@
 //!          socket                              batches to and from the kernel
 //! ```
 //!
-//! Non-goals: what the bytes mean (the wire format is the core's), which link a chunk goes to (the session's), and
-//! where certificates come from.
+//! Non-goals: what the bytes mean (the wire format is the core's), which link a chunk goes to (the session's),
+//! and where certificates come from.
 
 mod link;
 pub mod quic;

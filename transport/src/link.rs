@@ -1,7 +1,7 @@
 //! The seam: what a session needs of a connection, whatever carries it.
 //!
-//! Non-goals: framing (control streams carry bytes, in pieces of any size), choosing between links, and recovery: a
-//! link that is lost stays lost.
+//! Non-goals: framing (control streams carry bytes, in pieces of any size), choosing between links, and
+//! recovery: a link that is lost stays lost.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use metra_core::code::Code;
 
-/// The futures of the seam. Boxed, so that [`Link`] is object safe; one allocation a call is small against a chunk.
+/// The futures of the seam. Boxed, so that [`Link`] is object safe; one allocation a call is small against a
+/// chunk.
 pub type BoxFuture<'a, T> = futures_util::future::BoxFuture<'a, T>;
 
 /// The two halves of a control stream.
@@ -20,8 +21,8 @@ pub type ControlStream = (Box<dyn ControlSend>, Box<dyn ControlRecv>);
 
 /// One connection that carries part of a session.
 ///
-/// All methods may be called from several tasks at a time. When the last handle to a link, its streams included, is
-/// dropped, the link closes with [`Code::Ok`].
+/// All methods may be called from several tasks at a time. When the last handle to a link, its streams
+/// included, is dropped, the link closes with [`Code::Ok`].
 pub trait Link: Send + Sync + fmt::Debug + 'static {
     /// What carries it.
     fn kind(&self) -> LinkKind;
@@ -37,17 +38,19 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
 
     /// The control stream: the client opens it, the server waits for it.
     ///
-    /// Before the handshake is confirmed (see [`Link::handshake_confirmed`]) only the first [`ControlSend::send`] goes
-    /// out, as early data that an attacker may replay; so the first message must be safe to replay. All
-    /// later ones wait. If the server rejects early data the first message is sent again, unseen by the caller.
+    /// Before the handshake is confirmed (see [`Link::handshake_confirmed`]) only the first
+    /// [`ControlSend::send`] goes out, as early data that an attacker may replay; so the first message must be
+    /// safe to replay. All later ones wait. If the server rejects early data the first message is sent again,
+    /// unseen by the caller.
     ///
     /// # Errors
     /// [`LinkError::Protocol`] on the second call (fault: the caller); else why the link is lost.
     fn control(&self) -> BoxFuture<'_, Result<ControlStream, LinkError>>;
 
     /// Sends one chunk, `header` and then `body`, on a stream of its own. Resolves when the transport has taken
-    /// everything, which is when there is room in its send window; not when it has arrived. Of chunks that wait, those with
-    /// the highest `priority` go first. Waits for the handshake, as chunks are not safe to replay.
+    /// everything, which is when there is room in its send window; not when it has arrived. Of chunks that
+    /// wait, those with the highest `priority` go first. Waits for the handshake, as chunks are not safe to
+    /// replay.
     ///
     /// Dropping the future resets the stream: the peer sees [`LinkError::StreamReset`], never an end.
     ///
@@ -69,12 +72,12 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
     /// Resolves when the link is lost or closed, with why.
     fn closed(&self) -> BoxFuture<'_, LinkError>;
 
-    /// Closes the link now. What the peer has not received yet may be lost: end the protocol first. `reason` is for
-    /// people; it is cut at 1 KiB. Later calls do nothing.
+    /// Closes the link now. What the peer has not received yet may be lost: end the protocol first. `reason` is
+    /// for people; it is cut at 1 KiB. Later calls do nothing.
     fn close(&self, code: Code, reason: &str);
 
-    /// Resolves when what is read cannot be a replay any more and the peer's certificate is known; at once if that is so
-    /// already. At a server nothing but the first message may be acted on before.
+    /// Resolves when what is read cannot be a replay any more and the peer's certificate is known; at once if
+    /// that is so already. At a server nothing but the first message may be acted on before.
     ///
     /// # Errors
     /// Why the handshake failed.
@@ -103,8 +106,8 @@ pub trait ControlSend: Send + fmt::Debug + 'static {
 
 /// The receiving half of a control stream.
 pub trait ControlRecv: Send + fmt::Debug + 'static {
-    /// The next bytes, in pieces of the transport's choosing and never empty; `None` when the peer has finished. Dropping
-    /// the future loses nothing.
+    /// The next bytes, in pieces of the transport's choosing and never empty; `None` when the peer has
+    /// finished. Dropping the future loses nothing.
     ///
     /// # Errors
     /// Why the stream or the link is lost.
@@ -113,8 +116,8 @@ pub trait ControlRecv: Send + fmt::Debug + 'static {
 
 /// A chunk that arrives. Dropped before its end it is stopped with [`Code::Cancelled`].
 pub trait ChunkRecv: Send + fmt::Debug + 'static {
-    /// Appends what has arrived to `into`, at most `max` bytes (at least 1), waiting for the first. Gives the number
-    /// appended; 0 means that the peer has finished. Dropping the future loses nothing.
+    /// Appends what has arrived to `into`, at most `max` bytes (at least 1), waiting for the first. Gives the
+    /// number appended; 0 means that the peer has finished. Dropping the future loses nothing.
     ///
     /// # Errors
     /// [`LinkError::StreamReset`] if the peer gave up on this chunk; else why the link is lost.
@@ -220,17 +223,19 @@ pub enum LinkError {
     /// The peer does not want the rest of this stream; the link lives. Fault: what the code says.
     #[error("stream stopped by the peer: {0}")]
     StreamStopped(Code),
-    /// TLS failed: certificate, protocol name (ALPN), version. Fault: configuration of either side, or somebody in
-    /// between.
+    /// TLS failed: certificate, protocol name (ALPN), version. Fault: configuration of either side, or somebody
+    /// in between.
     #[error("TLS handshake failed: {0}")]
     Handshake(String),
     /// A rule of the transport was broken. Fault: the peer, or the caller where the text says so.
     #[error("protocol violation: {0}")]
     Protocol(String),
-    /// The transport gave up over something that broke no rule. Fault: either side's software, or a path too lossy for it.
+    /// The transport gave up over something that broke no rule. Fault: either side's software, or a path too
+    /// lossy for it.
     #[error("the transport failed: {0}")]
     Internal(String),
-    /// The operating system failed, or the address or name cannot be used. Fault: this system or its configuration.
+    /// The operating system failed, or the address or name cannot be used. Fault: this system or its
+    /// configuration.
     #[error("{message}")]
     Io {
         /// What kind of failure.
@@ -241,8 +246,8 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// Whether a new link to the same peer may succeed without anything being changed by the user. For an error of one stream:
-    /// whether the same chunk may be sent again on this link.
+    /// Whether a new link to the same peer may succeed without anything being changed by the user. For an error
+    /// of one stream: whether the same chunk may be sent again on this link.
     pub fn is_retryable(&self) -> bool {
         match self {
             LinkError::TimedOut | LinkError::Refused | LinkError::Reset | LinkError::Internal(_) => true,

@@ -1,7 +1,7 @@
 //! [`Rt`]: time and tasks, whichever executor runs.
 //!
-//! Code above this crate takes the time, sleeps and spawns through an `Rt` only. Non-goal: I/O; sockets belong to
-//! the transports, which ask the `Rt` for what their library needs.
+//! Code above this crate takes the time, sleeps and spawns through an `Rt` only. Non-goal: I/O; sockets belong
+//! to the transports, which ask the `Rt` for what their library needs.
 
 use std::fmt;
 use std::future::Future;
@@ -47,8 +47,8 @@ pub enum TaskError {
 pub struct Elapsed;
 
 impl Rt {
-    /// The tokio runtime that is current where the handle is used. Every method but [`Rt::now`] panics outside of
-    /// one.
+    /// The tokio runtime that is current where the handle is used. Every method but [`Rt::now`] panics outside
+    /// of one.
     pub fn tokio() -> Self {
         Self(Arc::new(TokioExecutor))
     }
@@ -68,8 +68,8 @@ impl Rt {
         self.0.sleep_until(deadline)
     }
 
-    /// What `future` gives if it does so within `duration`. A future that is ready wins over a deadline that has
-    /// passed.
+    /// What `future` gives if it does so within `duration`. A future that is ready wins over a deadline that
+    /// has passed.
     ///
     /// # Errors
     /// [`Elapsed`]; `future` has been dropped then.
@@ -99,8 +99,8 @@ impl Rt {
         Task { abort, end }
     }
 
-    /// Runs `work` where it may block: disk, hashing. It runs to its end even if the future is dropped. A panic in
-    /// `work` comes out of the future.
+    /// Runs `work` where it may block: disk, hashing. It runs to its end even if the future is dropped. A panic
+    /// in `work` comes out of the future.
     pub fn blocking<T, W>(&self, work: W) -> impl Future<Output = T> + Send + use<T, W>
     where
         W: FnOnce() -> T + Send + 'static,
@@ -167,7 +167,8 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-/// What an executor must be able to do. Object safe: everything is boxed here, so that nothing above is generic.
+/// What an executor must be able to do. Object safe: everything is boxed here, so that nothing above is
+/// generic.
 trait Executor: Send + Sync + fmt::Debug + 'static {
     fn now(&self) -> Instant;
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()>;

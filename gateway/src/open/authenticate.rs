@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use metra_core::code::Code;
 use metra_core::wire::Auth;
-use metra_transport::Link;
 use tower::{Layer, Service};
 
 use super::{Greeted, Known, Refused};

@@ -6,7 +6,6 @@ use futures_util::future::BoxFuture;
 use metra_core::code::Code;
 use metra_core::wire::{Frame, FrameDecoder};
 use metra_session::read_frame;
-use metra_transport::Link;
 use tower::{Layer, Service};
 
 use super::{Arrival, Greeted, Refused};

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use metra_core::code::Code;
 use metra_core::wire::{Frame, Welcome};
-use metra_transport::{Link, LinkError};
+use metra_transport::LinkError;
 use tower::Service;
 
 use super::greet::VERSION;

@@ -17,7 +17,7 @@ use metra_core::id::SessionId;
 use metra_core::wire::{FrameDecoder, Hello};
 use metra_transport::{ControlRecv, ControlSend, Link, LinkKind};
 use tower::util::BoxCloneSyncService;
-use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tower::{BoxError, ServiceBuilder};
 
 use crate::account::Account;
 use crate::sessions::Sessions;
@@ -29,7 +29,7 @@ use observe::{MetricsLayer, TraceLayer};
 
 /// A new connection, from whichever listener.
 #[derive(Clone, Debug)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     /// It.
     pub link: Arc<dyn Link>,
     /// Where it comes from.
@@ -57,7 +57,7 @@ pub(crate) struct Known {
 
 /// A link that is part of a session now.
 #[derive(Clone, Debug)]
-pub struct Joined {
+pub(crate) struct Joined {
     /// The session.
     pub session: SessionId,
     /// Whose.
@@ -69,7 +69,7 @@ pub struct Joined {
 /// Why a connection did not become a link. The peer is told code and reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {reason}")]
-pub struct Refused {
+pub(crate) struct Refused {
     /// For programs.
     pub code: Code,
     /// For people; tells the peer nothing that helps it to guess credentials.
@@ -78,19 +78,19 @@ pub struct Refused {
 
 impl Refused {
     /// A refusal.
-    pub fn new(code: Code, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into() }
     }
 }
 
 /// The stack as one value, cheap to clone; each clone opens one connection at a time.
-pub type Opener = BoxCloneSyncService<Arrival, Joined, Refused>;
+pub(crate) type Opener = BoxCloneSyncService<Arrival, Joined, Refused>;
 
 /// The opening stack. Reading order is the order of the layers.
-pub fn stack(sessions: Arc<Sessions>) -> Opener {
+pub(crate) fn stack(sessions: Arc<Sessions>) -> Opener {
     let limits = sessions.config().limits;
     let rt = sessions.rt().clone();
-    ServiceBuilder::new()
+    let stack = ServiceBuilder::new()
         // Outermost, so that its span holds everything, and so that it closes whatever is refused below.
         .layer(TraceLayer)
         // Counts every outcome, the shed ones too.
@@ -108,8 +108,8 @@ pub fn stack(sessions: Arc<Sessions>) -> Opener {
         // Who is it? Nothing below sees a connection without an account.
         .layer(AuthenticateLayer::new(sessions.clone()))
         // Limits per user, the session, the welcome.
-        .service(Join::new(sessions))
-        .boxed_clone_sync()
+        .service(Join::new(sessions));
+    BoxCloneSyncService::new(stack)
 }
 
 /// Openings at a time.

@@ -4,7 +4,6 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
-use metra_transport::Link;
 use tower::{Layer, Service};
 use tracing::Instrument;
 

@@ -244,9 +244,8 @@ fn find(connection: &Connection, id: &FileIdentity) -> rusqlite::Result<Option<F
         id.ino as i64,
         DAY,
     ];
-    let row = |row: &rusqlite::Row<'_>| {
-        Ok(FileRow { id: row.get(0)?, total: row.get(1)?, is_stale: row.get(2)? })
-    };
+    let row =
+        |row: &rusqlite::Row<'_>| Ok(FileRow { id: row.get(0)?, total: row.get(1)?, is_stale: row.get(2)? });
     connection.prepare_cached(sql)?.query_row(parameters, row).optional()
 }
 

@@ -111,7 +111,8 @@ impl Catalogue {
     pub fn job_durable_set(&self, id: i64) -> Result<IndexSet, CatalogueError> {
         self.read(|c| {
             let mut set = IndexSet::new();
-            let mut select = c.prepare_cached("SELECT first, count FROM durable WHERE job = ?1 ORDER BY first")?;
+            let mut select =
+                c.prepare_cached("SELECT first, count FROM durable WHERE job = ?1 ORDER BY first")?;
             let mut rows = select.query([id])?;
             while let Some(row) = rows.next()? {
                 set.insert_range(IndexRange { first: ChunkIndex(row.get(0)?), count: row.get(1)? });

@@ -148,7 +148,10 @@ impl Catalogue {
     }
 
     /// Runs `work` on the journal's connection; what it writes is on disk when this returns, or not written at all.
-    fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, CatalogueError> {
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, CatalogueError> {
         let mut journal = self.journal();
         let run = || {
             // Asks for the right to write at once: a transaction that reads first may not wait for it later.

@@ -36,7 +36,7 @@ use crate::beneath::{Beneath, split};
 use crate::catalogue::Catalogue;
 
 /// The folder beneath a root that belongs to Metra; no entry may be named so.
-pub const OWN_FOLDER: &str = ".metra";
+pub(super) const OWN_FOLDER: &str = ".metra";
 /// Staged files per folder.
 const SHARD: u32 = 4096;
 /// Large files kept open for writing.

@@ -187,7 +187,9 @@ mod tests {
 
     fn tree() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for path in ["a/1.jpg", "a/2.jpg", "a/b/3.jpg", "a/b/c/4.txt", "x1.txt", "x2.txt", ".hidden/5.jpg", "[z]"] {
+        for path in
+            ["a/1.jpg", "a/2.jpg", "a/b/3.jpg", "a/b/c/4.txt", "x1.txt", "x2.txt", ".hidden/5.jpg", "[z]"]
+        {
             let path = dir.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "x").unwrap();

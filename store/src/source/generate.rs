@@ -18,19 +18,21 @@ pub(super) fn random(seed: u64, offset: u64, len: usize, out: &mut Vec<u8>) {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
     let seed = mix(seed.wrapping_add(STEP));
     let word = |i: u64| mix(seed.wrapping_add(i.wrapping_mul(STEP))).to_le_bytes();
+    let start = out.len();
+    out.resize(start + len, 0);
+    let (head, words) = out[start..].split_at_mut(len.min((offset.wrapping_neg() % 8) as usize));
+    let first = word(offset / 8);
     let skip = (offset % 8) as usize;
-    let end = out.len() + len;
-    let mut at = offset / 8;
-    out.reserve(len + 8);
-    if skip > 0 {
-        out.extend_from_slice(&word(at)[skip..]);
+    head.copy_from_slice(&first[skip..][..head.len()]);
+    let mut at = offset.div_ceil(8);
+    let mut words = words.chunks_exact_mut(8);
+    for slot in &mut words {
+        slot.copy_from_slice(&word(at));
         at += 1;
     }
-    while out.len() < end {
-        out.extend_from_slice(&word(at));
-        at += 1;
-    }
-    out.truncate(end);
+    let tail = words.into_remainder();
+    let last = word(at);
+    tail.copy_from_slice(&last[..tail.len()]);
 }
 
 /// `len` zero bytes, at most `CHUNK_MAX`, shared by all callers.

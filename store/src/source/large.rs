@@ -21,7 +21,7 @@ use super::walk::Node;
 /// Where the bytes come from.
 pub(super) enum Feed {
     File { file: File, node: Node },
-    Stream(Box<dyn Read + Send>),
+    Stream { stream: Box<dyn Read + Send>, name: String },
     Zero,
     Random(u64),
 }
@@ -151,7 +151,7 @@ impl Large {
                     return Err(Broken::Changed);
                 }
             }
-            Feed::Stream(stream) => {
+            Feed::Stream { stream, .. } => {
                 let len = self.tail.len();
                 self.tail.resize(len + STREAM_READ, 0);
                 let n = loop {

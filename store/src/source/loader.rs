@@ -74,7 +74,9 @@ impl LoadError {
     /// The entry that is at fault.
     pub fn path(&self) -> Option<&str> {
         match self {
-            LoadError::Changed { path } | LoadError::Read { path, .. } | LoadError::Stream { path } => Some(path),
+            LoadError::Changed { path } | LoadError::Read { path, .. } | LoadError::Stream { path } => {
+                Some(path)
+            }
             LoadError::TooLong => None,
         }
     }

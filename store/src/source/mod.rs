@@ -19,6 +19,7 @@ mod expand;
 mod filter;
 mod generate;
 mod large;
+mod list;
 mod loader;
 mod pack;
 mod place;
@@ -35,13 +36,14 @@ use metra_core::wire::{Keep, Symlinks};
 pub use cache::{CachedFile, FileIdentity, ManifestCache};
 pub use expand::{ExpandError, expand};
 pub use filter::{FilterError, Filters};
+pub use list::list;
 pub use loader::{LoadError, Loader, Part, resolve};
 pub use reader::{Item, LocalFile, Problem, Reader, Step};
 
 /// What to read, and how.
 #[derive(Clone, Debug)]
 pub struct SourceSpec {
-    /// In the order in which they are read. At most `u16::MAX` of them.
+    /// In the order in which they are read. Those after the first 65,536 are refused; use a list.
     pub roots: Vec<Root>,
     /// Which names below the roots are read.
     pub filters: Filters,

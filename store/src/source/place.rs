@@ -107,6 +107,8 @@ pub(super) struct Places {
 #[derive(Debug)]
 struct Anchor {
     path: PathBuf,
+    /// Whether it was asked for with `..`, which is refused inside of a fence.
+    dot_dot: bool,
     dir: OnceLock<Arc<OwnedFd>>,
 }
 
@@ -124,12 +126,13 @@ impl Places {
                 Root::Listed { base, .. } => base.clone(),
                 Root::Stdin { .. } | Root::Zero { .. } | Root::Random { .. } => return None,
             };
+            let dot_dot = has_dot_dot(&path);
             let path = match &spec.confine {
                 Some(fence) => fence.join(path),
                 None if path.as_os_str().is_empty() => PathBuf::from("."),
                 None => path,
             };
-            Some(Anchor { path, dir: OnceLock::new() })
+            Some(Anchor { path, dot_dot, dir: OnceLock::new() })
         });
         Self {
             anchors: anchors.collect(),
@@ -150,7 +153,7 @@ impl Places {
         if let Some(dir) = anchor.dir.get() {
             return Ok(dir.clone());
         }
-        if self.fence.is_some() && has_dot_dot(&anchor.path) {
+        if self.fence.is_some() && anchor.dot_dot {
             return Err(PlaceError::DotDot);
         }
         let dir = self.directory(&anchor.path)?;

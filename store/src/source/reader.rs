@@ -231,7 +231,9 @@ impl Reader {
     fn start_file(&mut self, mut node: Node) {
         let opened = match &node.at {
             Some(at) => at.open().map_err(Into::into),
-            None => self.walk.places.content(node.root, Path::new(&node.path)).and_then(|(at, _)| Ok(at.open()?)),
+            None => {
+                self.walk.places.content(node.root, Path::new(&node.path)).and_then(|(at, _)| Ok(at.open()?))
+            }
         };
         let opened = opened.and_then(|file| Ok((Stat::of(&file)?, file)));
         let (stat, file) = match opened {
@@ -272,7 +274,7 @@ impl Reader {
                     self.out.problem(Problem { path: name.clone(), code: Code::ReadFailed, reason });
                     return NAME_COST;
                 };
-                (name, Feed::Stream(stdin), None)
+                (name, Feed::Stream { stream: stdin, name: name.clone() }, None)
             }
             Root::Zero { name, size } => (name, Feed::Zero, Some(*size)),
             Root::Random { name, size, seed } => (name, Feed::Random(*seed), Some(*size)),
@@ -311,8 +313,9 @@ impl Reader {
         match (broken, feed) {
             (Broken::Changed, Feed::File { node, .. }) => self.changed(node),
             (Broken::Failed(e), Feed::File { node, .. }) => self.out.problem(Problem::read(&node.path, &e)),
-            (Broken::Failed(e), _) => self.out.problem(Problem::read("standard input", &e)),
-            (Broken::Changed, _) => {}
+            (Broken::Failed(e), Feed::Stream { name, .. }) => self.out.problem(Problem::read(&name, &e)),
+            // Neither a stream nor what is made up can change, and the latter cannot fail.
+            (_, Feed::Stream { .. } | Feed::Zero | Feed::Random(_)) => {}
         }
         NAME_COST
     }

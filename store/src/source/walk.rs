@@ -120,9 +120,13 @@ impl Walk {
         &self.roots
     }
 
-    /// Looks once more at an entry that was found changed.
+    /// Looks once more at a file that was found changed.
     pub(super) fn again(&self, root: u16, path: String, attempt: u8) -> Walked {
         match self.places.content(root, Path::new(&path)) {
+            Ok((_, stat)) if stat.kind != Kind::File => {
+                let reason = "it was a file and is none any more".into();
+                Walked::Problem(Problem { path, code: Code::Changed, reason })
+            }
             Ok((at, stat)) => Walked::Node(Node { path, root, at: Some(at), stat, attempt }),
             Err(e) => Walked::Problem(Problem::of(&path, &e)),
         }
@@ -131,7 +135,13 @@ impl Walk {
     fn next_root(&mut self) -> Option<Walked> {
         let (index, item) = self.next;
         let root = self.roots.get(index)?;
-        self.root = index as u16;
+        let Ok(number) = u16::try_from(index) else {
+            let path = format!("{} more", self.roots.len() - index);
+            self.next = (self.roots.len(), 0);
+            let reason = "there are too many roots; a list of paths has no such limit".into();
+            return Some(Walked::Problem(Problem { path, code: Code::Limit, reason }));
+        };
+        self.root = number;
         self.path.clear();
         self.hidden = 0;
         let walked = match root {
@@ -173,7 +183,9 @@ impl Walk {
         self.hidden = text.len() + 1;
         match self.visit(At { dir, name }, false) {
             // What the user named is reported as the user named it.
-            Walked::Problem(p) => Walked::Problem(Problem { path: given.to_string_lossy().into_owned(), ..p }),
+            Walked::Problem(p) => {
+                Walked::Problem(Problem { path: given.to_string_lossy().into_owned(), ..p })
+            }
             walked => walked,
         }
     }
@@ -235,7 +247,8 @@ impl Walk {
         match stat.kind {
             Kind::Other(what) => return self.problem(Code::Unsupported, format!("it is {what}")),
             Kind::Directory if self.frames.iter().any(|f| f.id == (stat.dev, stat.ino)) => {
-                return self.problem(Code::ReadFailed, "the symbolic link leads back to a folder above it".into());
+                return self
+                    .problem(Code::ReadFailed, "the symbolic link leads back to a folder above it".into());
             }
             Kind::Directory => {
                 if let Err(e) = self.enter(&at, stat) {

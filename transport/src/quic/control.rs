@@ -70,8 +70,8 @@ pub(super) async fn open(
     ))
 }
 
-/// The keeper: sends the first message again, on a new stream, if early data is rejected. On every error it drops the
-/// channels, and the halves report the error of their own stream.
+/// The keeper: sends the first message again, on a new stream, if early data is rejected. On every error it
+/// drops the channels, and the halves report the error of their own stream.
 async fn keep(
     connection: Connection,
     mut handshake: Handshake,
@@ -99,7 +99,8 @@ impl QuicControlSend {
     async fn write(&mut self, bytes: Bytes) -> Result<(), LinkError> {
         if let Some(early) = &mut self.early {
             if let Some(first) = early.first.take() {
-                // From here on the keeper sees to it that the message arrives, if the early stream comes to nothing.
+                // From here on the keeper sees to it that the message arrives, if the early stream comes to
+                // nothing.
                 let _ = first.send(bytes.clone());
                 return match self.stream.write_chunk(bytes).await {
                     Ok(()) | Err(WriteError::ZeroRttRejected) => Ok(()),

@@ -2,16 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metra_core::code::Code;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Endpoint, EndpointConfig, TransportConfig};
+use quinn::{Endpoint, EndpointConfig};
 
 use super::error;
 use super::link::QuicLink;
-use super::tuning::Tuning;
+use super::tuning::{Path, Tuning};
 use crate::link::{Link, LinkError};
 use crate::rt::Rt;
 use crate::socket;
@@ -31,10 +31,11 @@ const INCOMING_BUFFER_ALL: u64 = 8 * 1024 * 1024;
 pub struct QuicServer {
     rt: Rt,
     endpoint: Endpoint,
-    transport: Arc<TransportConfig>,
+    tuning: Tuning,
+    /// For clients on this host; the endpoint holds the one for all others.
+    loopback: Mutex<Arc<quinn::ServerConfig>>,
     accepting: AtomicBool,
     half_open: Arc<AtomicUsize>,
-    retry_above: usize,
 }
 
 /// A client that knocks. Dropped, it is refused.
@@ -42,6 +43,8 @@ pub struct QuicServer {
 pub struct Incoming {
     rt: Rt,
     incoming: quinn::Incoming,
+    /// Instead of the endpoint's.
+    config: Option<Arc<quinn::ServerConfig>>,
     half_open: Arc<AtomicUsize>,
 }
 
@@ -50,6 +53,8 @@ pub struct Incoming {
 pub struct QuicClient {
     rt: Rt,
     endpoint: Endpoint,
+    network: quinn::ClientConfig,
+    loopback: quinn::ClientConfig,
     bind: SocketAddr,
     tuning: Tuning,
 }
@@ -57,36 +62,36 @@ pub struct QuicClient {
 impl QuicServer {
     /// Listens on `address`. Must be called where [`Rt`]'s executor is current.
     ///
-    /// Of `tls` the certificates, the verifier of clients and the session store are used; ALPN and early data are
-    /// set here. Early data works with rustls's stateful session store only: leave its `ticketer` as it is.
+    /// Of `tls` the certificates, the verifier of clients and the session store are used; ALPN and early data
+    /// are set here. Early data works with rustls's stateful session store only: leave its `ticketer` as it is.
     ///
     /// # Errors
-    /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the address.
+    /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the
+    /// address.
     pub fn bind(
         rt: Rt,
         address: SocketAddr,
         tls: Arc<rustls::ServerConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
-        let transport = Arc::new(tuning.transport());
-        let config = server_config(&tls, transport.clone())?;
+        let (network, loopback) = server_configs(&tls, &tuning)?;
         let socket = socket::bind(address, &tuning)?;
         let endpoint =
-            Endpoint::new_with_abstract_socket(endpoint_config(), Some(config), socket, rt.quinn_runtime())?;
+            Endpoint::new_with_abstract_socket(endpoint_config(), Some(network), socket, rt.quinn_runtime())?;
         Ok(Self {
             rt,
             endpoint,
-            transport,
+            tuning,
+            loopback: Mutex::new(Arc::new(loopback)),
             accepting: AtomicBool::new(true),
             half_open: Arc::default(),
-            retry_above: tuning.retry_above,
         })
     }
 
     /// The next client; `None` after [`QuicServer::close`]. Dropping the future loses nothing.
     ///
-    /// While the server does not accept, clients are refused here; while there are too many unfinished handshakes, they
-    /// are made to show their address here. So this must be awaited all the time.
+    /// While the server does not accept, clients are refused here; while there are too many unfinished
+    /// handshakes, they are made to show their address here. So this must be awaited all the time.
     pub async fn accept(&self) -> Option<Incoming> {
         loop {
             let incoming = self.endpoint.accept().await?;
@@ -94,8 +99,13 @@ impl QuicServer {
                 incoming.refuse();
                 continue;
             }
-            let incoming = Incoming { rt: self.rt.clone(), incoming, half_open: self.half_open.clone() };
-            let crowded = self.half_open.load(Ordering::Relaxed) >= self.retry_above;
+            let config = match Path::to(incoming.remote_address()) {
+                Path::Network => None,
+                Path::Loopback => Some(self.loopback().clone()),
+            };
+            let incoming =
+                Incoming { rt: self.rt.clone(), incoming, config, half_open: self.half_open.clone() };
+            let crowded = self.half_open.load(Ordering::Relaxed) >= self.tuning.retry_above;
             if crowded && !incoming.is_validated() {
                 incoming.retry();
                 continue;
@@ -114,7 +124,9 @@ impl QuicServer {
     /// # Errors
     /// As [`QuicServer::bind`]; the old ones stay in use then.
     pub fn set_tls(&self, tls: &rustls::ServerConfig) -> io::Result<()> {
-        self.endpoint.set_server_config(Some(server_config(tls, self.transport.clone())?));
+        let (network, loopback) = server_configs(tls, &self.tuning)?;
+        self.endpoint.set_server_config(Some(network));
+        *self.loopback() = Arc::new(loopback);
         Ok(())
     }
 
@@ -140,6 +152,11 @@ impl QuicServer {
     pub async fn wait_idle(&self) {
         self.endpoint.wait_idle().await;
     }
+
+    fn loopback(&self) -> MutexGuard<'_, Arc<quinn::ServerConfig>> {
+        // One assignment is all that happens under the lock.
+        self.loopback.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Incoming {
@@ -159,20 +176,25 @@ impl Incoming {
         self.incoming.refuse();
     }
 
-    /// Makes the client show its address; it comes again as a new `Incoming`. One that has done so already is refused.
+    /// Makes the client show its address; it comes again as a new `Incoming`. One that has done so already is
+    /// refused.
     pub fn retry(self) {
         // The error carries the incoming handshake, which is refused as it is dropped.
         let _ = self.incoming.retry();
     }
 
-    /// Lets it in. Resolves when the client's first message of the handshake has been understood; the rest of the handshake goes on
-    /// while the link is in use already, see [`Link::handshake_confirmed`].
+    /// Lets it in. Resolves when the client's first message of the handshake has been understood; the rest of
+    /// the handshake goes on while the link is in use already, see [`Link::handshake_confirmed`].
     ///
     /// # Errors
     /// [`LinkError::Handshake`] if there is no common protocol; else why the client is lost.
     pub async fn accept(self) -> Result<Arc<dyn Link>, LinkError> {
         let half_open = HalfOpen::new(self.half_open);
-        let mut connecting = self.incoming.accept().map_err(error::lost)?;
+        let connecting = match self.config {
+            Some(config) => self.incoming.accept_with(config),
+            None => self.incoming.accept(),
+        };
+        let mut connecting = connecting.map_err(error::lost)?;
         connecting.handshake_data().await.map_err(error::lost)?;
         // RFC 8446 section 2.3: a server may always send before it has heard the client's Finished.
         match connecting.into_0rtt() {
@@ -189,29 +211,34 @@ impl QuicClient {
     /// Opens a socket on `bind`, usually `[::]:0` (IPv6 and IPv4) or `0.0.0.0:0`. Must be called where
     /// [`Rt`]'s executor is current.
     ///
-    /// Of `tls` the roots, the client's certificate and the store of sessions are used; ALPN and early data are set here.
-    /// Clients that share the `Arc` share the store.
+    /// Of `tls` the roots, the client's certificate and the store of sessions are used; ALPN and early data are
+    /// set here. Clients that share the `Arc` share the store.
     ///
     /// # Errors
-    /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the address.
+    /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the
+    /// address.
     pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
-        let config = client_config(&tls, &tuning)?;
+        let (network, loopback) = client_configs(&tls, &tuning)?;
         let socket = socket::bind(bind, &tuning)?;
-        let mut endpoint =
+        let endpoint =
             Endpoint::new_with_abstract_socket(endpoint_config(), None, socket, rt.quinn_runtime())?;
-        endpoint.set_default_client_config(config);
-        Ok(Self { rt, endpoint, bind, tuning })
+        Ok(Self { rt, endpoint, network, loopback, bind, tuning })
     }
 
     /// Opens a link to `address`, whose certificate must be for `server_name`.
     ///
-    /// With a ticket of an earlier link it resolves at once, and the first control message goes out as early data; without, it
-    /// resolves when the handshake is confirmed. There is no deadline but the idle timeout.
+    /// With a ticket of an earlier link it resolves at once, and the first control message goes out as early
+    /// data; without, it resolves when the handshake is confirmed. There is no deadline but the idle timeout.
     ///
     /// # Errors
     /// Why there is no link. A server that is not there shows as [`LinkError::TimedOut`].
     pub async fn connect(&self, address: SocketAddr, server_name: &str) -> Result<Arc<dyn Link>, LinkError> {
-        let connecting = self.endpoint.connect(address, server_name).map_err(error::connect)?;
+        let config = match Path::to(address) {
+            Path::Network => &self.network,
+            Path::Loopback => &self.loopback,
+        };
+        let connecting =
+            self.endpoint.connect_with(config.clone(), address, server_name).map_err(error::connect)?;
         match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
                 Ok(QuicLink::handshaking(self.rt.clone(), connection, accepted, ()))
@@ -223,8 +250,8 @@ impl QuicClient {
         }
     }
 
-    /// Moves all links to a new socket: after the network has changed. The server sees the new address and carries on
-    /// (connection migration, RFC 9000 section 9).
+    /// Moves all links to a new socket: after the network has changed. The server sees the new address and
+    /// carries on (connection migration, RFC 9000 section 9).
     ///
     /// # Errors
     /// What the system says; the old socket stays in use then.
@@ -238,6 +265,11 @@ impl QuicClient {
     /// What the system says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// Links that are open or have been closed less than three probe timeouts ago.
+    pub fn open_links(&self) -> usize {
+        self.endpoint.open_connections()
     }
 
     /// Closes all links.
@@ -273,32 +305,41 @@ fn endpoint_config() -> EndpointConfig {
     config
 }
 
-fn server_config(
+/// For clients elsewhere, and for clients on this host.
+fn server_configs(
     tls: &rustls::ServerConfig,
-    transport: Arc<TransportConfig>,
-) -> io::Result<quinn::ServerConfig> {
+    tuning: &Tuning,
+) -> io::Result<(quinn::ServerConfig, quinn::ServerConfig)> {
     let mut tls = tls.clone();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     // RFC 9001 section 4.6.1: QUIC knows this value and 0 only.
     tls.max_early_data_size = u32::MAX;
     let crypto = QuicServerConfig::try_from(tls).map_err(invalid)?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config
-        .transport_config(transport)
+    let mut network = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    network
+        .transport_config(Arc::new(tuning.transport(Path::Network)))
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER_ALL);
-    Ok(config)
+    let mut loopback = network.clone();
+    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback)));
+    Ok((network, loopback))
 }
 
-fn client_config(tls: &rustls::ClientConfig, tuning: &Tuning) -> io::Result<quinn::ClientConfig> {
+/// For servers elsewhere, and for servers on this host.
+fn client_configs(
+    tls: &rustls::ClientConfig,
+    tuning: &Tuning,
+) -> io::Result<(quinn::ClientConfig, quinn::ClientConfig)> {
     let mut tls = tls.clone();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.enable_early_data = true;
     let crypto = QuicClientConfig::try_from(tls).map_err(invalid)?;
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(tuning.transport()));
-    Ok(config)
+    let mut network = quinn::ClientConfig::new(Arc::new(crypto));
+    network.transport_config(Arc::new(tuning.transport(Path::Network)));
+    let mut loopback = network.clone();
+    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback)));
+    Ok((network, loopback))
 }
 
 fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {

@@ -1,14 +1,15 @@
 //! Native QUIC (RFC 9000), on quinn.
 //!
-//! One endpoint is one socket; one connection is one link. The control stream is the first bidirectional stream, a
-//! chunk is one unidirectional stream, codes of MTP are the application error codes. TLS 1.3 only, ALPN [`ALPN`].
-//! To use more than one core for one session, open several clients; a connection is driven by one task.
+//! One endpoint is one socket; one connection is one link. The control stream is the first bidirectional
+//! stream, a chunk is one unidirectional stream, codes of MTP are the application error codes. TLS 1.3 only,
+//! ALPN [`ALPN`]. To use more than one core for one session, open several clients; a connection is driven by
+//! one task.
 //!
 //! Non-goals: where certificates come from; reconnecting; DATAGRAM frames.
 //!
-//! Early data (0-RTT, RFC 9001 section 4.6): a client that has a ticket sends the first control message with its first
-//! packet. Nothing else goes out early, so what may be replayed is known to be that message. A server that rejects
-//! early data gets it again, unseen by the caller.
+//! Early data (0-RTT, RFC 9001 section 4.6): a client that has a ticket sends the first control message with
+//! its first packet. Nothing else goes out early, so what may be replayed is known to be that message. A server
+//! that rejects early data gets it again, unseen by the caller.
 
 mod control;
 mod endpoint;

@@ -233,14 +233,14 @@ async fn close_codes_travel() {
 #[tokio::test]
 async fn a_lost_peer_is_noticed() {
     let tuning = Tuning {
-        idle_timeout: Duration::from_millis(300),
+        idle_timeout: Duration::from_millis(500),
         keep_alive: Duration::from_millis(100),
         ..Tuning::default()
     };
     let pair = Pair::new(tuning.clone());
     let (client, _server) = pair.links().await;
     // Keep-alives hold an idle link open.
-    let early = Rt::tokio().timeout(Duration::from_millis(700), client.closed()).await;
+    let early = Rt::tokio().timeout(Duration::from_millis(900), client.closed()).await;
     assert!(early.is_err(), "{early:?}");
     // Another endpoint, whose executor stops: nobody says goodbye.
     let (gone_tx, gone_rx) = std::sync::mpsc::channel::<()>();
@@ -424,7 +424,7 @@ async fn a_crowded_server_wants_to_see_addresses() {
 async fn plain_sockets_work_too() {
     let pair = Pair::new(Tuning {
         socket: SocketKind::Plain,
-        mtu_upper_bound: 9000,
+        mtu_upper_bound_loopback: 9000,
         congestion: Congestion::Bbr,
         ack_frequency: None,
         ..Tuning::default()

@@ -1,8 +1,9 @@
 //! [`Coalescer`]: joins batches of datagrams that follow one another (sans-io).
 //!
-//! quinn hands over at most 10 datagrams a call; the kernel takes up to 64 KB. A batch that may be followed by more of
-//! its kind is copied and held; the next one is appended if it goes to the same place with datagrams of the same size. What is held goes out when it is
-//! full, when something that cannot be appended comes, or when [`Coalescer::flush`] is called. Order is kept.
+//! quinn hands over at most 10 datagrams a call; the kernel takes up to 64 KB. A batch that may be followed by
+//! more of its kind is copied and held; the next one is appended if it goes to the same place with datagrams of
+//! the same size. What is held goes out when it is full, when something that cannot be appended comes, or when
+//! [`Coalescer::flush`] is called. Order is kept.
 //!
 //! ```text
 //!  10 x 1452 --> hold 10 --> 20 --> 30 --> 40: full, one call to the kernel
@@ -11,8 +12,8 @@
 //!  10 x 8952 (over 64 KB) --> 7 and 3
 //! ```
 //!
-//! Memory: one batch that the kernel would not take, or 64 KB, whichever is more. When the kernel takes no more,
-//! nothing new is accepted.
+//! Memory: one batch that the kernel would not take, or 64 KB, whichever is more. When the kernel takes no
+//! more, nothing new is accepted.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -62,8 +63,8 @@ impl Coalescer {
         self.additions
     }
 
-    /// Takes `batch`: sends it, or holds it. `send` is called with batches of at most `max_segments` datagrams and [`BATCH_MAX`]
-    /// bytes (one datagram may be longer).
+    /// Takes `batch`: sends it, or holds it. `send` is called with batches of at most `max_segments` datagrams
+    /// and [`BATCH_MAX`] bytes (one datagram may be longer).
     ///
     /// # Errors
     /// Those of `send`; `batch` is not taken then. If it could be taken but not sent, it is held.
@@ -104,8 +105,8 @@ impl Coalescer {
     /// Sends what is held.
     ///
     /// # Errors
-    /// Those of `send`. After `WouldBlock` the rest is still held; after any other error the batch that failed is dropped, as a
-    /// network may drop it.
+    /// Those of `send`. After `WouldBlock` the rest is still held; after any other error the batch that failed
+    /// is dropped, as a network may drop it.
     pub(super) fn flush(
         &mut self,
         max_segments: usize,

@@ -1,7 +1,7 @@
 //! UDP sockets as quinn sees them: batches to and from the kernel.
 //!
-//! Segmentation offload (GSO) sends many datagrams to one destination with one call; it is most of what separates
-//! 2 Gbit/s from 10. Non-goals: pacing (a later gate), and knowing what is in a datagram.
+//! Segmentation offload (GSO) sends many datagrams to one destination with one call; it is most of what
+//! separates 2 Gbit/s from 10. Non-goals: pacing (a later gate), and knowing what is in a datagram.
 
 mod coalesce;
 mod udp;

@@ -1,9 +1,10 @@
 //! The socket itself: tokio for readiness, quinn-udp for the system calls, [`Coalescer`] in between.
 //!
-//! What is held is flushed by the endpoint's driver: holding wakes the task that polls for datagrams, which queues behind
-//! the connection that is sending, and looks. If the batch has grown since its last look it looks again a turn later,
-//! else it sends. So a batch is held for two turns of the scheduler after its last addition, and never longer than
-//! [`HOLD_MAX`] from its first one while anything happens on the socket. No timer is involved.
+//! What is held is flushed by the endpoint's driver: holding wakes the task that polls for datagrams, which
+//! queues behind the connection that is sending, and looks. If the batch has grown since its last look it looks
+//! again a turn later, else it sends. So a batch is held for two turns of the scheduler after its last
+//! addition, and never longer than [`HOLD_MAX`] from its first one while anything happens on the socket. No
+//! timer is involved.
 
 use std::fmt;
 use std::future::Future;

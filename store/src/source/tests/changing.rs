@@ -1,25 +1,14 @@
 //! Files that change while they are read, and after.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
-use bytes::Bytes;
-use metra_core::chunker::{Cutter, zero_chunk_hash};
 use metra_core::code::Code;
-use metra_core::id::{ChunkHash, ChunkIndex, Digest, EntryIndex};
-use metra_core::limits::{CHUNK_MAX, PACK_BELOW};
-use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record};
-use metra_core::wire::{Keep, Symlinks};
+use metra_core::id::EntryIndex;
 use tempfile::TempDir;
 
-use super::generate::random;
 use super::super::*;
 use super::*;
 
@@ -84,20 +73,24 @@ fn a_large_file_that_keeps_changing_is_given_up() {
 #[test]
 fn a_small_file_that_changes_is_read_again() {
     let dir = TempDir::new().unwrap();
-    for name in ["a", "b", "c", "d"] {
+    for name in ["a", "b", "c", "d", "e"] {
         put(&dir, name, name.as_bytes());
     }
     let spec = contents_of(dir.path());
     let mut reader = Reader::new(&spec, None);
     // One name at a time: the files are found, and not yet read.
-    for _ in 0..5 {
+    for _ in 0..6 {
         assert!(reader.step(1).items.is_empty());
     }
     put(&dir, "b", b"changed");
     put(&dir, "c", &noise(3, 400_000));
     fs::remove_file(dir.path().join("d")).unwrap();
+    fs::remove_file(dir.path().join("e")).unwrap();
+    put(&dir, "e/f", b"a folder now");
     let all = read_all(reader, 1 << 20);
     assert_eq!(all.paths(), ["a", "b", "c"]);
+    assert_eq!(all.problems.len(), 2);
+    assert!(matches!(all.problem("e").code, Code::Changed | Code::ReadFailed));
     assert_eq!(all.contents(&spec)["b"], b"changed");
     assert_eq!(all.contents(&spec)["c"], noise(3, 400_000));
     assert_eq!(all.problem("d").code, Code::NotFound);
@@ -129,7 +122,8 @@ fn a_file_that_changed_since_is_not_loaded() {
     let spec = contents_of(dir.path());
     let all = read(&spec);
     let loader = Loader::new(&spec);
-    let load = |entry: usize, path| loader.load(&[Part { local: all.locals[entry], path, offset: 0, len: 5 }]);
+    let load =
+        |entry: usize, path| loader.load(&[Part { local: all.locals[entry], path, offset: 0, len: 5 }]);
     assert!(load(0, "large").is_ok());
     put(&dir, "large", &noise(2, 400_001));
     put(&dir, "small", b"123");
@@ -140,4 +134,3 @@ fn a_file_that_changed_since_is_not_loaded() {
     assert_eq!((error.code(), error.path()), (Code::NotFound, Some("small")));
     assert_eq!(error.to_string(), "small: no such file or directory");
 }
-

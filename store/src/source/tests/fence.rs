@@ -1,25 +1,16 @@
 //! What cannot or must not be read: odd files, links, the fence.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
 
-use bytes::Bytes;
-use metra_core::chunker::{Cutter, zero_chunk_hash};
 use metra_core::code::Code;
-use metra_core::id::{ChunkHash, ChunkIndex, Digest, EntryIndex};
-use metra_core::limits::{CHUNK_MAX, PACK_BELOW};
-use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record};
-use metra_core::wire::{Keep, Symlinks};
+use metra_core::manifest::EntryKind;
+use metra_core::wire::Symlinks;
 use tempfile::TempDir;
 
-use super::generate::random;
 use super::super::*;
 use super::*;
 
@@ -59,7 +50,7 @@ fn what_may_not_be_read_is_reported() {
     put(&dir, "folder/inner", b"x");
     put(&dir, "z", b"x");
     for path in ["small", "large", "folder"] {
-        fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(0o000)).unwrap();
     }
     if File::open(dir.path().join("small")).is_ok() {
         eprintln!("SKIP what_may_not_be_read_is_reported: this user may read everything");
@@ -147,7 +138,12 @@ fn nothing_outside_of_the_fence_is_read() {
     symlink("../../secret/key", served.join("a/key")).unwrap();
     symlink("a/f", served.join("in")).unwrap();
     symlink(served.join("a"), served.join("in-absolute")).unwrap();
-    let mut spec = SourceSpec::new(vec![Root::path("out"), Root::path("a"), Root::path("in"), Root::path("in-absolute")]);
+    let mut spec = SourceSpec::new(vec![
+        Root::path("out"),
+        Root::path("a"),
+        Root::path("in"),
+        Root::path("in-absolute"),
+    ]);
     spec.confine = Some(served.clone());
     // Kept: only the text of the link is read.
     let kept = read(&spec);
@@ -203,3 +199,25 @@ fn a_folder_that_becomes_a_link_out_is_not_loaded_from() {
     assert_eq!(load().unwrap_err().code(), Code::ReadFailed);
 }
 
+#[test]
+fn the_fence_itself_may_be_given_in_any_way() {
+    let dir = TempDir::new().unwrap();
+    put(&dir, "served/a/f", b"x");
+    fs::create_dir(dir.path().join("other")).unwrap();
+    symlink("served", dir.path().join("link")).unwrap();
+    for fence in ["other/../served", "link", "served/", "./served/."] {
+        let mut spec = SourceSpec::new(vec![Root::path("a"), Root::path("../other")]);
+        spec.confine = Some(dir.path().join(fence));
+        let all = read(&spec);
+        assert_eq!(all.paths(), ["a", "a/f"], "{fence}");
+        assert_eq!(all.problem("../other").code, Code::BadName);
+    }
+}
+
+#[test]
+fn more_roots_than_can_be_numbered_are_refused_aloud() {
+    let root = Root::Zero { size: 0, name: "z".into() };
+    let all = read(&SourceSpec::new(vec![root; 65_540]));
+    assert_eq!(all.ledger.entries(), 65_536);
+    assert_eq!(all.problem("4 more").code, Code::Limit);
+}

@@ -1,25 +1,13 @@
 //! What the cache knows.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use metra_core::chunker::{Cutter, zero_chunk_hash};
-use metra_core::code::Code;
-use metra_core::id::{ChunkHash, ChunkIndex, Digest, EntryIndex};
-use metra_core::limits::{CHUNK_MAX, PACK_BELOW};
-use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record};
-use metra_core::wire::{Keep, Symlinks};
+use metra_core::id::{ChunkHash, Digest};
+use metra_core::limits::CHUNK_MAX;
 use tempfile::TempDir;
 
-use super::generate::random;
 use super::super::*;
 use super::*;
 

@@ -8,22 +8,15 @@ mod known;
 mod reading;
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
-use metra_core::chunker::{Cutter, zero_chunk_hash};
-use metra_core::code::Code;
+use metra_core::chunker::Cutter;
 use metra_core::id::{ChunkHash, ChunkIndex, Digest, EntryIndex};
-use metra_core::limits::{CHUNK_MAX, PACK_BELOW};
-use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record};
-use metra_core::wire::{Keep, Symlinks};
+use metra_core::manifest::{Entry, Ledger, LedgerLimits, Record};
 use tempfile::TempDir;
 
 use super::generate::random;
@@ -89,7 +82,9 @@ impl Read {
 
     pub(super) fn chunks(&self) -> Vec<(u32, ChunkHash)> {
         let chunks = self.records.iter();
-        chunks.filter_map(|r| if let Record::Chunk { len, hash } = r { Some((*len, *hash)) } else { None }).collect()
+        chunks
+            .filter_map(|r| if let Record::Chunk { len, hash } = r { Some((*len, *hash)) } else { None })
+            .collect()
     }
 
     pub(super) fn problem(&self, path: &str) -> &Problem {
@@ -205,4 +200,3 @@ pub(super) fn plain_chunks(data: &[u8]) -> Vec<(u32, ChunkHash)> {
     }
     chunks
 }
-

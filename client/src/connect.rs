@@ -1,0 +1,167 @@
+//! A client's session with a gateway.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use metra_certs::TrustAnchors;
+use metra_core::code::Code;
+use metra_core::id::JobId;
+use metra_core::manifest::Entry;
+use metra_core::wire::Frame;
+use metra_session::{Request, Session, SessionConfig};
+use metra_store::Catalogue;
+use metra_transport::quic::Congestion;
+use metra_transport::{AbortOnDrop, Rt};
+use tokio::sync::mpsc;
+
+use crate::error::ClientError;
+use crate::links::Links;
+use crate::url::Address;
+
+/// Entries that one listing may have.
+const LISTING_MAX: usize = 4_000_000;
+/// Answers that wait to be taken.
+const ANSWER_QUEUE: usize = 64;
+/// How long an answer to a request may take after the last part of it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// With whom to speak, and how.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// The gateway.
+    pub address: Address,
+    /// By what it is known.
+    pub trust: TrustAnchors,
+    /// PEM files of a client certificate and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Bearer token.
+    pub token: Option<String>,
+    /// The client's state folder: catalogue and receipts. Made if it is not there.
+    pub state: PathBuf,
+    /// Connections at a time, at least 1. One QUIC connection is at most one core.
+    pub links: usize,
+    /// How long to try again when the gateway cannot be reached, or asks to come back later.
+    pub retry_for: Duration,
+    /// Congestion controller; `None`: the transport's choice.
+    pub congestion: Option<Congestion>,
+    /// Name and version of the program, for the gateway's log.
+    pub agent: String,
+}
+
+/// A session with a gateway. See the crate's documentation.
+pub struct Client {
+    pub(crate) rt: Rt,
+    pub(crate) options: ConnectOptions,
+    pub(crate) session: Session,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) links: Arc<Links>,
+    answers: tokio::sync::Mutex<mpsc::Receiver<Request>>,
+    next_job: AtomicU64,
+    next_request: AtomicU64,
+    supervisor: Mutex<Option<AbortOnDrop<()>>>,
+}
+
+impl Client {
+    /// Opens the first link.
+    ///
+    /// # Errors
+    /// Why there is none, after the first try: a command with a typing error should not wait.
+    pub async fn connect(rt: Rt, options: ConnectOptions) -> Result<Self, ClientError> {
+        let path = options.state.join("client.sqlite");
+        let opened = rt.blocking(move || Catalogue::open(&path, SystemTime::now())).await;
+        let catalogue = opened.map_err(|e| ClientError::new(Code::WriteFailed, e.to_string()))?;
+        let (requests, answers) = mpsc::channel(ANSWER_QUEUE);
+        let session = Session::new(rt.clone(), SessionConfig::default(), requests);
+        let links = Arc::new(Links::new(rt.clone(), &options, session.clone())?);
+        links.open().await?;
+        let supervisor = rt.spawn(links.clone().keep(options.links.max(1))).abort_on_drop();
+        Ok(Self {
+            rt,
+            options,
+            session,
+            catalogue: Arc::new(catalogue),
+            links,
+            answers: tokio::sync::Mutex::new(answers),
+            next_job: AtomicU64::new(1),
+            next_request: AtomicU64::new(1),
+            supervisor: Mutex::new(Some(supervisor)),
+        })
+    }
+
+    /// The name by which the gateway knows this client.
+    pub fn user(&self) -> String {
+        self.links.user()
+    }
+
+    /// The entries at and below `path`, to `depth` levels; the first is the path itself, with the path "".
+    ///
+    /// # Errors
+    /// What the gateway says; a lost link.
+    pub async fn list(&self, path: &str, depth: u32) -> Result<Vec<Entry>, ClientError> {
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let frame = Frame::List { request, path: path.to_owned(), depth };
+        Ok(self.ask(request, frame).await?.0)
+    }
+
+    /// Removes `path`; a directory that is not empty only if `recursive`. Returns how many entries went.
+    ///
+    /// # Errors
+    /// What the gateway says; a lost link (it is not known then whether anything was removed).
+    pub async fn remove(&self, path: &str, recursive: bool) -> Result<u64, ClientError> {
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let frame = Frame::Remove { request, path: path.to_owned(), recursive };
+        Ok(self.ask(request, frame).await?.1)
+    }
+
+    async fn ask(&self, request: u64, frame: Frame) -> Result<(Vec<Entry>, u64), ClientError> {
+        let mut answers = self.answers.lock().await;
+        let lost = || ClientError::new(Code::Timeout, "the link was lost");
+        let link = self.session.links().first().cloned().ok_or_else(lost)?;
+        if !link.send(&frame).await {
+            return Err(lost());
+        }
+        let mut entries = Vec::new();
+        loop {
+            let answer = tokio::select! {
+                answer = self.rt.timeout(ANSWER_TIMEOUT, answers.recv()) => answer,
+                _ = link.link().closed() => return Err(lost()),
+            };
+            match answer.ok().flatten().ok_or_else(lost)?.frame {
+                Frame::Listing { request: of, entries: more } if of == request => {
+                    if entries.len() + more.len() > LISTING_MAX {
+                        return Err(ClientError::new(Code::Limit, "the listing is too long"));
+                    }
+                    entries.extend(more);
+                }
+                Frame::Result { request: of, code, reason, count } if of == request => {
+                    if code != Code::Ok {
+                        return Err(ClientError::new(code, reason));
+                    }
+                    return Ok((entries, count));
+                }
+                // The rest of an answer that nobody waited for to its end.
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends the session.
+    pub async fn close(self) {
+        self.supervisor.lock().expect("no panic while held").take();
+        self.session.close(Code::Ok, "");
+        self.links.close().await;
+        let catalogue = self.catalogue.clone();
+        self.rt.blocking(move || catalogue.flush_hashes()).await;
+    }
+
+    pub(crate) fn next_job(&self) -> JobId {
+        JobId(self.next_job.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Kinds of the links now.
+    pub(crate) fn link_kinds(&self) -> Vec<String> {
+        self.links.kinds()
+    }
+}

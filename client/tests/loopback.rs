@@ -1,0 +1,196 @@
+//! Client and gateway in one process, over loopback.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use metra_certs::TrustAnchors;
+use metra_client::{Address, Client, ConnectOptions, GetRequest, GetTo, JobReport, SendRequest, Watch};
+use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
+use metra_gateway::Gateway;
+use metra_gateway::config::RawConfig;
+use metra_store::source::{Root, SourceSpec};
+use metra_transport::Rt;
+use tempfile::TempDir;
+
+struct World {
+    dir: TempDir,
+    gateway: Option<Gateway>,
+    port: u16,
+}
+
+impl World {
+    async fn new() -> Self {
+        let _ = tracing_subscriber::fmt().with_env_filter("info").with_test_writer().try_init();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("root")).unwrap();
+        let mut world = Self { dir, gateway: None, port: 0 };
+        world.start().await;
+        world
+    }
+
+    async fn start(&mut self) {
+        let mut raw = RawConfig::default();
+        raw.listen = Some(metra_gateway::config::OneOrMany::One(format!("127.0.0.1:{}", self.port)));
+        raw.root = Some(self.path("root"));
+        raw.state = Some(self.path("state"));
+        let config = raw.validate(&self.path("state")).unwrap();
+        // The socket of a gateway that was shut down is closed by a task of its own, a moment later.
+        let mut tries = 0;
+        let gateway = loop {
+            match Gateway::start(Rt::tokio(), config.clone()).await {
+                Ok(gateway) => break gateway,
+                Err(error) if tries == 100 => panic!("{error}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+            tries += 1;
+        };
+        self.port = gateway.local_addrs()[0].port();
+        self.gateway = Some(gateway);
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    async fn client(&self) -> Client {
+        let options = ConnectOptions {
+            address: Address { host: "127.0.0.1".into(), port: self.port },
+            trust: TrustAnchors::new().local(self.path("state")),
+            certificate: None,
+            token: None,
+            state: self.path("client"),
+            links: 1,
+            retry_for: Duration::from_secs(20),
+            congestion: None,
+            agent: "test".into(),
+        };
+        Client::connect(Rt::tokio(), options).await.unwrap()
+    }
+
+    async fn send(&self, path: &Path, dest: &str) -> JobReport {
+        let client = self.client().await;
+        let report = client.send(push(path, dest), Watch::default()).await.unwrap();
+        client.close().await;
+        report
+    }
+
+    async fn get(&self, path: &str, to: &Path) -> JobReport {
+        let client = self.client().await;
+        let request = GetRequest {
+            paths: vec![path.into()],
+            filters: vec![],
+            symlinks: Symlinks::Keep,
+            keep: Keep { mode: true, times: true },
+            to: GetTo::Path { path: to.into(), into: false },
+            overwrite: Overwrite::Different,
+        };
+        let report = client.get(request, Watch::default()).await.unwrap();
+        client.close().await;
+        report
+    }
+}
+
+fn push(path: &Path, dest: &str) -> SendRequest {
+    SendRequest {
+        spec: SourceSpec::new(vec![Root::path(path)]),
+        dest: dest.into(),
+        placement: Placement::Auto,
+        overwrite: Overwrite::Different,
+        delete_source: false,
+    }
+}
+
+/// Bytes that neither repeat nor compress.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut out = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
+
+fn tree(at: &Path) {
+    std::fs::create_dir_all(at.join("deep/er")).unwrap();
+    std::fs::create_dir_all(at.join("empty")).unwrap();
+    for i in 0..300 {
+        std::fs::write(at.join(format!("deep/f{i}")), noise(i * 37, i as u64)).unwrap();
+    }
+    std::fs::write(at.join("deep/er/large"), noise(9_000_000, 7)).unwrap();
+    std::fs::write(at.join("nothing"), b"").unwrap();
+    std::os::unix::fs::symlink("deep/er/large", at.join("link")).unwrap();
+}
+
+fn same(a: &Path, b: &Path) {
+    let list = |at: &Path| {
+        let mut names: Vec<_> = walk(at).into_iter().map(|p| p.strip_prefix(at).unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(list(a), list(b));
+    for name in list(a) {
+        let (x, y) = (a.join(&name), b.join(&name));
+        let (mx, my) = (x.symlink_metadata().unwrap(), y.symlink_metadata().unwrap());
+        assert_eq!(mx.file_type(), my.file_type(), "{name:?}");
+        assert_eq!(mx.modified().unwrap(), my.modified().unwrap(), "{name:?}");
+        assert_eq!(mx.permissions(), my.permissions(), "{name:?}");
+        if mx.is_file() {
+            assert!(std::fs::read(&x).unwrap() == std::fs::read(&y).unwrap(), "{name:?}");
+        } else if mx.is_symlink() {
+            assert_eq!(std::fs::read_link(&x).unwrap(), std::fs::read_link(&y).unwrap());
+        }
+    }
+}
+
+fn walk(at: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(at).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            all.extend(walk(&path));
+        }
+        all.push(path);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_goes_there_and_back() {
+    let world = World::new().await;
+    let source = world.path("tree");
+    tree(&source);
+    let sent = world.send(&source, "in").await;
+    assert_eq!((sent.failed, sent.unchanged), (0, 0));
+    same(&source, &world.path("root/in"));
+    assert!(!world.path("root/.metra").exists(), "nothing is left of the staging");
+    let got = world.get("in", &world.path("back")).await;
+    same(&source, &world.path("back"));
+    assert!(got.receipt.is_some() && sent.receipt.is_some());
+
+    let again = world.send(&source, "in2").await;
+    assert_eq!(again.root, sent.root);
+    // `in` is a directory now, so that the tree goes into it.
+    world.send(&source, "in").await;
+    same(&source, &world.path("root/in/tree"));
+    let unchanged = world.send(&source, "in").await;
+    assert_eq!(unchanged.chunks_sent, 0);
+    assert_eq!(unchanged.unchanged, 302);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_restarts_is_waited_for() {
+    let mut world = World::new().await;
+    let source = world.path("big");
+    std::fs::write(&source, noise(200_000_000, 1)).unwrap();
+    let client = world.client().await;
+    let sending = tokio::spawn(async move {
+        let report = client.send(push(&source, "big"), Watch::default()).await;
+        client.close().await;
+        report
+    });
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    world.gateway.take().unwrap().shutdown(Duration::from_secs(5)).await;
+    world.start().await;
+    let report = sending.await.unwrap().unwrap();
+    assert!(std::fs::read(world.path("big")).unwrap() == std::fs::read(world.path("root/big")).unwrap());
+    assert!(report.resumes > 0);
+    assert!(report.chunks_resent * 4 < report.chunks, "{report:?}");
+}

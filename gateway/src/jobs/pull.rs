@@ -1,0 +1,122 @@
+//! A client fetches: the gateway is the source.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use metra_core::code::Code;
+use metra_core::id::Incarnation;
+use metra_core::limits::SECRET_MAX;
+use metra_core::manifest::LedgerLimits;
+use metra_core::receipt::Direction;
+use metra_core::wire::{Frame, Pull};
+use metra_session::{LinkHandle, SourceConfig, SourceJob};
+use metra_store::source::{Filters, Loader, ManifestCache, Reader, Root, SourceSpec, expand};
+
+use super::{Counted, Receipt, sign, unix_millis};
+use crate::sessions::{Live, Sessions, random};
+
+/// Most paths that one pull may name once its globs are expanded.
+const PATHS_MAX: usize = 65_535;
+
+pub(super) async fn serve(
+    sessions: &Arc<Sessions>,
+    live: &Arc<Live>,
+    link: &LinkHandle,
+    pull: Pull,
+) -> Result<(), (Code, String)> {
+    let account = live.account();
+    if !account.read {
+        return Err((Code::Denied, format!("user {} may not fetch", account.name)));
+    }
+    if live.session().source(pull.job).is_some() {
+        live.session().reattach(pull.job, link.clone());
+        return Ok(());
+    }
+    let started = unix_millis();
+    let home = account.home.clone();
+    let request = pull.clone();
+    let rt = sessions.rt().clone();
+    let spec = rt.blocking(move || spec(&home, &request)).await?;
+    let random: [u8; 8] = random().map_err(|e| (e.code, e.reason))?;
+    let incarnation = Incarnation(u64::from_be_bytes(random));
+    let limits = &sessions.config().limits;
+    let config = SourceConfig {
+        ledger: LedgerLimits {
+            entries: limits.entries,
+            chunks: limits.chunks,
+            bytes: usize::try_from(limits.manifest_memory).unwrap_or(usize::MAX),
+        },
+        budget: Some(sessions.memory().manifests()),
+        ..SourceConfig::default()
+    };
+    let open = Frame::Opened { job: pull.job, incarnation };
+    let loader = Loader::new(&spec);
+    let cache: Arc<dyn ManifestCache> = sessions.catalogue().clone();
+    let reader = Reader::new(&spec, Some(cache));
+    let job = SourceJob::new(rt, pull.job, incarnation, open, loader, config);
+    live.session().add_source(job.clone(), Some(link.clone())).map_err(|e| (e.code, e.reason))?;
+    let path = first_path(&pull);
+    tracing::info!(user = account.name, job = pull.job.0, path, "pull begins");
+    match job.run(reader, false).await {
+        Ok(outcome) => {
+            let receipt =
+                Receipt { user: &account.name, key: pull.key, direction: Direction::Pull, path: &path, started };
+            let counted = Counted {
+                finished: outcome.finished,
+                records: outcome.records,
+                entries: outcome.entries,
+                chunks: outcome.chunks,
+                withdrawn: outcome.withdrawn,
+            };
+            let receipt = sign(sessions, receipt, counted).await;
+            job.send_receipt(receipt);
+            metrics::counter!("metra_jobs_total", "direction" => "pull", "outcome" => "ok").increment(1);
+            metrics::counter!("metra_bytes_sent_total").increment(outcome.stats.bytes_sent);
+            tracing::info!(user = account.name, job = pull.job.0, root = %outcome.finished.root, bytes = outcome.finished.bytes, sent = outcome.stats.chunks_sent, resent = outcome.stats.chunks_resent, "pull finished");
+            job.wait_until_told().await;
+        }
+        Err(error) => {
+            metrics::counter!("metra_jobs_total", "direction" => "pull", "outcome" => error.code.name())
+                .increment(1);
+            tracing::info!(user = account.name, job = pull.job.0, code = %error.code, reason = error.reason, "pull ended");
+        }
+    }
+    live.session().remove(pull.job);
+    Ok(())
+}
+
+/// The first path asked for, shortened to what a receipt may carry.
+fn first_path(pull: &Pull) -> String {
+    let path = pull.paths.first().map_or("", String::as_str);
+    path.chars().take(SECRET_MAX / 4).collect()
+}
+
+/// What to read for a pull. Everything stays below `home`.
+fn spec(home: &Path, pull: &Pull) -> Result<SourceSpec, (Code, String)> {
+    let filters = pull.filters.iter().map(|(include, pattern)| (*include, pattern));
+    let filters = Filters::new(filters).map_err(|e| (Code::BadName, e.to_string()))?;
+    let mut roots = Vec::new();
+    for pattern in &pull.paths {
+        let contents = pattern.ends_with('/') || pattern.is_empty();
+        let trimmed = pattern.trim_matches('/');
+        if trimmed.is_empty() {
+            roots.push(Root::Path { path: ".".into(), contents: true });
+            continue;
+        }
+        let own = trimmed.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(".metra"));
+        let found = if own { Vec::new() } else { expand_in(home, trimmed)? };
+        if found.is_empty() {
+            return Err((Code::NotFound, format!("{trimmed}: no such file or directory")));
+        }
+        roots.extend(found.into_iter().map(|path| Root::Path { path, contents }));
+        if roots.len() > PATHS_MAX {
+            return Err((Code::Limit, format!("more than {PATHS_MAX} paths match")));
+        }
+    }
+    let confine = Some(home.to_path_buf());
+    Ok(SourceSpec { roots, filters, symlinks: pull.symlinks, keep: pull.keep, confine })
+}
+
+fn expand_in(home: &Path, pattern: &str) -> Result<Vec<std::path::PathBuf>, (Code, String)> {
+    expand(home, pattern, PATHS_MAX).map_err(|e| (Code::BadName, e.to_string()))
+}

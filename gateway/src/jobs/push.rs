@@ -1,0 +1,124 @@
+//! A client sends: the gateway is the sink.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metra_core::code::Code;
+use metra_core::manifest::LedgerLimits;
+use metra_core::path;
+use metra_core::receipt::Direction;
+use metra_core::wire::{Keep, Push};
+use metra_session::{LinkHandle, SinkConfig, SinkJob};
+use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
+
+use super::{Counted, Receipt, sign, unix_millis};
+use crate::sessions::{Live, Sessions};
+
+/// The destination that verifies and forgets, for measuring.
+const NULL: &str = "null:";
+/// How long a finished job is remembered, for a client whose link broke before it heard of it.
+const REMEMBER: Duration = Duration::from_secs(30);
+
+pub(super) async fn serve(
+    sessions: &Arc<Sessions>,
+    live: &Arc<Live>,
+    link: &LinkHandle,
+    push: Push,
+) -> Result<(), (Code, String)> {
+    let account = live.account();
+    if !account.write {
+        return Err((Code::Denied, format!("user {} may not send", account.name)));
+    }
+    if let Some(job) = live.session().sink(push.job) {
+        if job.incarnation() == Some(push.incarnation) {
+            live.session().reattach(push.job, link.clone());
+            return Ok(());
+        }
+        return Err((Code::Protocol, "this number belongs to another job of the session".to_owned()));
+    }
+    let dest = push.dest.trim_matches('/').to_owned();
+    if !dest.is_empty() && dest != NULL {
+        path::check(&dest).map_err(|e| (Code::BadName, format!("destination {dest:?}: {e}")))?;
+    }
+    let started = unix_millis();
+    let claim = sessions.claims().take(&account.name, push.key).await;
+    let landing = open_landing(sessions, live, &push, dest.clone()).await?;
+    let limits = &sessions.config().limits;
+    let config = SinkConfig {
+        ledger: LedgerLimits {
+            entries: limits.entries,
+            chunks: limits.chunks,
+            bytes: usize::try_from(limits.manifest_memory).unwrap_or(usize::MAX),
+        },
+        credit: sessions.memory().share(1),
+        budget: Some(sessions.memory().manifests()),
+        ..SinkConfig::default()
+    };
+    let rt = sessions.rt().clone();
+    let (job, planner) = SinkJob::new(rt.clone(), push.job, Some(push.incarnation), None, landing, config);
+    claim.set_job(&job);
+    live.session().add_sink(job.clone(), Some(link.clone())).map_err(|e| (e.code, e.reason))?;
+    sessions.memory().add(&job);
+    tracing::info!(user = account.name, job = push.job.0, dest, key = %push.key, "push begins");
+    let result = job.run(planner).await;
+    drop(claim);
+    sessions.memory().divide();
+    match result {
+        Ok(outcome) => {
+            let receipt =
+                Receipt { user: &account.name, key: push.key, direction: Direction::Push, path: &dest, started };
+            let counted = Counted {
+                finished: outcome.finished,
+                records: outcome.records,
+                entries: outcome.entries,
+                chunks: outcome.chunks,
+                withdrawn: outcome.withdrawn,
+            };
+            let receipt = sign(sessions, receipt, counted).await;
+            job.conclude(Some(receipt), &outcome);
+            let finished = outcome.finished;
+            metrics::counter!("metra_jobs_total", "direction" => "push", "outcome" => "ok").increment(1);
+            metrics::counter!("metra_bytes_received_total").increment(outcome.stats.received_bytes);
+            tracing::info!(user = account.name, job = push.job.0, root = %finished.root, bytes = finished.bytes, entries = finished.entries, failed = finished.failed, received = outcome.stats.received, reused = finished.reused, damaged = outcome.stats.damaged, "push finished");
+            job.wait_until_told().await;
+            tokio::select! {
+                () = rt.sleep(REMEMBER) => {}
+                () = live.session().closed() => {}
+            }
+        }
+        Err(error) => {
+            metrics::counter!("metra_jobs_total", "direction" => "push", "outcome" => error.code.name())
+                .increment(1);
+            tracing::info!(user = account.name, job = push.job.0, code = %error.code, reason = error.reason, "push ended");
+        }
+    }
+    live.session().remove(push.job);
+    Ok(())
+}
+
+async fn open_landing(
+    sessions: &Arc<Sessions>,
+    live: &Arc<Live>,
+    push: &Push,
+    dest: String,
+) -> Result<Arc<dyn Landing>, (Code, String)> {
+    if dest == NULL {
+        return Ok(Arc::new(NullLanding::default()));
+    }
+    let target = TreeTarget {
+        root: live.account().home.clone(),
+        dest,
+        placement: push.placement,
+        overwrite: push.overwrite,
+        // What the source does not want kept is not in its manifest.
+        keep: Keep { mode: true, times: true },
+        user: live.account().name.clone(),
+        key: push.key,
+    };
+    let catalogue = sessions.catalogue().clone();
+    let opened = sessions.rt().blocking(move || TreeLanding::open(target, catalogue)).await;
+    match opened {
+        Ok(landing) => Ok(Arc::new(landing)),
+        Err(error) => Err((error.code(), error.to_string())),
+    }
+}

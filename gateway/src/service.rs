@@ -1,0 +1,172 @@
+//! The service: what is opened at the start, what runs, and how it ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use metra_certs::{DevCa, Pin, ReceiptKey, ServerIdentity, TicketKey, server_config};
+use metra_core::code::Code;
+use metra_store::{Beneath, Catalogue};
+use metra_transport::quic::{Congestion, QuicServer, Tuning};
+use metra_transport::{AbortOnDrop, Rt};
+use tower::{Service, ServiceExt};
+
+use crate::config::{self, Config};
+use crate::open::{Arrival, Opener, stack};
+use crate::sessions::Sessions;
+
+/// The catalogue within the state directory.
+const CATALOGUE: &str = "catalogue.sqlite";
+/// Hashes of files that were not looked at for so long are forgotten.
+const KEEP_DAYS: u32 = 90;
+
+/// Why a gateway could not start. Nothing is left open.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A certificate or key. Fault: the configuration, or the disk.
+    #[error(transparent)]
+    Certificates(#[from] metra_certs::Error),
+    /// The catalogue. Fault: the disk.
+    #[error(transparent)]
+    Catalogue(#[from] metra_store::CatalogueError),
+    /// An address to listen on. Fault: the configuration, or somebody else listens there.
+    #[error("listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The root or a home. Fault: the configuration, or the disk.
+    #[error("{path}: {source}")]
+    Root {
+        /// The directory.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// A running gateway.
+pub struct Gateway {
+    rt: Rt,
+    sessions: Arc<Sessions>,
+    servers: Vec<Arc<QuicServer>>,
+    _listeners: Vec<AbortOnDrop<()>>,
+    pin: Pin,
+}
+
+impl Gateway {
+    /// Opens everything that `config` names, and serves.
+    ///
+    /// # Errors
+    /// The first thing that could not be opened.
+    pub async fn start(rt: Rt, config: Config) -> Result<Self, StartError> {
+        let identity = identity(&config)?;
+        let tls = server_config(&identity, config.tls.client_ca.as_deref())?;
+        for home in std::iter::once(&config.root).chain(config.users.iter().map(|u| &u.home)) {
+            let named = |source| StartError::Root { path: home.display().to_string(), source };
+            Beneath::open(home).map_err(named)?;
+        }
+        let catalogue = Arc::new(Catalogue::open(&config.state.join(CATALOGUE), SystemTime::now())?);
+        let receipts = ReceiptKey::load_or_create(&config.state)?;
+        let tickets = TicketKey::load_or_create(&config.state)?;
+        let mut servers = Vec::new();
+        for address in &config.listen {
+            let named = |source| StartError::Listen { address: *address, source };
+            let server = QuicServer::bind(rt.clone(), *address, tls.clone(), tuning(&config)).map_err(named)?;
+            servers.push(Arc::new(server));
+        }
+        let sessions = Sessions::new(rt.clone(), config, catalogue.clone(), receipts, tickets);
+        let opener = stack(sessions.clone());
+        let listen = |server: &Arc<QuicServer>| {
+            rt.spawn(accept(rt.clone(), server.clone(), opener.clone())).abort_on_drop()
+        };
+        let listeners = servers.iter().map(listen).collect();
+        // The disk work of a prune is nobody's concern at the start.
+        rt.spawn(rt.blocking(move || {
+            if let Err(error) = catalogue.prune(KEEP_DAYS, SystemTime::now()) {
+                tracing::warn!(%error, "old hashes could not be removed");
+            }
+        }));
+        Ok(Self { rt, sessions, servers, _listeners: listeners, pin: identity.pin() })
+    }
+
+    /// Where it listens; ports that were 0 are the real ones here.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.servers.iter().filter_map(|server| server.local_addr().ok()).collect()
+    }
+
+    /// The pin of its certificate.
+    pub fn pin(&self) -> Pin {
+        self.pin
+    }
+
+    /// Lets nobody in any more, journals what is in flight, tells the clients, and ends; within about `grace`.
+    pub async fn shutdown(self, grace: Duration) {
+        for server in &self.servers {
+            server.set_accepting(false);
+        }
+        self.sessions.drain(grace).await;
+        for server in &self.servers {
+            server.close(Code::Draining, "the gateway is shutting down");
+            let _ = self.rt.timeout(Duration::from_secs(1), server.wait_idle()).await;
+        }
+    }
+}
+
+fn identity(config: &Config) -> Result<ServerIdentity, metra_certs::Error> {
+    match &config.tls.files {
+        Some(files) => ServerIdentity::from_pem_files(&files.cert, &files.key),
+        None => DevCa::load_or_create(&config.state)?.server_identity(&names(config)),
+    }
+}
+
+/// The addresses that the development certificate is for, besides those of this machine.
+fn names(config: &Config) -> Vec<String> {
+    let named = config.listen.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback());
+    named.map(|ip| ip.to_string()).collect()
+}
+
+fn tuning(config: &Config) -> Tuning {
+    let default = Tuning::default();
+    Tuning {
+        idle_timeout: config.limits.idle,
+        keep_alive: default.keep_alive.min(config.limits.idle / 3),
+        receive_window: config.quic.receive_window,
+        send_window: config.quic.send_window,
+        congestion: match config.quic.congestion {
+            Some(config::Congestion::Cubic) => Congestion::Cubic,
+            Some(config::Congestion::Bbr) => Congestion::Bbr,
+            None => default.congestion,
+        },
+        ..default
+    }
+}
+
+/// Lets connections in and sends each through the stack.
+async fn accept(rt: Rt, server: Arc<QuicServer>, opener: Opener) {
+    while let Some(incoming) = server.accept().await {
+        let mut opener = opener.clone();
+        let peer = incoming.peer();
+        rt.spawn(async move {
+            let link = match incoming.accept().await {
+                Ok(link) => link,
+                Err(error) => {
+                    tracing::debug!(%peer, %error, "handshake failed");
+                    metrics::counter!("metra_handshakes_failed_total", "kind" => "quic").increment(1);
+                    return;
+                }
+            };
+            let arrival = Arrival { peer: link.peer(), kind: link.kind(), link };
+            let refused = arrival.link.clone();
+            // A stack that is not ready sheds: it has no room for another opening.
+            match opener.ready().await {
+                Ok(ready) => {
+                    let _ = ready.call(arrival).await;
+                }
+                Err(error) => refused.close(error.code, &error.reason),
+            }
+        });
+    }
+}

@@ -1,0 +1,99 @@
+//! How a client reaches a gateway and shows who it is.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use metra_certs::{Pin, TrustAnchors};
+use metra_client::{Address, Congestion, ConnectOptions};
+
+
+use crate::exit::{Exit, Failure};
+use crate::state;
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectArgs {
+    /// File that holds the bearer token and nothing else. Without it, METRA_TOKEN is used if it is set
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Client certificate chain (PEM), for gateways that ask for one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Private key of the client certificate (PEM, unencrypted)
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Trust the certificate authorities in this file (PEM), and no others; may be repeated
+    #[arg(long, value_name = "FILE")]
+    ca: Vec<PathBuf>,
+    /// Trust the gateway whose key has this pin (sha256/...); may be repeated
+    #[arg(long, value_name = "PIN")]
+    pin: Vec<Pin>,
+    /// Folder for hashes of files, journal and receipts [default: the "client" folder in $METRA_STATE,
+    /// $XDG_STATE_HOME/metra or ~/.local/state/metra]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Give up when the gateway cannot be reached for so many seconds
+    #[arg(long, value_name = "SECS", default_value_t = 60)]
+    timeout: u64,
+    /// Connections to use at a time; more use more processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    connections: u8,
+    /// Congestion controller [default: what the transport finds best]
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<CongestionName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CongestionName {
+    /// Backs off at every loss
+    Cubic,
+    /// Follows the measured bandwidth and delay
+    Bbr,
+}
+
+impl ConnectArgs {
+    /// What the client library needs to know.
+    pub(crate) fn options(&self, address: Address) -> Result<ConnectOptions, Failure> {
+        let mut trust = TrustAnchors::new().system();
+        // Whoever has given a folder of their own may have no home.
+        if let Ok(dir) = state::gateway() {
+            trust = trust.local(dir);
+        }
+        trust = self.ca.iter().fold(trust, |trust, file| trust.ca_file(file));
+        trust = self.pin.iter().fold(trust, |trust, pin| trust.pin(*pin));
+        Ok(ConnectOptions {
+            address,
+            trust,
+            certificate: self.cert.clone().zip(self.key.clone()),
+            token: self.token()?,
+            state: match &self.state {
+                Some(dir) => dir.clone(),
+                None => state::client()?,
+            },
+            links: usize::from(self.connections),
+            retry_for: Duration::from_secs(self.timeout),
+            congestion: self.congestion.map(|name| match name {
+                CongestionName::Cubic => Congestion::Cubic,
+                CongestionName::Bbr => Congestion::Bbr,
+            }),
+            agent: concat!("metra/", env!("CARGO_PKG_VERSION")).to_owned(),
+        })
+    }
+
+    /// The bearer token, if there is one.
+    fn token(&self) -> Result<Option<String>, Failure> {
+        let Some(file) = &self.token_file else {
+            return Ok(std::env::var("METRA_TOKEN").ok().filter(|token| !token.is_empty()));
+        };
+        let shown = file.display();
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| Failure::new(Exit::Usage, format!("--token-file {shown}: {e}")))?;
+        let token = text.trim_end_matches(['\r', '\n']);
+        if token.is_empty() || token.contains(|c: char| !c.is_ascii_graphic()) {
+            let message = format!("--token-file {shown}: it should hold one token of visible ASCII characters");
+            return Err(Failure::usage(message));
+        }
+        Ok(Some(token.to_owned()))
+    }
+}

@@ -1,0 +1,321 @@
+//! What a transfer says, on a terminal, as JSON, or not at all.
+//!
+//! | | standard error | standard output |
+//! |---|---|---|
+//! | a terminal | progress, problems, a summary | - |
+//! | not a terminal, or `--quiet` | problems | - |
+//! | `--json` | problems (for people, unless the data goes to standard output) | JSON lines, the last one is the summary |
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use metra_client::{JobReport, Watch};
+use metra_core::code::Code;
+use metra_session::{EntryReport, Progress};
+use serde_json::{Map, Value, json};
+
+use crate::args::OutputArgs;
+use crate::exit::{Exit, Failure};
+use crate::output;
+use crate::progress::{Bar, Way};
+
+/// Says it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Reporter(Arc<Mutex<Inner>>);
+
+struct Inner {
+    way: Way,
+    form: Form,
+    started: Instant,
+    /// The last that was heard, for the summary of a transfer that fails.
+    last: Progress,
+}
+
+enum Form {
+    Bar(Bar),
+    Silent,
+    Json { to_stderr: bool, interval: Duration, next: Instant },
+}
+
+impl Reporter {
+    /// `data_on_stdout`: standard output carries the files, so JSON goes to standard error.
+    pub(crate) fn new(way: Way, args: &OutputArgs, data_on_stdout: bool) -> Self {
+        let started = Instant::now();
+        let form = if args.json {
+            Form::Json { to_stderr: data_on_stdout, interval: args.json_interval(), next: started }
+        } else if !args.quiet && io::stderr().is_terminal() && !(data_on_stdout && io::stdout().is_terminal()) {
+            Form::Bar(Bar::new(way))
+        } else {
+            Form::Silent
+        };
+        Self(Arc::new(Mutex::new(Inner { way, form, started, last: Progress::default() })))
+    }
+
+    /// Says that it starts.
+    pub(crate) fn start(&self, what: Value) {
+        let mut inner = self.lock();
+        if inner.is_json() {
+            let mut event = event("start");
+            event.insert("direction".into(), inner.way.name().into());
+            event.insert("time".into(), output::now().into());
+            if let Value::Object(what) = what {
+                event.extend(what);
+            }
+            inner.write(event);
+        }
+    }
+
+    /// What the client library calls while it works.
+    pub(crate) fn watch(&self) -> Watch {
+        let (progress, report) = (self.clone(), self.clone());
+        Watch {
+            progress: Box::new(move |p| progress.lock().progress(p)),
+            report: Box::new(move |r| report.lock().entry(r)),
+        }
+    }
+
+    /// The last word: the summary.
+    pub(crate) fn finish(&self, result: &Result<(Exit, JobReport), Failure>, receipt: Option<&str>) {
+        let mut inner = self.lock();
+        match &inner.form {
+            Form::Json { .. } => {
+                let summary = match result {
+                    Ok((exit, report)) => summary(*exit, report, receipt),
+                    Err(failure) => inner.failed(failure),
+                };
+                inner.write(summary);
+            }
+            Form::Bar(bar) => {
+                if let Ok((_, report)) = result {
+                    bar.print(&sentence(inner.way, report));
+                }
+                bar.clear();
+            }
+            Form::Silent => {}
+        }
+    }
+
+    /// A problem that belongs to no entry, or comes after the end.
+    pub(crate) fn note(&self, text: &str) {
+        self.lock().say(text);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("no panic while held")
+    }
+}
+
+impl Inner {
+    fn is_json(&self) -> bool {
+        matches!(self.form, Form::Json { .. })
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        self.last = progress.clone();
+        let now = Instant::now();
+        match &mut self.form {
+            Form::Bar(bar) => bar.update(progress),
+            Form::Silent => {}
+            Form::Json { interval, next, .. } => {
+                if now < *next {
+                    return;
+                }
+                *next = now + *interval;
+                let mut event = event("progress");
+                event.insert("seconds".into(), output::rounded((now - self.started).as_secs_f64()).into());
+                event.insert("files".into(), progress.entries.into());
+                event.insert("announced".into(), progress.announced.into());
+                event.insert("complete".into(), progress.complete.into());
+                event.insert(self.way.done().into(), progress.moved.into());
+                event.insert("verified".into(), progress.verified.into());
+                event.insert("durable".into(), progress.durable.into());
+                event.insert("limit".into(), progress.binding.map(|b| b.name()).into());
+                self.write(event);
+            }
+        }
+    }
+
+    fn entry(&mut self, report: &EntryReport) {
+        // What was the same already is counted in the summary.
+        if report.code == Code::Ok {
+            return;
+        }
+        if self.is_json() {
+            let mut event = event("entry");
+            event.insert("path".into(), report.path.as_str().into());
+            event.insert("code".into(), report.code.name().into());
+            event.insert("reason".into(), report.reason.as_str().into());
+            self.write(event);
+        }
+        self.say(&format!("{}: {}", output::name(&report.path), output::text(&report.reason)));
+    }
+
+    /// To people, on standard error; not between JSON lines that are there.
+    fn say(&self, text: &str) {
+        match &self.form {
+            Form::Json { to_stderr: true, .. } => {}
+            Form::Bar(bar) => bar.print(&format!("metra: {text}")),
+            Form::Json { .. } | Form::Silent => eprintln!("metra: {text}"),
+        }
+    }
+
+    /// A line of JSON. Nobody may be listening any more: the transfer goes on all the same.
+    fn write(&mut self, event: Map<String, Value>) {
+        let Form::Json { to_stderr, .. } = self.form else { return };
+        let line = output::json(&event) + "\n";
+        let _ = if to_stderr {
+            io::stderr().write_all(line.as_bytes())
+        } else {
+            let mut out = io::stdout().lock();
+            out.write_all(line.as_bytes()).and_then(|()| out.flush())
+        };
+    }
+
+    /// The summary of a transfer that did not get to its end.
+    fn failed(&self, failure: &Failure) -> Map<String, Value> {
+        let mut event = event("summary");
+        event.insert("exit_code".into(), failure.exit.number().into());
+        event.insert("error".into(), failure.message.as_str().into());
+        event.insert("code".into(), failure.code.map(Code::name).into());
+        event.insert("bytes".into(), self.last.durable.into());
+        event.insert(self.way.done().into(), self.last.moved.into());
+        event.insert("seconds".into(), output::rounded(self.started.elapsed().as_secs_f64()).into());
+        event.insert("ttfb_ms".into(), ms(self.last.first_byte));
+        event.insert("cpu_s".into(), output::rounded(output::cpu_seconds()).into());
+        event
+    }
+}
+
+fn event(name: &str) -> Map<String, Value> {
+    Map::from_iter([("event".to_owned(), Value::from(name))])
+}
+
+fn ms(duration: Option<Duration>) -> Value {
+    duration.map(|d| output::rounded(d.as_secs_f64() * 1000.0)).into()
+}
+
+fn summary(exit: Exit, report: &JobReport, receipt: Option<&str>) -> Map<String, Value> {
+    let mut links = report.links.clone();
+    links.sort_unstable();
+    links.dedup();
+    let fields = json!({
+        "exit_code": exit.number(),
+        "bytes": report.bytes,
+        "files": report.entries,
+        "unchanged": report.unchanged,
+        "failed": report.failed,
+        "seconds": output::rounded(report.elapsed.as_secs_f64()),
+        "ttfb_ms": ms(report.first_byte),
+        "verify_ms": ms(Some(report.verify)),
+        "gbps": output::rounded(output::gbps(report.bytes, report.elapsed)),
+        "cpu_s": output::rounded(output::cpu_seconds()),
+        "chunks": report.chunks,
+        "chunks_sent": report.chunks_sent,
+        "chunks_resent": report.chunks_resent,
+        "chunks_reused": report.chunks_reused,
+        "resumes": report.resumes,
+        "root": report.root.to_string(),
+        "links": links,
+        "receipt": receipt,
+    });
+    let mut event = event("summary");
+    if let Value::Object(fields) = fields {
+        event.extend(fields);
+    }
+    event
+}
+
+/// The summary for people.
+fn sentence(way: Way, report: &JobReport) -> String {
+    let mut text = format!(
+        "{} {} in {}: {} in {}, {}",
+        way.done(),
+        output::bytes(report.bytes),
+        output::count(report.entries, "entry", "entries"),
+        output::count(report.chunks_sent, "chunk", "chunks"),
+        output::duration(report.elapsed),
+        output::rate(report.bytes as f64 / report.elapsed.as_secs_f64().max(1e-6)),
+    );
+    let more = [
+        (report.chunks_reused, "chunk reused", "chunks reused"),
+        (report.chunks_resent, "chunk sent again", "chunks sent again"),
+        (report.unchanged, "entry unchanged", "entries unchanged"),
+        (report.failed, "entry failed", "entries failed"),
+        (u64::from(report.resumes), "resume", "resumes"),
+    ];
+    for (n, one, many) in more {
+        if n > 0 {
+            text.push_str(&format!(", {}", output::count(n, one, many)));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use metra_core::id::Digest;
+
+    use super::*;
+
+    fn report() -> JobReport {
+        JobReport {
+            bytes: 125_000_000,
+            entries: 3,
+            unchanged: 1,
+            failed: 0,
+            elapsed: Duration::from_secs(2),
+            first_byte: Some(Duration::from_micros(1500)),
+            verify: Duration::from_millis(7),
+            chunks: 120,
+            chunks_sent: 100,
+            chunks_resent: 2,
+            chunks_reused: 22,
+            resumes: 1,
+            root: Digest([0xab; 32]),
+            links: vec!["quic".into(), "quic".into()],
+            receipt: None,
+            reports: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_summary_has_every_field() {
+        let summary = summary(Exit::Ok, &report(), Some("/r"));
+        let text = output::json(&summary);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let expected = json!({
+            "event": "summary", "exit_code": 0, "bytes": 125_000_000, "files": 3, "unchanged": 1, "failed": 0,
+            "seconds": 2.0, "ttfb_ms": 1.5, "verify_ms": 7.0, "gbps": 0.5, "chunks": 120, "chunks_sent": 100,
+            "chunks_resent": 2, "chunks_reused": 22, "resumes": 1, "root": "ab".repeat(32), "links": ["quic"],
+            "receipt": "/r",
+        });
+        for (key, expected) in expected.as_object().unwrap() {
+            assert_eq!(&value[key], expected, "{key}");
+        }
+        assert!(value["cpu_s"].is_number());
+        assert_eq!(value.as_object().unwrap().len(), expected.as_object().unwrap().len() + 1);
+    }
+
+    #[test]
+    fn a_failure_has_a_summary_as_well() {
+        let args = OutputArgs::json_for_tests();
+        let reporter = Reporter::new(Way::Get, &args, false);
+        let inner = reporter.lock();
+        let failure = Failure { exit: Exit::Fatal, code: Some(Code::NoSpace), message: "no space".into() };
+        let summary = inner.failed(&failure);
+        assert_eq!((&summary["event"], &summary["exit_code"]), (&json!("summary"), &json!(7)));
+        assert_eq!((&summary["code"], &summary["error"]), (&json!("no_space"), &json!("no space")));
+        assert_eq!((&summary["ttfb_ms"], &summary["received"]), (&Value::Null, &json!(0)));
+    }
+
+    #[test]
+    fn the_sentence_says_what_happened() {
+        assert_eq!(
+            sentence(Way::Send, &report()),
+            "sent 119.2 MiB in 3 entries: 100 chunks in 2.0 s, 500 Mbit/s, 22 chunks reused, 2 chunks sent again, \
+             1 entry unchanged, 1 resume"
+        );
+    }
+}

@@ -1,0 +1,60 @@
+//! End to end: the `metra` command as a user has it, gateway and clients as processes of their own, real files.
+//!
+//! Every test has a bed of its own (`harness/bed.rs`) and can run next to any other. What cannot be tested here, for
+//! want of root for instance, is reported as ignored, with the reason.
+//!
+//! Not here: what one crate can test alone.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is meant")]
+#![allow(missing_docs, reason = "a program")]
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Makes `tests()`: the named functions of the module as trials.
+macro_rules! tests {
+    ($($test:ident),+ $(,)?) => {
+        pub(crate) fn tests() -> Vec<libtest_mimic::Trial> {
+            let module = module_path!().rsplit("::").next().expect("a name");
+            vec![$($crate::harness::test_as(format!("{module}::{}", stringify!($test)), $test)),+]
+        }
+    };
+}
+
+mod abuse;
+mod auth;
+mod concurrency;
+mod disk;
+mod edited;
+mod harness;
+mod interrupt;
+mod names;
+mod options;
+mod receipts;
+mod resume;
+mod source;
+mod trees;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    // Those that take longest first, so that the others fill the gaps.
+    let tests: Vec<Trial> = [
+        resume::tests(),
+        edited::tests(),
+        disk::tests(),
+        concurrency::tests(),
+        interrupt::tests(),
+        abuse::tests(),
+        source::tests(),
+        trees::tests(),
+        options::tests(),
+        names::tests(),
+        auth::tests(),
+        receipts::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    libtest_mimic::run(&arguments, tests).exit_code()
+}
