@@ -132,7 +132,8 @@ impl Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match Exit::of_code(error.code) {
-            Exit::Other | Exit::NotRetryable if error.retryable => Exit::Retryable,
+            // A host that is not known, for one, is no missing file.
+            Exit::Other | Exit::NotRetryable | Exit::NoFile if error.retryable => Exit::Retryable,
             exit => exit,
         };
         Self { exit, code: Some(error.code), message: error.message }
@@ -188,6 +189,8 @@ mod tests {
         };
         assert_eq!(exit(Code::Internal, true), Exit::Retryable);
         assert_eq!(exit(Code::Internal, false), Exit::Other);
+        assert_eq!(exit(Code::NotFound, true), Exit::Retryable);
+        assert_eq!(exit(Code::NotFound, false), Exit::NoFile);
         assert_eq!(exit(Code::NoSpace, true), Exit::Fatal);
         assert_eq!(exit(Code::Unauthenticated, true), Exit::Authentication);
     }

@@ -194,6 +194,24 @@ pub(crate) fn kind(entry: &Entry) -> &'static str {
     }
 }
 
+/// A line of a list of what would be transferred: size and name.
+pub(crate) fn listed(path: &str, entry: &Entry) -> String {
+    let size = match entry.kind {
+        EntryKind::File { size } => size.to_string(),
+        _ => "-".to_owned(),
+    };
+    format!("{size:>14}  {}", shown(path, entry))
+}
+
+/// A path with what `ls` shows behind it: `/` after a directory, the target of a link.
+pub(crate) fn shown(path: &str, entry: &Entry) -> String {
+    match &entry.kind {
+        EntryKind::Directory => format!("{}/", name(path.trim_end_matches('/'))),
+        EntryKind::Symlink { target } => format!("{} -> {}", name(path), name(target)),
+        EntryKind::File { .. } | EntryKind::Stream => name(path).into_owned(),
+    }
+}
+
 /// A JSON object as a line.
 pub(crate) fn json(value: &impl Serialize) -> String {
     // All that is shown are structs and maps with text keys.

@@ -81,7 +81,12 @@ impl Reporter {
         match &inner.form {
             Form::Json { .. } => {
                 let summary = match result {
-                    Ok((exit, report)) => summary(*exit, report, receipt),
+                    Ok((exit, report)) => {
+                        let mut summary = summary(*exit, report, receipt);
+                        // What was on the way in this run; `bytes` are those that are in their places now.
+                        summary.insert(inner.way.done().into(), inner.last.moved.into());
+                        summary
+                    }
                     Err(failure) => inner.failed(failure),
                 };
                 inner.write(summary);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use metra_certs::{DevCa, Pin, ReceiptKey, ServerIdentity, TicketKey, server_config};
+use metra_certs::{DevCa, Pin, ReceiptKey, ResetKey, ServerIdentity, TicketKey, server_config};
 use metra_core::code::Code;
 use metra_store::{Beneath, Catalogue};
 use metra_transport::quic::{Congestion, QuicServer, Tuning};
@@ -71,10 +71,12 @@ impl Gateway {
         let catalogue = Arc::new(Catalogue::open(&config.state.join(CATALOGUE), SystemTime::now())?);
         let receipts = ReceiptKey::load_or_create(&config.state)?;
         let tickets = TicketKey::load_or_create(&config.state)?;
+        let reset = ResetKey::load_or_create(&config.state)?;
         let mut servers = Vec::new();
         for address in &config.listen {
             let named = |source| StartError::Listen { address: *address, source };
-            let server = QuicServer::bind(rt.clone(), *address, tls.clone(), tuning(&config)).map_err(named)?;
+            let server = QuicServer::bind(rt.clone(), *address, tls.clone(), tuning(&config), Some(reset.secret()))
+                .map_err(named)?;
             servers.push(Arc::new(server));
         }
         let sessions = Sessions::new(rt.clone(), config, catalogue.clone(), receipts, tickets);

@@ -106,6 +106,8 @@ struct State {
     ring: Ring,
     locals: Vec<LocalFile>,
     lookahead: u64,
+    /// The last step of the reader found all its chunks in the cache.
+    from_cache: bool,
     suspect: HashSet<u32>,
     gone: VecDeque<ChunkIndex>,
     statuses: VecDeque<EntryReport>,
@@ -179,6 +181,7 @@ impl SourceJob {
             ring: Ring::default(),
             locals: Vec::new(),
             lookahead: config.lookahead.0,
+            from_cache: false,
             suspect: HashSet::new(),
             gone: VecDeque::new(),
             statuses: VecDeque::new(),
@@ -511,12 +514,15 @@ impl SourceJob {
         if self.config.retain {
             state.ring.bytes < self.config.ring
         } else {
-            progress.announced - progress.resolved < state.lookahead
+            // What is known without reading is announced at once: after an interruption the sink has most of it.
+            state.from_cache || progress.announced - progress.resolved < state.lookahead
         }
     }
 
     fn take_step(&self, items: Vec<Item>, done: bool) -> Result<(), JobError> {
         let mut state = self.lock();
+        state.from_cache = items.iter().all(|item| !matches!(item, Item::Chunk { data: Some(_), .. }))
+            && items.iter().any(|item| matches!(item, Item::Chunk { .. }));
         for item in items {
             let (record, data) = match item {
                 Item::Entry { entry, local } => {

@@ -62,10 +62,14 @@ impl ConnectArgs {
         }
         trust = self.ca.iter().fold(trust, |trust, file| trust.ca_file(file));
         trust = self.pin.iter().fold(trust, |trust, pin| trust.pin(*pin));
+        let certificate = self.cert.clone().zip(self.key.clone());
+        // Looked at here first: a file that is no certificate is wrong use, and no fault of the gateway.
+        metra_certs::client_config(&trust, certificate.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path())))
+            .map_err(|e| Failure::usage(e.to_string()))?;
         Ok(ConnectOptions {
             address,
             trust,
-            certificate: self.cert.clone().zip(self.key.clone()),
+            certificate,
             token: self.token()?,
             state: match &self.state {
                 Some(dir) => dir.clone(),

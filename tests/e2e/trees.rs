@@ -223,7 +223,7 @@ fn a_development_gateway_needs_no_flags(bed: &Bed) {
     let gateway = bed.gateway();
     let file = bed.write("file", "content");
     // The state folder of the gateway is that of the user: so it is when both are started without flags.
-    bed.metra(["send"]).env("METRA_STATE", gateway.state()).arg(&file).arg(gateway.url("a")).expect(0);
+    bed.metra(["send"]).env("METRA_STATE", gateway.state().parent().unwrap()).arg(&file).arg(gateway.url("a")).expect(0);
     assert_eq!(fs::read(gateway.at("a")).unwrap(), b"content");
     // Somebody else does not trust it, and is told what to do.
     let refused = bed.metra(["send"]).arg(&file).arg(gateway.url("b")).run();

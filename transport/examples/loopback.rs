@@ -172,7 +172,7 @@ async fn receive(options: &Options) -> Result<()> {
         .with_single_cert(vec![made.cert.der().clone()], key.into())?;
     let address = format!("{}:0", options.text("address", "127.0.0.1")).parse()?;
     let rt = Rt::tokio();
-    let server = QuicServer::bind(rt.clone(), address, Arc::new(tls), options.tuning()?)?;
+    let server = QuicServer::bind(rt.clone(), address, Arc::new(tls), options.tuning()?, None)?;
     println!("{}", server.local_addr()?);
     println!("{}", made.cert.der().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
 

@@ -77,7 +77,8 @@ impl TreeLanding {
             }
         }
         self.sync_names(&parents).map_err(|e| LandError::new(&self.target.dest, e))?;
-        self.catalogue.job_set_phase(self.job, Phase::Done, SystemTime::now()).map_err(journal)?;
+        // Before the staging folder goes: a journal must never speak of files that are not there.
+        self.catalogue.job_forget(self.job).map_err(journal)?;
         self.clean_up();
         Ok(report)
     }

@@ -295,7 +295,7 @@ impl Plan {
         let ends = matches!(open.entry.kind, EntryKind::File { size } if open.offset >= size);
         let resolution = if self.fates[entry.0 as usize] != Fate::Write {
             Some(Resolution::Void)
-        } else if self.durable.contains(index) && self.previous.is_some() {
+        } else if self.was_durable(index) {
             self.break_same(to, planned)?;
             Some(Resolution::Durable)
         } else if self.matches_existing(index, offset, len, hash) {
@@ -307,6 +307,11 @@ impl Plan {
         };
         planned.resolutions.extend(resolution.map(|r| (index, r)));
         if ends { self.close(to, planned) } else { Ok(()) }
+    }
+
+    /// Whether an earlier attempt at this very manifest journaled the chunk.
+    fn was_durable(&self, index: ChunkIndex) -> bool {
+        self.durable.contains(index) && self.previous.as_ref().is_some_and(|p| index.0 < p.chunks())
     }
 
     /// Whether the chunk is, in its place, in the file that stands under the final name.
@@ -375,7 +380,7 @@ impl Plan {
             return Ok(());
         }
         let pieces = run_pieces(&run);
-        let resolution = if self.durable.contains(index) && self.previous.is_some() {
+        let resolution = if self.was_durable(index) {
             Resolution::Durable
         } else if let Some((data, same)) = self.read_final_pack(to, &run, &pieces, hash) {
             if same {

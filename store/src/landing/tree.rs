@@ -113,6 +113,12 @@ impl TreeLanding {
         let row = catalogue
             .job_open(&target.user, &target.key, &root.join(&staging), SystemTime::now())
             .map_err(|e| LandError::new("catalogue", io::Error::other(e)))?;
+        if !found {
+            // The journal speaks of staged files that are no longer there.
+            catalogue
+                .job_clear_durable(row.id)
+                .map_err(|e| LandError::new("catalogue", io::Error::other(e)))?;
+        }
         let durable = catalogue
             .job_durable_set(row.id)
             .map_err(|e| LandError::new("catalogue", io::Error::other(e)))?;

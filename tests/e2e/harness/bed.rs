@@ -8,7 +8,7 @@ use std::process::Command;
 use libtest_mimic::{Completion, Failed, Trial};
 use tempfile::TempDir;
 
-use super::{Gateway, Relay, Running, run};
+use super::{Gateway, Relay, run};
 
 /// The place of one test. Everything in it goes away with it, unless `METRA_E2E_KEEP` is set.
 pub(crate) struct Bed {
@@ -46,12 +46,22 @@ impl Bed {
 
     /// A gateway that serves `root` in the bed without configuration.
     pub(crate) fn gateway(&self) -> Gateway {
-        Gateway::start(self, "gateway", None)
+        self.gateway_with("")
     }
 
     /// A gateway with lines of configuration. `root` and `state` are given already; paths are relative to the bed.
     pub(crate) fn gateway_with(&self, config: &str) -> Gateway {
-        Gateway::start(self, "gateway", Some(config))
+        self.gateway_on("127.0.0.1:0", config)
+    }
+
+    /// As [`gateway_with`](Self::gateway_with), on another address.
+    pub(crate) fn gateway_on(&self, listen: &str, config: &str) -> Gateway {
+        Gateway::start(self, listen, config, None)
+    }
+
+    /// A gateway that can write so many KiB to a file, and no more, until it is started again.
+    pub(crate) fn gateway_limited(&self, kib: u64) -> Gateway {
+        Gateway::start(self, "127.0.0.1:0", "", Some(kib))
     }
 
     /// A path to the gateway of so many bytes per second.
@@ -71,15 +81,6 @@ impl Bed {
         args: impl IntoIterator<Item = A>,
     ) -> run::Run {
         self.metra(args).arg("--json").arg("--ca").arg(gateway.ca())
-    }
-
-    /// Starts a transfer, to be disturbed.
-    pub(crate) fn start<A: AsRef<std::ffi::OsStr>>(
-        &self,
-        gateway: &Gateway,
-        args: impl IntoIterator<Item = A>,
-    ) -> Running {
-        self.client(gateway, args).start()
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::run::metra;
 use super::{Bed, wait_until};
 
 /// A gateway. It is killed when this is dropped.
@@ -22,15 +23,14 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Starts one named `name` in the bed, on a free port of loopback.
-    pub(super) fn start(bed: &Bed, name: &str, config: Option<&str>) -> Self {
+    /// Starts one in the bed. `limit` is in KiB a file.
+    pub(super) fn start(bed: &Bed, listen: &str, config: &str, limit: Option<u64>) -> Self {
         let root = bed.folder("root");
-        let state = bed.path(&format!("{name}-state"));
+        let state = bed.path("gateway-home/gateway");
         let paths = format!("root = {root:?}\nstate = {state:?}\n");
-        let config = bed.write(&format!("{name}.toml"), paths + config.unwrap_or_default());
-        let (log, ready) = (bed.path(&format!("{name}.log")), bed.path(&format!("{name}.ready")));
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (child, address) = spawn(&config, &log, &ready, any);
+        let config = bed.write("gateway.toml", paths + config);
+        let (log, ready) = (bed.path("gateway.log"), bed.path("gateway.ready"));
+        let (child, address) = spawn(&config, &log, &ready, listen, limit);
         Self { child, address, root, state, config, log, ready }
     }
 
@@ -57,6 +57,13 @@ impl Gateway {
     /// Its development authority.
     pub(crate) fn ca(&self) -> PathBuf {
         self.state.join("dev-ca.pem")
+    }
+
+    /// The pin of its key, as it prints it.
+    pub(crate) fn pin(&self) -> String {
+        let log = self.log();
+        let start = log.find("sha256/").unwrap_or_else(|| panic!("no pin in its log:\n{log}"));
+        log[start..].split(|c: char| c.is_whitespace() || c == '"').next().expect("not empty").to_owned()
     }
 
     /// A URL on it.
@@ -88,7 +95,8 @@ impl Gateway {
 
     /// Starts it again at the same address after [`kill`](Self::kill) or [`terminate`](Self::terminate).
     pub(crate) fn restart(&mut self) {
-        let (child, address) = spawn(&self.config, &self.log, &self.ready, self.address);
+        let listen = self.address.to_string();
+        let (child, address) = spawn(&self.config, &self.log, &self.ready, &listen, None);
         assert_eq!(address, self.address);
         self.child = child;
     }
@@ -126,11 +134,11 @@ impl Drop for Gateway {
     }
 }
 
-fn spawn(config: &Path, log: &Path, ready: &Path, listen: SocketAddr) -> (Child, SocketAddr) {
+fn spawn(config: &Path, log: &Path, ready: &Path, listen: &str, limit: Option<u64>) -> (Child, SocketAddr) {
     let _ = fs::remove_file(ready);
     let log_file = File::options().create(true).append(true).open(log).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_metra"));
-    command.arg("serve").arg("--listen").arg(listen.to_string());
+    let mut command = metra(limit);
+    command.arg("serve").arg("--listen").arg(listen);
     command.arg("--config").arg(config).arg("--ready-file").arg(ready);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
     let mut child = command.spawn().unwrap();

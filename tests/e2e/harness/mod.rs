@@ -12,7 +12,7 @@ pub(crate) use bed::{Bed, Mount, skip, test_as};
 pub(crate) use data::Tree;
 pub(crate) use gateway::Gateway;
 pub(crate) use relay::Relay;
-pub(crate) use run::{Done, Running};
+pub(crate) use run::Done;
 
 use std::time::{Duration, Instant};
 

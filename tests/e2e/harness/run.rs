@@ -12,6 +12,17 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+/// The command under test. With a limit in KiB, writing a file past it fails (`EFBIG`) as it would on a broken disk.
+pub(super) fn metra(limit: Option<u64>) -> Command {
+    let program = env!("CARGO_BIN_EXE_metra");
+    let Some(kib) = limit else { return Command::new(program) };
+    let mut command = Command::new("sh");
+    // In blocks of 512 bytes. The signal that goes with it would end the program.
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
+    command.arg("-c").arg(script).arg(program);
+    command
+}
+
 /// A command that is about to run.
 pub(crate) struct Run {
     command: Command,
@@ -21,7 +32,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(super) fn new<A: AsRef<OsStr>>(state: &Path, args: impl IntoIterator<Item = A>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_metra"));
+        let mut command = metra(None);
         command.args(args).env("METRA_STATE", state).env_remove("METRA_TOKEN").env("RUST_BACKTRACE", "0");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self { command, input: None, limit: Duration::from_secs(90) }
@@ -42,15 +53,25 @@ impl Run {
         self
     }
 
-    pub(crate) fn current_dir(mut self, dir: &Path) -> Self {
-        self.command.current_dir(dir);
-        self
-    }
-
     /// What comes from standard input.
     pub(crate) fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = Some(bytes.into());
         self.command.stdin(Stdio::piped());
+        self
+    }
+
+    /// Runs where no file can grow beyond so many KiB.
+    pub(crate) fn limited(mut self, kib: u64) -> Self {
+        let mut limited = metra(Some(kib));
+        limited.args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        self.command = limited;
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self
     }
 

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metra_core::code::Code;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use aws_lc_rs::hmac;
 use quinn::{Endpoint, EndpointConfig};
+use quinn_proto::HashedConnectionIdGenerator;
 
 use super::error;
 use super::link::QuicLink;
@@ -73,11 +75,12 @@ impl QuicServer {
         address: SocketAddr,
         tls: Arc<rustls::ServerConfig>,
         tuning: Tuning,
+        reset_secret: Option<&[u8; 32]>,
     ) -> io::Result<Self> {
         let (network, loopback) = server_configs(&tls, &tuning)?;
         let socket = socket::bind(address, &tuning)?;
         let endpoint =
-            Endpoint::new_with_abstract_socket(endpoint_config(), Some(network), socket, rt.quinn_runtime())?;
+            Endpoint::new_with_abstract_socket(endpoint_config(reset_secret), Some(network), socket, rt.quinn_runtime())?;
         Ok(Self {
             rt,
             endpoint,
@@ -221,7 +224,7 @@ impl QuicClient {
         let (network, loopback) = client_configs(&tls, &tuning)?;
         let socket = socket::bind(bind, &tuning)?;
         let endpoint =
-            Endpoint::new_with_abstract_socket(endpoint_config(), None, socket, rt.quinn_runtime())?;
+            Endpoint::new_with_abstract_socket(endpoint_config(None), None, socket, rt.quinn_runtime())?;
         Ok(Self { rt, endpoint, network, loopback, bind, tuning })
     }
 
@@ -299,8 +302,17 @@ impl Drop for HalfOpen {
     }
 }
 
-fn endpoint_config() -> EndpointConfig {
+/// With a secret, connection ids and reset tokens (RFC 9000 section 10.3) are those of every endpoint with the same
+/// secret, so that a restarted server can disown what its predecessor had.
+fn endpoint_config(secret: Option<&[u8; 32]>) -> EndpointConfig {
     let mut config = EndpointConfig::default();
+    if let Some(secret) = secret {
+        let derive = |label: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), label);
+        let (token, id) = (derive(b"metra quic reset token"), derive(b"metra quic connection id"));
+        let id = u64::from_le_bytes(id.as_ref()[..8].try_into().expect("a tag of 32 bytes"));
+        config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, token.as_ref())));
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id)));
+    }
     config.max_udp_payload_size(socket::DATAGRAM_MAX).expect("within the range of RFC 9000 section 18.2");
     config
 }

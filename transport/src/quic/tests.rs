@@ -80,7 +80,7 @@ impl Pair {
     fn with(server: rustls::ServerConfig, client: rustls::ClientConfig, tuning: Tuning) -> Self {
         let any = "127.0.0.1:0".parse().unwrap();
         Self {
-            server: QuicServer::bind(Rt::tokio(), any, Arc::new(server), tuning.clone()).unwrap(),
+            server: QuicServer::bind(Rt::tokio(), any, Arc::new(server), tuning.clone(), None).unwrap(),
             client: QuicClient::new(Rt::tokio(), any, Arc::new(client), tuning).unwrap(),
         }
     }
@@ -253,7 +253,7 @@ async fn a_lost_peer_is_noticed() {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let guard = runtime.enter();
         let any = "127.0.0.1:0".parse().unwrap();
-        let server = Arc::new(QuicServer::bind(Rt::tokio(), any, Arc::new(server), short).unwrap());
+        let server = Arc::new(QuicServer::bind(Rt::tokio(), any, Arc::new(server), short, None).unwrap());
         address_tx.send(server.local_addr().unwrap()).unwrap();
         let accepting = server.clone();
         Rt::tokio()

@@ -1,0 +1,221 @@
+//! Who may come, and what they may do.
+
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::path::PathBuf;
+
+use metra_core::id::Digest;
+
+use crate::harness::{Bed, Gateway, run, skip};
+
+tests![
+    tokens,
+    client_certificates,
+    anonymous_on_loopback_only,
+    authorities_and_pins,
+    may_only_read,
+    may_only_write,
+    homes,
+];
+
+const ALICE: &str = "alices-token-0123456789";
+const BOB: &str = "bobs-token-0123456789ab";
+
+fn user(name: &str, token: &str, rest: &str) -> String {
+    format!("[users.{name}]\ntoken_hash = \"blake3:{}\"\n{rest}\n", Digest::of(token.as_bytes()))
+}
+
+fn put(bed: &Bed, gateway: &Gateway, path: &str) -> run::Run {
+    let file = bed.write("file", "content");
+    bed.client(gateway, ["send"]).arg(file).arg(gateway.url(path))
+}
+
+fn tokens(bed: &Bed) {
+    let gateway = bed.gateway_with(&(user("alice", ALICE, "") + &user("bob", BOB, "")));
+    put(bed, &gateway, "by-environment").env("METRA_TOKEN", ALICE).expect(0);
+    let file = bed.write("token", format!("{BOB}\n"));
+    put(bed, &gateway, "by-file").arg("--token-file").arg(&file).expect(0);
+    let wrong = put(bed, &gateway, "wrong").env("METRA_TOKEN", "no-such-token-0123456789").expect(10);
+    assert!(!wrong.stderr.contains("no-such-token"), "a token is shown\n{wrong}");
+    // With users, nobody comes without credentials unless the configuration says so.
+    put(bed, &gateway, "none").expect(10);
+    assert!(!gateway.at("wrong").exists() && !gateway.at("none").exists());
+    let log = gateway.log();
+    assert!(!log.contains(ALICE) && !log.contains(BOB) && !log.contains("no-such-token"), "a token is in the log");
+    // A wrong token is refused at once, not tried again and again.
+    assert!(wrong.elapsed.as_secs() < 10, "{wrong}");
+}
+
+/// PEM files of an authority, and of a certificate with these names and its key.
+struct Issued {
+    authority: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+fn issue(bed: &Bed, label: &str, name: &str) -> Issued {
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_cert = ca.self_signed(&ca_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let cert = params.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    Issued {
+        authority: bed.write(&format!("{label}-ca.pem"), ca_cert.pem()),
+        cert: bed.write(&format!("{label}.pem"), cert.pem()),
+        key: bed.write(&format!("{label}.key"), key.serialize_pem()),
+    }
+}
+
+fn client_certificates(bed: &Bed) {
+    let carol = issue(bed, "carol", "carol.example.org");
+    let stranger = issue(bed, "stranger", "carol.example.org");
+    let tls = format!("[tls]\nclient_ca = {:?}\n", carol.authority);
+    let users = "[users.carol]\ncert_names = [\"carol.example.org\"]\n".to_owned() + &user("alice", ALICE, "");
+    let gateway = bed.gateway_with(&(tls + &users));
+    let with = |issued: &Issued, path: &str| {
+        put(bed, &gateway, path).arg("--cert").arg(&issued.cert).arg("--key").arg(&issued.key)
+    };
+    with(&carol, "a").expect(0);
+    assert_eq!(fs::read(gateway.at("a")).unwrap(), b"content");
+    // Of another authority, with the same name.
+    let refused = with(&stranger, "b").run();
+    assert!([6, 10].contains(&refused.code()), "{refused}");
+    assert!(!gateway.at("b").exists());
+    // Tokens go on to work, and nothing at all does not.
+    put(bed, &gateway, "c").env("METRA_TOKEN", ALICE).expect(0);
+    put(bed, &gateway, "d").expect(10);
+    // A certificate without a user.
+    let dave = issue(bed, "dave", "dave.example.org");
+    let both = fs::read_to_string(&carol.authority).unwrap() + &fs::read_to_string(&dave.authority).unwrap();
+    fs::write(&carol.authority, both).unwrap();
+    drop(gateway);
+    let tls = format!("[tls]\nclient_ca = {:?}\n", carol.authority);
+    let gateway = bed.gateway_with(&(tls + &users));
+    let run = put(bed, &gateway, "e").arg("--cert").arg(&dave.cert).arg("--key").arg(&dave.key);
+    run.expect(10);
+    assert!(!gateway.at("e").exists());
+}
+
+/// An address of this machine that is not loopback.
+fn other_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+fn anonymous_on_loopback_only(bed: &Bed) {
+    let Some(address) = other_address() else { skip("this machine has no address but loopback") };
+    let gateway = bed.gateway_on("0.0.0.0:0", &format!("anonymous = \"loopback\"\n{}", user("alice", ALICE, "")));
+    let port = gateway.address().port();
+    let file = bed.write("file", "content");
+    let send = |host: String, path: &str| {
+        let run = bed.metra(["send", "--json", "--pin"]).arg(gateway.pin()).arg(&file);
+        run.arg(format!("mtp://{host}:{port}/{path}"))
+    };
+    send("127.0.0.1".into(), "near").expect(0);
+    send(address.to_string(), "far").expect(10);
+    send(address.to_string(), "known").env("METRA_TOKEN", ALICE).expect(0);
+    assert!(gateway.at("near").exists() && !gateway.at("far").exists() && gateway.at("known").exists());
+}
+
+fn authorities_and_pins(bed: &Bed) {
+    let gateway = bed.gateway();
+    let file = bed.write("file", "content");
+    let send = |flags: &[&str]| {
+        bed.metra(["send", "--overwrite", "always"]).args(flags).arg(&file).arg(gateway.url("x")).run()
+    };
+    let (ca, pin) = (gateway.ca().display().to_string(), gateway.pin());
+    let wrong_pin = "sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let other = issue(bed, "other", "other.example.org").authority.display().to_string();
+    assert_eq!(send(&["--ca", &ca]).code(), 0);
+    assert_eq!(send(&["--pin", &pin]).code(), 0);
+    assert_eq!(send(&["--ca", &ca, "--pin", &pin]).code(), 0);
+    assert_eq!(send(&["--pin", wrong_pin, "--pin", &pin]).code(), 0);
+    for flags in [
+        &["--pin", wrong_pin][..],
+        &["--ca", &other],
+        &["--ca", &ca, "--pin", wrong_pin],
+        &["--ca", &other, "--pin", &pin],
+        &[],
+    ] {
+        let done = send(flags);
+        assert!([6, 10].contains(&done.code()), "{flags:?}\n{done}");
+        assert!(done.stderr.contains("not trusted"), "{done}");
+        assert!(done.elapsed.as_secs() < 10, "{done}");
+    }
+    // What cannot be a pin or a file of certificates is wrong use.
+    for flags in [&["--pin", "sha256/short"][..], &["--ca", "/does/not/exist"]] {
+        let done = send(flags);
+        assert!(done.code() != 0 && done.code() != 130, "{done}");
+        assert!(done.stderr.contains(flags[1]), "{done}");
+    }
+}
+
+fn may_only_read(bed: &Bed) {
+    let gateway = bed.gateway_with(&user("alice", ALICE, "write = false"));
+    fs::write(gateway.at("there"), "content").unwrap();
+    let get = bed.client(&gateway, ["get"]).arg(gateway.url("there")).arg(bed.path("back"));
+    get.env("METRA_TOKEN", ALICE).expect(0);
+    put(bed, &gateway, "new").env("METRA_TOKEN", ALICE).expect(12);
+    let ca = gateway.ca();
+    bed.metra(["rm", "--ca"]).arg(&ca).arg(gateway.url("there")).env("METRA_TOKEN", ALICE).expect(12);
+    bed.metra(["ls", "--ca"]).arg(&ca).arg(gateway.url("")).env("METRA_TOKEN", ALICE).expect(0);
+    assert!(gateway.at("there").exists() && !gateway.at("new").exists());
+}
+
+fn may_only_write(bed: &Bed) {
+    let gateway = bed.gateway_with(&user("alice", ALICE, "read = false"));
+    put(bed, &gateway, "new").env("METRA_TOKEN", ALICE).expect(0);
+    let get = bed.client(&gateway, ["get"]).arg(gateway.url("new")).arg(bed.path("back"));
+    get.env("METRA_TOKEN", ALICE).expect(12);
+    bed.metra(["ls", "--ca"]).arg(gateway.ca()).arg(gateway.url("")).env("METRA_TOKEN", ALICE).expect(12);
+    assert!(!bed.path("back").exists());
+}
+
+fn homes(bed: &Bed) {
+    for home in ["alice", "bob"] {
+        bed.folder(&format!("root/{home}"));
+    }
+    let config = user("alice", ALICE, "home = \"alice\"") + &user("bob", BOB, "home = \"bob\"");
+    let gateway = bed.gateway_with(&config);
+    fs::write(gateway.at("bob/secret"), "secret").unwrap();
+    put(bed, &gateway, "folder/x").env("METRA_TOKEN", ALICE).expect(0);
+    assert_eq!(fs::read(gateway.at("alice/folder/x")).unwrap(), b"content");
+    // Each sees the own home as /.
+    let list = |token: &str, path: &str| {
+        bed.metra(["ls", "-R", "--ca"]).arg(gateway.ca()).arg(gateway.url(path)).env("METRA_TOKEN", token).run()
+    };
+    let seen = list(ALICE, "").text();
+    assert!(seen.contains("folder/x") && !seen.contains("secret") && !seen.contains("bob"), "{seen}");
+    assert!(list(BOB, "").text().contains("secret"));
+
+    // Not with .., not by a link.
+    std::os::unix::fs::symlink("../bob", gateway.at("alice/way-out")).unwrap();
+    std::os::unix::fs::symlink("../bob/secret", gateway.at("alice/link")).unwrap();
+    for path in ["../bob/secret", "bob/secret", "way-out/secret"] {
+        for how in ["keep", "follow"] {
+            let get = bed.client(&gateway, ["get", "--symlinks", how]).arg(gateway.url(path)).arg(bed.path("back"));
+            let done = get.env("METRA_TOKEN", ALICE).run();
+            assert_ne!(done.code(), 0, "{done}");
+            assert!(!bed.path("back").exists(), "{path}");
+        }
+    }
+    let get = bed.client(&gateway, ["get", "--symlinks", "follow"]).arg(gateway.url("link")).arg(bed.path("back"));
+    let done = get.env("METRA_TOKEN", ALICE).run();
+    assert_ne!(done.code(), 0, "{done}");
+    assert!(!bed.path("back").exists());
+    put(bed, &gateway, "way-out/evil").env("METRA_TOKEN", ALICE).run();
+    assert!(!gateway.at("bob/evil").exists());
+    assert_ne!(list(ALICE, "way-out").code(), 0);
+    // The staging of one is not in the tree of the other, nor chunks of the one of use to the other.
+    let mine = bed.write("mine", "secret");
+    let run = bed.client(&gateway, ["send"]).arg(&mine).arg(gateway.url("mine")).env("METRA_TOKEN", ALICE);
+    let done = run.expect(0);
+    assert_eq!(done.number("chunks_sent"), 1, "that bob has these bytes is not told\n{done}");
+}
