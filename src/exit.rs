@@ -184,9 +184,8 @@ mod tests {
 
     #[test]
     fn what_may_be_tried_again_says_so() {
-        let exit = |code, retryable| {
-            Failure::from(ClientError { code, message: String::new(), retryable }).exit
-        };
+        let exit =
+            |code, retryable| Failure::from(ClientError { code, message: String::new(), retryable }).exit;
         assert_eq!(exit(Code::Internal, true), Exit::Retryable);
         assert_eq!(exit(Code::Internal, false), Exit::Other);
         assert_eq!(exit(Code::NotFound, true), Exit::Retryable);

@@ -1,6 +1,6 @@
 //! How far a transfer is: a line on a terminal, or JSON.
 //!
-//! The text is made by [`line`], which knows no terminal; [`Rates`] turns snapshots into speeds.
+//! The text is made by [`lines`], which knows no terminal; [`Rates`] turns snapshots into speeds.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -50,7 +50,10 @@ impl Rates {
     /// Adds a snapshot; returns the speed of what moves and of what becomes durable.
     pub(crate) fn add(&mut self, now: Instant, progress: &Progress) -> (f64, f64) {
         // A second attempt counts from the start again.
-        if self.samples.back().is_some_and(|(_, moved, durable)| progress.moved < *moved || progress.durable < *durable)
+        if self
+            .samples
+            .back()
+            .is_some_and(|(_, moved, durable)| progress.moved < *moved || progress.durable < *durable)
         {
             self.samples.clear();
         }
@@ -68,30 +71,32 @@ impl Rates {
     }
 }
 
-/// The line for people.
-pub(crate) fn line(way: Way, progress: &Progress, (moving, settling): (f64, f64)) -> String {
+/// The lines for people: how far and how fast; what is where. Each fits a terminal of 80 columns, the first one beside
+/// the bar.
+pub(crate) fn lines(way: Way, progress: &Progress, (moving, settling): (f64, f64)) -> (String, String) {
     let Progress { announced, complete, moved, verified, durable, .. } = *progress;
-    let more = if complete { "" } else { "+" };
-    let mut line = format!(
-        "{}{more}: {} {}, verified {}, durable {}, {}",
-        output::bytes(announced),
+    // Nobody knows how much there is before everything has been looked at.
+    let of = if complete { output::bytes(announced) } else { format!("{}+", output::bytes(announced)) };
+    let mut first = format!("{of} {}", output::rate(moving));
+    if let Some(binding) = progress.binding {
+        first.push_str(&format!(", limit: {}", binding.name()));
+    }
+    if complete && durable < announced && settling > 0.0 {
+        let left =
+            Duration::try_from_secs_f64((announced - durable) as f64 / settling).unwrap_or(Duration::MAX);
+        first.push_str(&format!(", {} left", output::duration(left)));
+    }
+    let second = format!(
+        "{} {}, verified {}, durable {}",
         way.done(),
         output::bytes(moved),
         output::bytes(verified),
         output::bytes(durable),
-        output::rate(moving),
     );
-    if let Some(binding) = progress.binding {
-        line.push_str(&format!(", limit: {}", binding.name()));
-    }
-    if complete && durable < announced && settling > 0.0 {
-        let left = Duration::try_from_secs_f64((announced - durable) as f64 / settling).unwrap_or(Duration::MAX);
-        line.push_str(&format!(", {} left", output::duration(left)));
-    }
-    line
+    (first, second)
 }
 
-/// A bar and a line on standard error.
+/// A bar and two lines on standard error.
 pub(crate) struct Bar {
     bar: ProgressBar,
     rates: Rates,
@@ -101,7 +106,8 @@ pub(crate) struct Bar {
 impl Bar {
     pub(crate) fn new(way: Way) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-        let style = ProgressStyle::with_template("{bar:16} {wide_msg}").expect("the template is right");
+        let style =
+            ProgressStyle::with_template("{bar:24} {wide_msg}\n{prefix}").expect("the template is right");
         bar.set_style(style.progress_chars("=> "));
         bar.set_message("connecting");
         bar.tick();
@@ -112,7 +118,9 @@ impl Bar {
         let rates = self.rates.add(Instant::now(), progress);
         self.bar.set_length(progress.announced.max(1));
         self.bar.set_position(progress.durable);
-        self.bar.set_message(line(self.way, progress, rates));
+        let (first, second) = lines(self.way, progress, rates);
+        self.bar.set_message(first);
+        self.bar.set_prefix(second);
     }
 
     /// Prints a line above the bar.
@@ -143,26 +151,43 @@ mod tests {
     }
 
     #[test]
-    fn the_line_tells_sent_verified_and_durable_apart() {
+    fn sent_verified_and_durable_are_told_apart() {
         let mut progress = Progress { verified: 1 << 30, ..progress(2 << 30, 512 << 20) };
-        let text = line(Way::Send, &progress, (125e6, 50e6));
-        assert_eq!(text, "4.0 GiB+: sent 2.0 GiB, verified 1.0 GiB, durable 512.0 MiB, 1.00 Gbit/s");
+        let (first, second) = lines(Way::Send, &progress, (125e6, 50e6));
+        assert_eq!(first, "4.0 GiB+ 1.00 Gbit/s");
+        assert_eq!(second, "sent 2.0 GiB, verified 1.0 GiB, durable 512.0 MiB");
         progress.complete = true;
         progress.binding = Some(Binding::Disk);
-        let text = line(Way::Get, &progress, (125e6, f64::from(1 << 20) * 512.0));
-        assert_eq!(
-            text,
-            "4.0 GiB: received 2.0 GiB, verified 1.0 GiB, durable 512.0 MiB, 1.00 Gbit/s, limit: disk, 7.0 s left"
-        );
+        let (first, second) = lines(Way::Get, &progress, (125e6, f64::from(1 << 20) * 512.0));
+        assert_eq!(first, "4.0 GiB 1.00 Gbit/s, limit: disk, 7.0 s left");
+        assert!(second.starts_with("received 2.0 GiB"), "{second}");
     }
 
     #[test]
     fn no_time_is_told_that_is_not_known() {
         let mut progress = progress(0, 0);
-        assert!(!line(Way::Send, &progress, (1.0, 1.0)).contains("left"), "the manifest is not complete");
+        let left =
+            |progress: &Progress, settling| lines(Way::Send, progress, (0.0, settling)).0.contains("left");
+        assert!(!left(&progress, 1.0), "the manifest is not complete");
         progress.complete = true;
-        assert!(!line(Way::Send, &progress, (0.0, 0.0)).contains("left"), "nothing moves");
-        assert!(line(Way::Send, &progress, (0.0, 1e-300)).contains("left"), "however long it takes");
+        assert!(!left(&progress, 0.0), "nothing moves");
+        assert!(left(&progress, 1e-300), "however long it takes");
+    }
+
+    #[test]
+    fn lines_fit_80_columns() {
+        let progress = Progress {
+            announced: 1023 << 30,
+            complete: true,
+            moved: 1000 << 20,
+            verified: 1000 << 20,
+            durable: 1000 << 20,
+            binding: Some(Binding::Receiver),
+            ..Progress::default()
+        };
+        let (first, second) = lines(Way::Get, &progress, (99.99e9 / 8.0, 1e6));
+        assert!(first.len() + 25 <= 79, "{first}");
+        assert!(second.len() <= 79, "{second}");
     }
 
     #[test]

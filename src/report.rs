@@ -44,7 +44,8 @@ impl Reporter {
         let started = Instant::now();
         let form = if args.json {
             Form::Json { to_stderr: data_on_stdout, interval: args.json_interval(), next: started }
-        } else if !args.quiet && io::stderr().is_terminal() && !(data_on_stdout && io::stdout().is_terminal()) {
+        } else if !args.quiet && io::stderr().is_terminal() && !(data_on_stdout && io::stdout().is_terminal())
+        {
             Form::Bar(Bar::new(way))
         } else {
             Form::Silent

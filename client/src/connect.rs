@@ -72,8 +72,9 @@ impl Client {
         let path = options.state.join("client.sqlite");
         let opened = rt.blocking(move || Catalogue::open(&path, SystemTime::now())).await;
         let catalogue = opened.map_err(|e| ClientError::new(Code::WriteFailed, e.to_string()))?;
+        let config = SessionConfig { links: options.links.max(1), ..SessionConfig::default() };
         let (requests, answers) = mpsc::channel(ANSWER_QUEUE);
-        let session = Session::new(rt.clone(), SessionConfig::default(), requests);
+        let session = Session::new(rt.clone(), config, requests);
         let links = Arc::new(Links::new(rt.clone(), &options, session.clone())?);
         links.open().await?;
         let supervisor = rt.spawn(links.clone().keep(options.links.max(1))).abort_on_drop();

@@ -31,7 +31,9 @@ impl ClientError {
             _ => Code::Internal,
         };
         let message = match error {
-            LinkError::ClosedByPeer { code, reason } if reason.is_empty() => format!("the gateway says: {code}"),
+            LinkError::ClosedByPeer { code, reason } if reason.is_empty() => {
+                format!("the gateway says: {code}")
+            }
             LinkError::ClosedByPeer { reason, .. } => format!("the gateway says: {reason}"),
             LinkError::TimedOut => "the gateway does not answer".to_owned(),
             LinkError::Handshake(text) => {

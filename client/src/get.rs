@@ -69,7 +69,10 @@ impl Client {
             collected.chunks_resent += stats.damaged + stats.duplicates;
             collected.resumes += job.attachments().saturating_sub(1);
             match result {
-                Ok((outcome, receipt)) => return Ok(self.fetched(collected, &job, &outcome, receipt)),
+                Ok((outcome, receipt)) => {
+                    let receipt = receipt.map(|bytes| self.genuine(&bytes)).transpose()?;
+                    return Ok(self.fetched(collected, &job, &outcome, receipt));
+                }
                 // Standard output cannot be taken back.
                 Err(error) if request.to == GetTo::Stdout && stats.received > 0 => return Err(error.into()),
                 Err(error) => self.may_try_again(&error, stats.received > 0, &mut trying_since).await?,
@@ -83,7 +86,7 @@ impl Client {
         request: &GetRequest,
         key: JobKey,
         collected: &mut Collected,
-    ) -> Result<(Arc<SinkJob>, Result<(SinkOutcome, Option<SignedReceipt>), JobError>), ClientError> {
+    ) -> Result<(Arc<SinkJob>, Result<(SinkOutcome, Option<Vec<u8>>), JobError>), ClientError> {
         let landing = self.landing(request, key).await?;
         let id = self.next_job();
         let open = Frame::Pull(Pull {
@@ -103,7 +106,6 @@ impl Client {
                 let outcome = job.run(planner).await?;
                 job.conclude(None, &outcome);
                 let receipt = self.rt.timeout(RECEIPT_TIMEOUT, job.receipt()).await.ok();
-                let receipt = receipt.and_then(|bytes| SignedReceipt::decode(&bytes).ok());
                 Ok((outcome, receipt))
             };
             tokio::pin!(run);

@@ -39,6 +39,7 @@ struct State {
     endpoints: Vec<QuicClient>,
     ticket: Option<Vec<u8>>,
     user: String,
+    receipt_key: [u8; 32],
     kinds: Vec<String>,
     given_up: Option<ClientError>,
 }
@@ -106,10 +107,7 @@ impl Links {
         // A socket of its own for each link: several links are several flows, and run on several cores.
         let endpoint =
             QuicClient::new(self.rt.clone(), any, self.tls.clone(), self.tuning.clone()).map_err(system)?;
-        let link = endpoint
-            .connect(address, &self.address.host)
-            .await
-            .map_err(|e| ClientError::link(&e))?;
+        let link = endpoint.connect(address, &self.address.host).await.map_err(|e| ClientError::link(&e))?;
         self.join(link.clone()).await.inspect_err(|e| link.close(e.code, &e.message))?;
         let mut state = self.lock();
         state.kinds.push(link.kind().name().to_owned());
@@ -143,8 +141,13 @@ impl Links {
         };
         match frame {
             Some(Frame::Welcome(welcome)) => self.welcomed(&welcome),
+            Some(Frame::Close { code, reason }) => {
+                return Err(ClientError::new(code, format!("the gateway says: {reason}")));
+            }
             None => return Err(self.refused(&link).await),
-            Some(_) => return Err(ClientError::new(Code::Protocol, "the gateway did not answer with Welcome")),
+            Some(_) => {
+                return Err(ClientError::new(Code::Protocol, "the gateway did not answer with Welcome"));
+            }
         }
         self.session.attach(link, send, recv, decoder)?;
         Ok(())
@@ -164,24 +167,39 @@ impl Links {
         let mut state = self.lock();
         state.ticket = Some(welcome.ticket.clone());
         state.user = welcome.user.clone();
+        state.receipt_key = welcome.receipt_key;
     }
 
     /// Keeps `wanted` links open for as long as it is polled.
-    pub(crate) async fn keep(self: Arc<Self>, wanted: usize) {
+    pub(crate) async fn keep(self: Arc<Self>, mut wanted: usize) {
         let mut pause = PAUSE.0;
+        let mut last_open = self.rt.now();
         let mut alone_since: Option<Instant> = None;
         loop {
             let open = self.session.links().len();
             if open > 0 {
                 alone_since = None;
+                pause = PAUSE.0;
             }
             if open >= wanted {
-                pause = PAUSE.0;
                 self.session.links_fewer_than(wanted).await;
                 continue;
             }
             self.lock().endpoints.retain(|endpoint| endpoint.open_links() > 0);
-            let Err(error) = self.open().await else { continue };
+            // A gateway that welcomes and then closes is not asked again at once.
+            if self.rt.now().saturating_duration_since(last_open) < PAUSE.1 && open == 0 {
+                self.rt.sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+            let Err(error) = self.open().await else {
+                last_open = self.rt.now();
+                continue;
+            };
+            if error.code == Code::Limit && open > 0 {
+                // The gateway allows no more: those that are open do.
+                wanted = open;
+                continue;
+            }
             tracing::debug!(%error, "no link");
             let now = self.rt.now();
             let since = *alone_since.get_or_insert(now);
@@ -206,6 +224,11 @@ impl Links {
             }
             failed.await;
         }
+    }
+
+    /// The key that the gateway signs receipts with, as it said on the authenticated link.
+    pub(crate) fn receipt_key(&self) -> [u8; 32] {
+        self.lock().receipt_key
     }
 
     pub(crate) fn user(&self) -> String {

@@ -15,6 +15,7 @@ use metra_store::source::{Loader, LocalFile, ManifestCache, Part, Reader, Root, 
 use crate::connect::Client;
 use crate::error::ClientError;
 use crate::identity::{KeyBuilder, random};
+use crate::receipts::verify;
 use crate::report::{Collected, JobReport, Watch};
 
 /// How often a running job is looked at.
@@ -55,7 +56,7 @@ impl Client {
             collected.resumes += job.attachments().saturating_sub(1);
             match result {
                 Ok(outcome) => {
-                    let receipt = job.receipt().and_then(|bytes| SignedReceipt::decode(&bytes).ok());
+                    let receipt = job.receipt().map(|bytes| self.genuine(&bytes)).transpose()?;
                     if request.delete_source {
                         self.delete_sources(&request.spec, &job, &mut collected).await;
                     }
@@ -65,6 +66,17 @@ impl Client {
             }
             collected.resumes += 1;
         }
+    }
+
+    /// A receipt that is signed by this very gateway.
+    ///
+    /// # Errors
+    /// It is not: what the gateway says of the job cannot be relied on.
+    pub(crate) fn genuine(&self, bytes: &[u8]) -> Result<SignedReceipt, ClientError> {
+        let bad = |why: String| ClientError::new(Code::Integrity, format!("the gateway's receipt: {why}"));
+        let receipt = SignedReceipt::decode(bytes).map_err(|e| bad(e.to_string()))?;
+        verify(&receipt, None, Some(&self.links.receipt_key())).map_err(|e| bad(e.to_string()))?;
+        Ok(receipt)
     }
 
     async fn send_once(

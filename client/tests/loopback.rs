@@ -121,7 +121,8 @@ fn tree(at: &Path) {
 
 fn same(a: &Path, b: &Path) {
     let list = |at: &Path| {
-        let mut names: Vec<_> = walk(at).into_iter().map(|p| p.strip_prefix(at).unwrap().to_owned()).collect();
+        let mut names: Vec<_> =
+            walk(at).into_iter().map(|p| p.strip_prefix(at).unwrap().to_owned()).collect();
         names.sort();
         names
     };

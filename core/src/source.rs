@@ -36,7 +36,18 @@ pub enum SourceError {
         /// What there is.
         sent: u64,
     },
-    /// A chunk was reported damaged too often.
+    /// It asks in one frame for more chunks than there are.
+    #[error("a request names {asked} chunks of {announced}")]
+    Repeats {
+        /// What it asks for.
+        asked: u64,
+        /// What there is.
+        announced: u32,
+    },
+    /// It reports a chunk damaged that it never asked for.
+    #[error("chunk {0} was never asked for")]
+    NotAsked(u32),
+    /// A chunk was reported damaged, or refused, too often.
     #[error("chunk {0} arrived damaged {max} times", max = limits::CHUNK_ATTEMPTS)]
     Damaged(u32),
 }
@@ -51,6 +62,18 @@ impl SourceError {
     }
 }
 
+/// A chunk on its way out. A chunk that is asked for again while it is under way is sent a second time; what becomes
+/// of the first sending then says nothing of the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sending {
+    /// Which chunk.
+    pub chunk: ChunkIndex,
+    /// Its length and hash.
+    pub info: ChunkInfo,
+    link: LinkNumber,
+    number: u64,
+}
+
 /// The state machine of a source. See the module's documentation.
 #[derive(Debug)]
 pub struct Source {
@@ -59,9 +82,12 @@ pub struct Source {
     attached: bool,
     next_record: u64,
     end_sent: bool,
+    /// In the order to send. What is not in `queued` any more is passed over.
     queue: VecDeque<IndexRange>,
     queued: IndexSet,
-    in_flight: HashMap<u32, LinkNumber>,
+    /// The latest sending of each chunk that was sent and is not held yet: its link and number.
+    in_flight: HashMap<u32, (LinkNumber, u64)>,
+    sendings: u64,
     damaged: HashMap<u32, u8>,
     held: IndexSet,
     durable: IndexSet,
@@ -109,6 +135,7 @@ impl Source {
             queue: VecDeque::new(),
             queued: IndexSet::default(),
             in_flight: HashMap::new(),
+            sendings: 0,
             damaged: HashMap::new(),
             held: IndexSet::default(),
             durable: IndexSet::default(),
@@ -196,6 +223,12 @@ impl Source {
     /// The sink asks for chunks. What is queued already is not queued twice; what is in flight is queued again, since
     /// a sink asks twice only for what it has given up.
     pub fn want(&mut self, ranges: &[IndexRange]) -> Result<(), SourceError> {
+        let announced = self.ledger.chunks();
+        let asked = ranges.iter().map(|r| u64::from(r.count)).sum();
+        // A frame must not cost more time than one pass over the chunks.
+        if asked > u64::from(announced) {
+            return Err(SourceError::Repeats { asked, announced });
+        }
         for range in ranges {
             self.check(range)?;
             for index in indexes(range) {
@@ -207,6 +240,7 @@ impl Source {
                 self.resolve(index);
             }
         }
+        self.compact();
         Ok(())
     }
 
@@ -241,18 +275,17 @@ impl Source {
     /// was damaged too often.
     pub fn damaged(&mut self, chunk: ChunkIndex) -> Result<(), SourceError> {
         self.check(&IndexRange { first: chunk, count: 1 })?;
-        let times = self.damaged.entry(chunk.0).or_insert(0);
-        *times = times.saturating_add(1);
-        if *times >= limits::CHUNK_ATTEMPTS {
-            return Err(SourceError::Damaged(chunk.0));
+        if !self.resolved.contains(chunk) {
+            return Err(SourceError::NotAsked(chunk.0));
         }
-        self.in_flight.insert(chunk.0, 0);
-        self.send_failed(chunk);
+        self.count_attempt(chunk)?;
+        self.in_flight.remove(&chunk.0);
+        self.queue_first(chunk);
         Ok(())
     }
 
     /// The next chunk to send on `link`, which has room now. It is in flight there from here on.
-    pub fn next_chunk(&mut self, link: LinkNumber) -> Option<(ChunkIndex, ChunkInfo)> {
+    pub fn next_chunk(&mut self, link: LinkNumber) -> Option<Sending> {
         loop {
             let front = self.queue.front_mut()?;
             let index = front.first.0;
@@ -266,51 +299,70 @@ impl Source {
                 continue; // confirmed meanwhile
             }
             let info = self.ledger.chunk(ChunkIndex(index)).expect("checked when it was queued");
-            self.in_flight.insert(index, link);
-            return Some((ChunkIndex(index), info));
+            self.sendings += 1;
+            self.in_flight.insert(index, (link, self.sendings));
+            return Some(Sending { chunk: ChunkIndex(index), info, link, number: self.sendings });
         }
     }
 
     /// A chunk has been handed to its link whole.
-    pub fn sent(&mut self, chunk: ChunkIndex) {
+    pub fn sent(&mut self, sending: &Sending) {
         self.stats.chunks_sent += 1;
-        self.stats.bytes_sent += self.len(chunk.0);
-        if !self.sent_once.insert(chunk) {
+        self.stats.bytes_sent += u64::from(sending.info.len);
+        if !self.sent_once.insert(sending.chunk) {
             self.stats.chunks_resent += 1;
         }
     }
 
-    /// A chunk could not be handed to its link, which lives on: it waits for the next link that has room.
-    pub fn send_failed(&mut self, chunk: ChunkIndex) {
-        if self.in_flight.remove(&chunk.0).is_some() && self.queued.insert(chunk) {
-            self.queue.push_front(IndexRange { first: chunk, count: 1 });
+    /// A chunk could not be handed to its link: it waits for the next link that has room.
+    pub fn send_failed(&mut self, sending: &Sending) {
+        if self.abandon(sending) {
+            self.queue_first(sending.chunk);
         }
     }
 
     /// The sink refused a chunk while it was being sent: it has it, and says so, or it will ask again.
-    pub fn not_wanted(&mut self, chunk: ChunkIndex) {
-        self.in_flight.remove(&chunk.0);
+    pub fn not_wanted(&mut self, sending: &Sending) {
+        self.abandon(sending);
+    }
+
+    /// The sink stopped a chunk because it could not make sense of it. It is sent again, but not for ever.
+    pub fn refused(&mut self, sending: &Sending) -> Result<(), SourceError> {
+        if self.abandon(sending) {
+            self.count_attempt(sending.chunk)?;
+            self.queue_first(sending.chunk);
+        }
+        Ok(())
     }
 
     /// A link is gone: what was in flight on it is queued again, at the front. Returns how many chunks.
     pub fn link_lost(&mut self, link: LinkNumber) -> usize {
         let mut lost: Vec<u32> =
-            self.in_flight.iter().filter(|(_, l)| **l == link).map(|(i, _)| *i).collect();
+            self.in_flight.iter().filter(|(_, (l, _))| *l == link).map(|(i, _)| *i).collect();
         lost.sort_unstable_by(|a, b| b.cmp(a));
         for index in &lost {
-            self.send_failed(ChunkIndex(*index));
+            self.in_flight.remove(index);
+            self.queue_first(ChunkIndex(*index));
         }
         lost.len()
     }
 
     /// A chunk cannot be had any more; it is not sent.
-    pub fn gone(&mut self, chunk: ChunkIndex) {
-        self.in_flight.remove(&chunk.0);
+    pub fn gone(&mut self, sending: &Sending) {
+        self.abandon(sending);
     }
 
     /// Whether chunks wait for a link.
     pub fn has_queued(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queued.is_empty()
+    }
+
+    /// Whether a sink is attached that was told all there is, and waits for nothing.
+    pub fn is_idle(&self) -> bool {
+        self.attached
+            && self.next_record >= self.ledger.records()
+            && self.queued.is_empty()
+            && self.in_flight.is_empty()
     }
 
     /// Whether the sink holds the chunk.
@@ -331,6 +383,44 @@ impl Source {
     /// Counters.
     pub fn stats(&self) -> SourceStats {
         self.stats
+    }
+
+    /// Forgets that a sending is in flight. `false`: it was not; the chunk is confirmed, or sent again.
+    fn abandon(&mut self, sending: &Sending) -> bool {
+        let current = self.in_flight.get(&sending.chunk.0) == Some(&(sending.link, sending.number));
+        if current {
+            self.in_flight.remove(&sending.chunk.0);
+        }
+        current
+    }
+
+    fn count_attempt(&mut self, chunk: ChunkIndex) -> Result<(), SourceError> {
+        let times = self.damaged.entry(chunk.0).or_insert(0);
+        *times = times.saturating_add(1);
+        if *times >= limits::CHUNK_ATTEMPTS { Err(SourceError::Damaged(chunk.0)) } else { Ok(()) }
+    }
+
+    fn queue_first(&mut self, chunk: ChunkIndex) {
+        if self.queued.insert(chunk) {
+            self.queue.push_front(IndexRange { first: chunk, count: 1 });
+            self.compact();
+        }
+    }
+
+    /// Drops what was confirmed from the queue before that makes it grow: a sink that asks and confirms in turn
+    /// must not fill the memory.
+    fn compact(&mut self) {
+        if self.queue.len() < QUEUE_SLACK + 2 * self.queued.count() as usize {
+            return;
+        }
+        let mut left = self.queued.clone();
+        let mut queue = VecDeque::new();
+        for index in self.queue.iter().flat_map(indexes) {
+            if left.remove(ChunkIndex(index)) {
+                push_back(&mut queue, index);
+            }
+        }
+        self.queue = queue;
     }
 
     fn resolve(&mut self, index: u32) {
@@ -354,6 +444,9 @@ impl Source {
     }
 }
 
+/// Ranges that the queue may hold besides those that are still wanted.
+const QUEUE_SLACK: usize = 1024;
+
 fn push_back(queue: &mut VecDeque<IndexRange>, index: u32) {
     match queue.back_mut() {
         Some(last) if last.first.0 + last.count == index => last.count += 1,
@@ -364,3 +457,7 @@ fn push_back(queue: &mut VecDeque<IndexRange>, index: u32) {
 fn indexes(range: &IndexRange) -> std::ops::Range<u32> {
     range.indexes()
 }
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -72,11 +72,6 @@ pub(crate) fn authenticate(
 fn anonymous(config: &Config, from: IpAddr) -> Option<Arc<Account>> {
     let allowed = config.anonymous == Anonymous::Loopback && from.to_canonical().is_loopback();
     allowed.then(|| {
-        Arc::new(Account {
-            name: ANONYMOUS.to_owned(),
-            read: true,
-            write: true,
-            home: config.root.clone(),
-        })
+        Arc::new(Account { name: ANONYMOUS.to_owned(), read: true, write: true, home: config.root.clone() })
     })
 }

@@ -105,7 +105,9 @@ fn walk(home: &Path, path: &str, depth: u32, out: &mpsc::Sender<Vec<Entry>>) -> 
         let full = path::join(path, &name);
         let entry = match describe(&beneath, &full, &name) {
             Ok(Some(entry)) => entry,
-            Ok(None) if level == 0 => return Err((Code::NotFound, format!("/{path}: no such file or directory"))),
+            Ok(None) if level == 0 => {
+                return Err((Code::NotFound, format!("/{path}: no such file or directory")));
+            }
             Err(e) if level == 0 => return Err(refusal(path, &e)),
             // Gone since its directory was read, or of a type that is not carried.
             _ => continue,

@@ -104,7 +104,7 @@ struct Counted {
 /// Signs a receipt, and keeps it.
 async fn sign(sessions: &Sessions, receipt: Receipt<'_>, counted: Counted) -> Vec<u8> {
     let statement = Statement {
-        gateway: format!("metra/{}", env!("CARGO_PKG_VERSION")),
+        gateway: sessions.pin().to_owned(),
         user: receipt.user.to_owned(),
         key: receipt.key,
         direction: receipt.direction,
@@ -125,7 +125,8 @@ async fn sign(sessions: &Sessions, receipt: Receipt<'_>, counted: Counted) -> Ve
     let bytes = signed.encode();
     let (catalogue, kept, key) = (sessions.catalogue().clone(), bytes.clone(), receipt.key);
     let root = counted.finished.root;
-    let stored = sessions.rt().blocking(move || catalogue.put_receipt(&key, &root, &kept, SystemTime::now())).await;
+    let stored =
+        sessions.rt().blocking(move || catalogue.put_receipt(&key, &root, &kept, SystemTime::now())).await;
     if let Err(error) = stored {
         tracing::warn!(%error, "the receipt could not be kept");
     }

@@ -9,6 +9,7 @@ use metra_core::code::Code;
 use metra_store::{Beneath, Catalogue};
 use metra_transport::quic::{Congestion, QuicServer, Tuning};
 use metra_transport::{AbortOnDrop, Rt};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::{Service, ServiceExt};
 
 use crate::config::{self, Config};
@@ -37,6 +38,9 @@ pub enum StartError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The metrics. Fault: the configuration, or somebody else listens there.
+    #[error("metrics_listen: {0}")]
+    Metrics(String),
     /// The root or a home. Fault: the configuration, or the disk.
     #[error("{path}: {source}")]
     Root {
@@ -75,11 +79,25 @@ impl Gateway {
         let mut servers = Vec::new();
         for address in &config.listen {
             let named = |source| StartError::Listen { address: *address, source };
-            let server = QuicServer::bind(rt.clone(), *address, tls.clone(), tuning(&config), Some(reset.secret()))
-                .map_err(named)?;
+            let server =
+                QuicServer::bind(rt.clone(), *address, tls.clone(), tuning(&config), Some(reset.secret()))
+                    .map_err(named)?;
             servers.push(Arc::new(server));
         }
-        let sessions = Sessions::new(rt.clone(), config, catalogue.clone(), receipts, tickets);
+        if let Some(address) = config.metrics_listen {
+            PrometheusBuilder::new()
+                .with_http_listener(address)
+                .install()
+                .map_err(|e| StartError::Metrics(format!("{address}: {e}")))?;
+        }
+        let sessions = Sessions::new(
+            rt.clone(),
+            config,
+            catalogue.clone(),
+            receipts,
+            tickets,
+            identity.pin().to_string(),
+        );
         let opener = stack(sessions.clone());
         let listen = |server: &Arc<QuicServer>| {
             rt.spawn(accept(rt.clone(), server.clone(), opener.clone())).abort_on_drop()

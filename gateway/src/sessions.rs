@@ -20,7 +20,7 @@ use crate::open::Refused;
 
 /// How long a ticket is good for: a client that was away for a night can take its session up without its token.
 const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// How long a session without a link is kept: its jobs go on without being opened anew if the client comes back.
+/// How long a session with jobs is kept without a link: they go on without being opened anew if the client comes back.
 const LINGER: Duration = Duration::from_secs(60);
 /// Frames that wait to be acted on in one session.
 const REQUEST_QUEUE: usize = 32;
@@ -34,6 +34,8 @@ pub(crate) struct Sessions {
     tickets: TicketKey,
     claims: Claims,
     memory: Memory,
+    /// The pin of the gateway's certificate: its name in receipts.
+    pin: String,
     state: Mutex<State>,
 }
 
@@ -60,7 +62,6 @@ impl Live {
     pub(crate) fn account(&self) -> &Arc<Account> {
         &self.account
     }
-
 }
 
 impl Sessions {
@@ -71,6 +72,7 @@ impl Sessions {
         catalogue: Arc<Catalogue>,
         receipts: ReceiptKey,
         tickets: TicketKey,
+        pin: String,
     ) -> Arc<Self> {
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         Arc::new(Self {
@@ -81,6 +83,7 @@ impl Sessions {
             tickets,
             claims: Claims::default(),
             memory,
+            pin,
             state: Mutex::default(),
         })
     }
@@ -101,6 +104,10 @@ impl Sessions {
 
     pub(crate) fn receipts(&self) -> &ReceiptKey {
         &self.receipts
+    }
+
+    pub(crate) fn pin(&self) -> &str {
+        &self.pin
     }
 
     pub(crate) fn claims(&self) -> &Claims {
@@ -143,6 +150,10 @@ impl Sessions {
         let state = self.lock();
         if state.draining {
             return Err(Refused::new(Code::Draining, "the gateway is shutting down"));
+        }
+        let crowded = |live: &Arc<Live>| live.session.links().len() >= self.config.limits.links_per_session;
+        if wanted.and_then(|id| state.live.get(&id)).is_some_and(crowded) {
+            return Err(Refused::new(Code::Limit, "too many links in this session"));
         }
         match wanted {
             Some(id) if state.live.get(&id).is_none_or(|live| live.account.name == account.name) => Ok(id),
@@ -209,7 +220,8 @@ impl Sessions {
 
     fn room(&self, state: &State, account: &Account) -> Result<(), Refused> {
         let of_user = state.live.values().filter(|live| live.account.name == account.name).count();
-        if state.live.len() >= self.config.limits.sessions || of_user >= self.config.limits.sessions_per_user {
+        if state.live.len() >= self.config.limits.sessions || of_user >= self.config.limits.sessions_per_user
+        {
             return Err(Refused::new(Code::Busy, "too many sessions; try again later"));
         }
         Ok(())
@@ -234,6 +246,9 @@ impl Sessions {
         // The first link joins right after the session was made.
         while self.rt.timeout(LINGER, live.session.with_links()).await.is_ok() {
             live.session.links_fewer_than(1).await;
+            if live.session.jobs() == 0 {
+                return;
+            }
         }
     }
 

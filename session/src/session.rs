@@ -96,6 +96,13 @@ impl Job {
         }
     }
 
+    fn is_over(&self) -> bool {
+        match self {
+            Job::Source(job) => job.is_over(),
+            Job::Sink(job) => job.is_over(),
+        }
+    }
+
     fn cancel(&self, code: Code, reason: &str) {
         match self {
             Job::Source(job) => job.cancel(code, reason),
@@ -223,7 +230,8 @@ impl Session {
             if state.closed {
                 return Err(JobError::new(Code::Draining, "the session is closed"));
             }
-            if state.jobs.len() >= self.0.config.jobs || state.jobs.contains_key(&id) {
+            let running = state.jobs.values().filter(|job| !job.is_over()).count();
+            if running >= self.0.config.jobs || state.jobs.contains_key(&id) {
                 return Err(JobError::new(Code::Limit, "too many jobs in this session"));
             }
             state.jobs.insert(id, job.clone());
@@ -272,9 +280,9 @@ impl Session {
         }
     }
 
-    /// How many jobs there are.
+    /// How many jobs there are that are not over.
     pub fn jobs(&self) -> usize {
-        self.lock().jobs.len()
+        self.lock().jobs.values().filter(|job| !job.is_over()).count()
     }
 
     /// Ends every job; each says so to its peer and journals what it holds.

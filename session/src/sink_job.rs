@@ -244,7 +244,8 @@ impl SinkJob {
             {
                 let state = self.lock();
                 let receipt = state.receipt_out.is_none() || state.receipt_sent;
-                let told = if state.failed.is_some() { state.fail_sent } else { state.finished_sent && receipt };
+                let told =
+                    if state.failed.is_some() { state.fail_sent } else { state.finished_sent && receipt };
                 let by_peer = state.failed.as_ref().is_some_and(|e| e.by_peer);
                 if told || by_peer || state.ended || state.control.is_none() {
                     return;
@@ -550,7 +551,7 @@ impl SinkJob {
             let known = state.sink.on_records(first, &records);
             let memory = (state.sink.ledger().memory() as u64).saturating_mul(3) / 2;
             if !state.memory.grow(memory) {
-                return Err(JobError::new(Code::Limit, "the memory set aside for manifests is used up"));
+                return Err(JobError::new(Code::Busy, "the memory set aside for manifests is used up"));
             }
             known.map_err(|e| JobError::new(e.code(), e.to_string()))?
         };
@@ -575,7 +576,10 @@ impl SinkJob {
 
     /// What an earlier attempt left was set aside: everything known so far is planned anew.
     async fn plan_again(self: &Arc<Self>) -> Result<(), JobError> {
-        tracing::info!(job = self.id.0, "the source differs from the earlier attempt; its chunks are reused by hash");
+        tracing::info!(
+            job = self.id.0,
+            "the source differs from the earlier attempt; its chunks are reused by hash"
+        );
         self.lock().sink.replan();
         let mut from = 0;
         loop {
@@ -667,7 +671,9 @@ impl SinkJob {
             let job = self.clone();
             let ranges = sync.clone();
             let result = self.rt.blocking(move || job.landing.sync(&ranges)).await;
-            result.map_err(|e| JobError::new(e.code(), e.to_string())).inspect_err(|e| self.fail(e.clone()))?;
+            result
+                .map_err(|e| JobError::new(e.code(), e.to_string()))
+                .inspect_err(|e| self.fail(e.clone()))?;
             self.lock().sink.synced(&sync);
             self.out.notify_waiters();
         }

@@ -275,6 +275,12 @@ impl SourceJob {
         self.out.notify_waiters();
     }
 
+    /// Whether the job has finished or failed.
+    pub fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.finished.is_some() || state.failed.is_some()
+    }
+
     /// Waits until the receipt has been handed to a link, or there is no link.
     pub async fn wait_until_told(&self) {
         loop {
@@ -552,7 +558,7 @@ impl SourceJob {
         }
         let memory = state.source.ledger().memory() as u64 + 8 * state.locals.len() as u64;
         if !state.memory.grow(memory) {
-            return Err(JobError::new(Code::Limit, "the memory set aside for manifests is used up"));
+            return Err(JobError::new(Code::Busy, "the memory set aside for manifests is used up"));
         }
         if !self.config.retain {
             state.ring.shrink(self.config.ring);
@@ -679,7 +685,12 @@ impl SourceJob {
             .blocking(move || {
                 let parts: Vec<Part<'_>> = parts
                     .iter()
-                    .map(|(local, path, offset, len)| Part { local: *local, path, offset: *offset, len: *len })
+                    .map(|(local, path, offset, len)| Part {
+                        local: *local,
+                        path,
+                        offset: *offset,
+                        len: *len,
+                    })
                     .collect();
                 let data = job.loader.load(&parts).map_err(|e| e.to_string())?;
                 if suspect && Digest::of(&data) != hash {

@@ -7,7 +7,6 @@ use clap::{Args, ValueEnum};
 use metra_certs::{Pin, TrustAnchors};
 use metra_client::{Address, Congestion, ConnectOptions};
 
-
 use crate::exit::{Exit, Failure};
 use crate::state;
 
@@ -64,8 +63,11 @@ impl ConnectArgs {
         trust = self.pin.iter().fold(trust, |trust, pin| trust.pin(*pin));
         let certificate = self.cert.clone().zip(self.key.clone());
         // Looked at here first: a file that is no certificate is wrong use, and no fault of the gateway.
-        metra_certs::client_config(&trust, certificate.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path())))
-            .map_err(|e| Failure::usage(e.to_string()))?;
+        metra_certs::client_config(
+            &trust,
+            certificate.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path())),
+        )
+        .map_err(|e| Failure::usage(e.to_string()))?;
         Ok(ConnectOptions {
             address,
             trust,
@@ -95,7 +97,8 @@ impl ConnectArgs {
             .map_err(|e| Failure::new(Exit::Usage, format!("--token-file {shown}: {e}")))?;
         let token = text.trim_end_matches(['\r', '\n']);
         if token.is_empty() || token.contains(|c: char| !c.is_ascii_graphic()) {
-            let message = format!("--token-file {shown}: it should hold one token of visible ASCII characters");
+            let message =
+                format!("--token-file {shown}: it should hold one token of visible ASCII characters");
             return Err(Failure::usage(message));
         }
         Ok(Some(token.to_owned()))

@@ -29,7 +29,11 @@ impl FromArgMatches for FilterArgs {
 impl Args for FilterArgs {
     fn augment_args(command: Command) -> Command {
         let arg = |id: &'static str| {
-            Arg::new(id).long(id).value_name("PATTERN").action(ArgAction::Append).help_heading("What is copied")
+            Arg::new(id)
+                .long(id)
+                .value_name("PATTERN")
+                .action(ArgAction::Append)
+                .help_heading("What is copied")
         };
         command
             .arg(arg("include").help("Include what matches. The first pattern that matches decides").long_help(

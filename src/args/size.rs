@@ -5,7 +5,8 @@
 /// # Errors
 /// What is wrong, for people.
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is not a size: use digits and K, M, G or T (powers of 1024), as in 500M");
+    let wrong =
+        || format!("{text:?} is not a size: use digits and K, M, G or T (powers of 1024), as in 500M");
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit = unit.strip_suffix("iB").filter(|unit| !unit.is_empty()).unwrap_or(unit);
@@ -51,7 +52,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "K", "iB", "1iB", "1 G", "1.5G", "-1", "+1", "1GB", "1KB", "1P", "G1", "1Gi", "0x10"] {
+        for text in ["", "K", "iB", "1iB", "1 G", "1.5G", "-1", "+1", "1GB", "1KB", "1P", "G1", "1Gi", "0x10"]
+        {
             assert!(parse(text).unwrap_err().contains("is not a size"), "{text}");
         }
         for text in ["4611686018427387904", "4194304T", "99999999999999999999"] {

@@ -33,7 +33,8 @@ impl Source {
         if let Some(rest) = utf8.strip_prefix("random:") {
             let (size, seed) = rest.split_once(':').unwrap_or((rest, "0"));
             let size = size::parse(size)?;
-            let seed = seed.parse().map_err(|_| format!("{seed:?} is not a seed: use a number below 2^64"))?;
+            let seed =
+                seed.parse().map_err(|_| format!("{seed:?} is not a seed: use a number below 2^64"))?;
             return Ok(Source::Random { size, seed });
         }
         if utf8.is_empty() {

@@ -1,6 +1,6 @@
 //! `metra get`.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use metra_client::{Client, ClientError, GetRequest, GetTo, Url};
 use metra_core::manifest::Entry;
@@ -66,9 +66,14 @@ fn to(dest: &Target, paths: &[String]) -> Result<GetTo, Failure> {
             if let Some(parent) = parent
                 && !parent.is_dir()
             {
-                return Err(Failure::new(Exit::NoDirectory, format!("{}: no such directory", parent.display())));
+                return Err(Failure::new(
+                    Exit::NoDirectory,
+                    format!("{}: no such directory", parent.display()),
+                ));
             }
-            if into && path.exists() && !path.is_dir() {
+            // Without the slash at its end, with which a file does not seem to be there.
+            let bare: PathBuf = path.components().collect();
+            if into && bare.exists() && !bare.is_dir() {
                 return Err(Failure::new(Exit::NoDirectory, format!("{}: not a directory", path.display())));
             }
             Ok(GetTo::Path { path: path.clone(), into })
@@ -79,7 +84,9 @@ fn to(dest: &Target, paths: &[String]) -> Result<GetTo, Failure> {
 /// Filters that admit what a list names, and the directories that lead there.
 fn of_list(args: &GetArgs, list: &Path) -> Result<(Vec<String>, Vec<(bool, String)>), Failure> {
     let [Url { path, .. }] = args.sources.as_slice() else {
-        return Err(Failure::usage("with --files-from there is one source, the directory that the list is for"));
+        return Err(Failure::usage(
+            "with --files-from there is one source, the directory that the list is for",
+        ));
     };
     if !args.tree.shape.filters.rules.is_empty() {
         return Err(Failure::usage("metra get takes --files-from or --include and --exclude, not both"));
@@ -103,7 +110,8 @@ fn of_list(args: &GetArgs, list: &Path) -> Result<(Vec<String>, Vec<(bool, Strin
     let mut seen = std::collections::HashSet::new();
     rules.retain(|rule| seen.insert(rule.clone()));
     if rules.len() > RULES_MAX {
-        let message = format!("--files-from {}: too many paths for one transfer; use several lists", list.display());
+        let message =
+            format!("--files-from {}: too many paths for one transfer; use several lists", list.display());
         return Err(Failure::new(Exit::Limit, message));
     }
     Ok((vec![format!("{}/", path.trim_end_matches('/'))], rules))

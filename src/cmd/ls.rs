@@ -48,7 +48,8 @@ fn long(shown: &str, entry: &Entry) -> String {
 
 /// A path that ends in `/` is a directory, and so is what is missing.
 pub(super) fn missing(failure: Failure, path: &str) -> Failure {
-    let exit = if failure.exit == Exit::NoFile && path.ends_with('/') { Exit::NoDirectory } else { failure.exit };
+    let exit =
+        if failure.exit == Exit::NoFile && path.ends_with('/') { Exit::NoDirectory } else { failure.exit };
     Failure { exit, ..failure }
 }
 

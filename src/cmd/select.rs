@@ -63,7 +63,9 @@ impl Selection {
         // The length of what was asked for: the base, or what the glob matches.
         let root = match &self.glob {
             None => 0,
-            Some(glob) => prefixes(path).find(|prefix| glob.admits(prefix, *prefix != path || is_directory))?.len(),
+            Some(glob) => {
+                prefixes(path).find(|prefix| glob.admits(prefix, *prefix != path || is_directory))?.len()
+            }
         };
         let below = path[root..].trim_start_matches('/');
         let is_admitted = |part: &&str| self.filters.admits(part, *part != below || is_directory);

@@ -59,7 +59,9 @@ fn plan(args: &SendArgs) -> Result<Plan, Failure> {
         }
         Some(list) => {
             let [Source::Path(base)] = args.sources.as_slice() else {
-                return Err(Failure::usage("with --files-from there is one SRC, the directory that the list is for"));
+                return Err(Failure::usage(
+                    "with --files-from there is one SRC, the directory that the list is for",
+                ));
             };
             source::readable(base)?;
             if !base.is_dir() {
@@ -70,7 +72,11 @@ fn plan(args: &SendArgs) -> Result<Plan, Failure> {
         }
     }
     if roots.len() > usize::from(u16::MAX) {
-        return Err(Failure::usage(format!("there are {} sources; at most {} can be sent at once", roots.len(), u16::MAX)));
+        return Err(Failure::usage(format!(
+            "there are {} sources; at most {} can be sent at once",
+            roots.len(),
+            u16::MAX
+        )));
     }
     let placement = placement(&roots, path);
     let spec = SourceSpec {
@@ -86,7 +92,9 @@ fn plan(args: &SendArgs) -> Result<Plan, Failure> {
 fn placement(roots: &[Root], path: &str) -> Placement {
     match roots {
         [Root::Stdin { .. }] => Placement::As,
-        [root] if !path.is_empty() && !path.ends_with('/') && !source::means_contents(root) => Placement::Auto,
+        [root] if !path.is_empty() && !path.ends_with('/') && !source::means_contents(root) => {
+            Placement::Auto
+        }
         _ => Placement::Into,
     }
 }

@@ -94,7 +94,7 @@ fn not_started(error: StartError) -> Failure {
     let exit = match &error {
         StartError::Certificates(_) | StartError::Root { .. } => Exit::Usage,
         StartError::Catalogue(_) => Exit::Fatal,
-        StartError::Listen { .. } => Exit::Other,
+        StartError::Listen { .. } | StartError::Metrics(_) => Exit::Other,
     };
     Failure::new(exit, error.to_string())
 }
@@ -129,11 +129,16 @@ impl Words {
             Anonymous::Loopback => "anyone on this machine (not over the network)",
             Anonymous::Never => "",
         };
-        let who = [anyone, &users].iter().filter(|text| !text.is_empty()).copied().collect::<Vec<_>>().join(", ");
+        let who =
+            [anyone, &users].iter().filter(|text| !text.is_empty()).copied().collect::<Vec<_>>().join(", ");
         Self {
             root: config.root.display().to_string(),
             state: config.state.display().to_string(),
-            development_ca: config.tls.files.is_none().then(|| config.state.join(metra_certs::DevCa::CERT_FILE)),
+            development_ca: config
+                .tls
+                .files
+                .is_none()
+                .then(|| config.state.join(metra_certs::DevCa::CERT_FILE)),
             who,
         }
     }
@@ -193,7 +198,8 @@ mod tests {
         assert_eq!(failure.message.lines().count(), 2, "{}", failure.message);
         let file = dir.path().join("c.toml");
         std::fs::write(&file, "").unwrap();
-        let failure = configure(ServeArgs { root: None, config: Some(file), ..args(dir.path()) }).unwrap_err();
+        let failure =
+            configure(ServeArgs { root: None, config: Some(file), ..args(dir.path()) }).unwrap_err();
         assert!(failure.message.contains("root: is required"), "{}", failure.message);
     }
 

@@ -97,7 +97,8 @@ pub(super) fn transfer(
     });
     let mut kept = None;
     let result = result.map(|(state, report)| {
-        kept = report.receipt.as_ref().map(|receipt| metra_client::keep_receipt(&state, &report.root, receipt));
+        kept =
+            report.receipt.as_ref().map(|receipt| metra_client::keep_receipt(&state, &report.root, receipt));
         let exit = if report.failed > 0 { Exit::Partial } else { Exit::Ok };
         (exit, report)
     });

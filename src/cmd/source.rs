@@ -46,9 +46,15 @@ pub(super) fn means_contents(root: &Root) -> bool {
 pub(super) fn readable(path: &Path) -> Result<(), Failure> {
     let slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
     let failed = |e: io::Error| match e.kind() {
-        io::ErrorKind::NotFound if slash => Failure::new(Exit::NoDirectory, format!("{}: no such directory", path.display())),
-        io::ErrorKind::NotFound => Failure::new(Exit::NoFile, format!("{}: no such file or directory", path.display())),
-        io::ErrorKind::NotADirectory => Failure::new(Exit::NoDirectory, format!("{}: not a directory", path.display())),
+        io::ErrorKind::NotFound if slash => {
+            Failure::new(Exit::NoDirectory, format!("{}: no such directory", path.display()))
+        }
+        io::ErrorKind::NotFound => {
+            Failure::new(Exit::NoFile, format!("{}: no such file or directory", path.display()))
+        }
+        io::ErrorKind::NotADirectory => {
+            Failure::new(Exit::NoDirectory, format!("{}: not a directory", path.display()))
+        }
         _ => Failure::io(path.display(), &e),
     };
     let meta = fs::symlink_metadata(path).map_err(failed)?;
@@ -86,7 +92,9 @@ fn matching(pattern: &Path) -> Option<Result<Vec<Root>, Failure>> {
 pub(super) fn listed(list: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut text = String::new();
     let failed = |e: io::Error| match e.kind() {
-        io::ErrorKind::InvalidData => Failure::usage(format!("--files-from {}: it is not UTF-8", list.display())),
+        io::ErrorKind::InvalidData => {
+            Failure::usage(format!("--files-from {}: it is not UTF-8", list.display()))
+        }
         _ => Failure::io(format_args!("--files-from {}", list.display()), &e),
     };
     if list == Path::new("-") {
@@ -153,7 +161,9 @@ mod tests {
 
     #[test]
     fn contents_are_meant_where_there_is_no_name() {
-        for (path, contents) in [("a", false), ("a/", true), (".", true), ("..", true), ("a/.", true), ("/", true)] {
+        for (path, contents) in
+            [("a", false), ("a/", true), (".", true), ("..", true), ("a/.", true), ("/", true)]
+        {
             assert_eq!(means_contents(&Root::path(path)), contents, "{path}");
         }
     }

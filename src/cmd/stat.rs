@@ -12,7 +12,9 @@ use crate::output::{self, EntryJson};
 
 pub(super) fn run(args: StatArgs) -> Result<Exit, Failure> {
     let path = args.url.path.trim_end_matches('/');
-    let listed = session::with_client(&args.connect, &args.url.address, async |client: &Client| client.list(path, 0).await);
+    let listed = session::with_client(&args.connect, &args.url.address, async |client: &Client| {
+        client.list(path, 0).await
+    });
     let entries = listed.map_err(|failure| ls::missing(failure, &args.url.path))?;
     let Some(entry) = entries.first() else {
         return Err(Failure::new(Exit::Other, "the gateway's answer is empty"));

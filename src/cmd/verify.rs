@@ -17,9 +17,8 @@ use crate::output;
 const TEXT_MAX: u64 = 4 * RECEIPT_MAX as u64;
 
 pub(super) fn run(args: VerifyArgs) -> Result<Exit, Failure> {
-    let receipt = SignedReceipt::from_text(&read(&args.receipt)?).map_err(|e| {
-        Failure::new(Exit::Integrity, format!("{}: {e}", args.receipt.display()))
-    })?;
+    let receipt = SignedReceipt::from_text(&read(&args.receipt)?)
+        .map_err(|e| Failure::new(Exit::Integrity, format!("{}: {e}", args.receipt.display())))?;
     if let Some(path) = &args.path {
         source::readable(path)?;
     }
@@ -32,7 +31,8 @@ pub(super) fn run(args: VerifyArgs) -> Result<Exit, Failure> {
     }
     match (verified.path, &args.path) {
         (Some(false), Some(path)) => {
-            let message = format!("{}: this is not what the receipt is for: the root differs", path.display());
+            let message =
+                format!("{}: this is not what the receipt is for: the root differs", path.display());
             Err(Failure::new(Exit::Integrity, message))
         }
         _ => Ok(Exit::Ok),

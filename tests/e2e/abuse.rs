@@ -355,7 +355,11 @@ fn a_manifest_that_claims_a_billion_chunks(bed: &Bed) {
         // As large as a number can be: nothing may be made for it in advance, neither memory nor disk.
         raw.records(JOB, 0, &[large_file("large", varint::MAX)]);
         raw.records(JOB, 1, &(0..100).map(chunk_record).collect::<Vec<_>>());
-        raw.say(&Frame::ManifestEnd(ManifestEnd { job: JOB, records: 1_000_000_000, root: Digest::default() }));
+        raw.say(&Frame::ManifestEnd(ManifestEnd {
+            job: JOB,
+            records: 1_000_000_000,
+            root: Digest::default(),
+        }));
         let (code, _) = failure(&mut raw);
         assert!([Code::Protocol, Code::Integrity, Code::Limit].contains(&code), "{code}");
         // An index that no chunk has.

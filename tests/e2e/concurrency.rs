@@ -37,7 +37,12 @@ fn eight_clients(bed: &Bed) {
 
     // And all of them fetch the same, with one state folder.
     let running: Vec<_> = (0..8)
-        .map(|i| bed.client(&gateway, ["get"]).arg(gateway.url("folder")).arg(bed.path(&format!("back{i}"))).start())
+        .map(|i| {
+            bed.client(&gateway, ["get"])
+                .arg(gateway.url("folder"))
+                .arg(bed.path(&format!("back{i}")))
+                .start()
+        })
         .collect();
     for done in running {
         done.finish().expect(0);
@@ -81,7 +86,10 @@ fn the_newer_of_two_takes_over(bed: &Bed) {
     let second = second.finish().expect(0);
     assert_eq!(first.code(), 5, "the older one is told, and does not come back\n{first}");
     assert!(data::same_bytes(&file, &gateway.at("x")));
-    assert!(second.number("chunks_sent") < second.number("chunks"), "it goes on where the other was\n{second}");
+    assert!(
+        second.number("chunks_sent") < second.number("chunks"),
+        "it goes on where the other was\n{second}"
+    );
 }
 
 fn several_connections_carry_one_job(bed: &Bed) {
@@ -92,13 +100,14 @@ fn several_connections_carry_one_job(bed: &Bed) {
         fs::write(tree.join(format!("{i}")), data::noise(i + 1, 5000)).unwrap();
     }
     data::age(&tree);
-    let send = bed.client(&gateway, ["send", "--connections", "3"]).arg(&tree).arg(gateway.url("t"));
+    let relay = bed.relay(&gateway, 24 * MIB);
+    let send = bed.client(&gateway, ["send", "--connections", "3"]).arg(&tree).arg(relay.url("t"));
     let done = send.expect(0);
     assert_eq!(done.summary()["links"], serde_json::json!(["quic", "quic", "quic"]), "{done}");
     assert_eq!(done.number("chunks_resent"), 0, "{done}");
     Tree::of(&tree).must_equal(&Tree::of(&gateway.at("t")));
 
-    let get = bed.client(&gateway, ["get", "--connections", "3"]).arg(gateway.url("t")).arg(bed.path("back"));
+    let get = bed.client(&gateway, ["get", "--connections", "3"]).arg(relay.url("t")).arg(bed.path("back"));
     let done = get.expect(0);
     assert_eq!(done.summary()["links"].as_array().map(Vec::len), Some(3), "{done}");
     Tree::of(&tree).must_equal(&Tree::of(&bed.path("back")));

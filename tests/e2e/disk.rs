@@ -19,7 +19,9 @@ fn the_gateways_disk_is_full(bed: &Bed) {
     let mount = Mount::tmpfs(&bed.folder("root"), 24 * MIB);
     let gateway = bed.gateway();
     let file = data::noise_file(&bed.path("large"), 71, SIZE);
-    let send = || bed.client(&gateway, ["send"]).arg(&file).arg(gateway.url("in/large"));
+    // Slowly enough for a part to be durable when the end comes.
+    let relay = bed.relay(&gateway, 12 * MIB);
+    let send = || bed.client(&gateway, ["send"]).arg(&file).arg(relay.url("in/large"));
     let done = send().expect(7);
     assert!(done.stderr.contains("large"), "the file is named\n{done}");
     assert!(done.stderr.to_lowercase().contains("space"), "{done}");
@@ -28,6 +30,7 @@ fn the_gateways_disk_is_full(bed: &Bed) {
     bed.metra(["ls", "--ca"]).arg(gateway.ca()).arg(gateway.url("")).expect(0);
 
     mount.resize(128 * MIB);
+    relay.set_rate(0);
     let done = send().expect(0);
     assert!(data::same_bytes(&file, &gateway.at("in/large")));
     let (sent, all) = (done.number("chunks_sent"), done.number("chunks"));
@@ -55,11 +58,13 @@ fn the_clients_disk_is_full(bed: &Bed) {
     let gateway = bed.gateway();
     let file = data::noise_file(&gateway.at("large"), 72, SIZE);
     let mount = Mount::tmpfs(&bed.folder("small"), 24 * MIB);
-    let get = || bed.client(&gateway, ["get"]).arg(gateway.url("large")).arg(bed.path("small/large"));
+    let relay = bed.relay(&gateway, 12 * MIB);
+    let get = || bed.client(&gateway, ["get"]).arg(relay.url("large")).arg(bed.path("small/large"));
     let done = get().expect(7);
     assert!(done.stderr.contains("large") && done.stderr.to_lowercase().contains("space"), "{done}");
     assert!(!bed.path("small/large").exists());
     mount.resize(128 * MIB);
+    relay.set_rate(0);
     let done = get().expect(0);
     assert!(data::same_bytes(&file, &bed.path("small/large")));
     let (sent, all) = (done.number("chunks_sent"), done.number("chunks"));

@@ -5,11 +5,7 @@ use std::fs;
 use crate::harness::Bed;
 use crate::harness::data::{self, MIB};
 
-tests![
-    a_file_with_an_insertion,
-    a_file_with_an_insertion_the_other_way,
-    two_copies_in_one_job,
-];
+tests![a_file_with_an_insertion, a_file_with_an_insertion_the_other_way, two_copies_in_one_job,];
 
 const SIZE: u64 = 256 * MIB;
 /// 2 % of 1 GiB, the aim, is about 20 chunks; an insertion touches the chunk that it is in and one or two after it,

@@ -18,7 +18,7 @@ fn ended_by(bed: &Bed, signal: Signal, code: i32) {
     running.signal(signal);
     let done = running.finish().expect(code);
     assert!(asked.elapsed().as_secs() < 5, "it ends at once\n{done}");
-    assert!(done.stderr.contains("resume"), "it says what to do\n{done}");
+    assert!(done.stderr.contains("the same command"), "it says what to do\n{done}");
     assert_eq!(Tree::of(gateway.root()).paths(), Vec::<&str>::new());
     relay.set_rate(0);
     let done = send().expect(0);

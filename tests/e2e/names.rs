@@ -51,7 +51,8 @@ fn names_of_a_hostile_client(bed: &Bed) {
         "twin/e\u{301}",
         "same",
     ];
-    let mut manifest = Manifest::default().file("good/first", b"one").file("twin/\u{e9}", b"two").file("same", b"3");
+    let mut manifest =
+        Manifest::default().file("good/first", b"one").file("twin/\u{e9}", b"two").file("same", b"3");
     for (i, path) in bad.iter().enumerate() {
         manifest = manifest.file(path, format!("evil {i}").as_bytes());
     }
@@ -78,7 +79,8 @@ fn names_of_a_hostile_client(bed: &Bed) {
 
 fn links_of_a_hostile_client(bed: &Bed) {
     let gateway = bed.gateway();
-    let bad = ["/etc/passwd", "../outside", "../../outside", "sub/../../outside", "..\\outside", "C:\\outside"];
+    let bad =
+        ["/etc/passwd", "../outside", "../../outside", "sub/../../outside", "..\\outside", "C:\\outside"];
     let mut manifest = Manifest::default().entry("fine", EntryKind::Symlink { target: "sub/target".into() });
     for (i, target) in bad.iter().enumerate() {
         manifest = manifest.entry(&format!("link{i}"), EntryKind::Symlink { target: (*target).into() });
@@ -111,7 +113,8 @@ fn a_link_that_is_there_does_not_lead_out(bed: &Bed) {
     let before = Tree::of(&outside);
 
     let mut raw = Raw::welcomed(&gateway);
-    let manifest = Manifest::default().file("out/evil", b"evil").file("out/secret", b"evil").file("good", b"good");
+    let manifest =
+        Manifest::default().file("out/evil", b"evil").file("out/secret", b"evil").file("good", b"good");
     let outcome = raw.push(JOB, "", &manifest, manifest.honest());
     before.must_equal(&Tree::of(&outside));
     match outcome.finished {
@@ -131,7 +134,11 @@ fn a_link_that_is_there_does_not_lead_out(bed: &Bed) {
         let done = bed.client(&gateway, ["get"]).arg(gateway.url(path)).arg(bed.path("got")).run();
         assert_ne!(done.code(), 0, "{done}");
     }
-    let done = bed.client(&gateway, ["get", "--symlinks", "follow"]).arg(gateway.url("file")).arg(bed.path("got")).run();
+    let done = bed
+        .client(&gateway, ["get", "--symlinks", "follow"])
+        .arg(gateway.url("file"))
+        .arg(bed.path("got"))
+        .run();
     assert_ne!(done.code(), 0, "{done}");
     assert!(!bed.path("got/secret").exists() && !bed.path("got").is_file());
     for verb in ["ls", "rm"] {
@@ -146,7 +153,8 @@ fn destinations_and_requests_that_lead_out(bed: &Bed) {
     bed.write("secret", "secret");
     let mut raw = Raw::welcomed(&gateway);
     let key = |n: u64| metra_core::id::JobKey(metra_core::id::Digest::of(&n.to_le_bytes()));
-    for (number, path) in ["../secret", "..", "a/../../secret", ".metra", ".metra/x"].into_iter().enumerate() {
+    for (number, path) in ["../secret", "..", "a/../../secret", ".metra", ".metra/x"].into_iter().enumerate()
+    {
         let number = number as u64;
         raw.say(&Frame::Push(Push {
             job: JobId(100 + number),
@@ -157,7 +165,9 @@ fn destinations_and_requests_that_lead_out(bed: &Bed) {
             overwrite: Overwrite::Always,
         }));
         match raw.next() {
-            Ok(Frame::Fail { job, code, .. }) => assert_eq!((job, code), (JobId(100 + number), Code::BadName), "{path}"),
+            Ok(Frame::Fail { job, code, .. }) => {
+                assert_eq!((job, code), (JobId(100 + number), Code::BadName), "{path}")
+            }
             other => panic!("{path:?} as a destination: {other:?}"),
         }
         raw.say(&Frame::Pull(Pull {
@@ -171,7 +181,9 @@ fn destinations_and_requests_that_lead_out(bed: &Bed) {
         let failed = loop {
             match raw.next() {
                 Ok(Frame::Fail { code, .. }) => break code,
-                Ok(Frame::Opened { .. }) => raw.say(&Frame::Ready { job: JobId(200 + number), from_record: 0 }),
+                Ok(Frame::Opened { .. }) => {
+                    raw.say(&Frame::Ready { job: JobId(200 + number), from_record: 0 })
+                }
                 Ok(Frame::EntryStatus(status)) => break status.code,
                 other => panic!("{path:?} as a source: {other:?}"),
             }
@@ -184,7 +196,10 @@ fn destinations_and_requests_that_lead_out(bed: &Bed) {
             raw.say(&frame);
             match raw.next() {
                 Ok(Frame::Result { code, count, .. }) => {
-                    assert!([Code::BadName, Code::NotFound, Code::Denied].contains(&code), "{path:?}: {code}");
+                    assert!(
+                        [Code::BadName, Code::NotFound, Code::Denied].contains(&code),
+                        "{path:?}: {code}"
+                    );
                     assert_eq!(count, 0);
                 }
                 other => panic!("{frame:?}: {other:?}"),

@@ -36,27 +36,28 @@ fn include_and_exclude(bed: &Bed) {
     };
     assert_eq!(send("1", &["--exclude", "*.log"]), ["a.txt", "build/f.txt", "sub/c.txt", "sub/deep/e.txt"]);
     // The first that matches decides.
-    assert_eq!(
-        send("2", &["--include", "a.txt", "--exclude", "*.txt"]),
-        ["a.txt", "b.log", "sub/d.log"]
-    );
-    assert_eq!(
-        send("3", &["--exclude", "*.txt", "--include", "a.txt"]),
-        ["b.log", "sub/d.log"]
-    );
+    assert_eq!(send("2", &["--include", "a.txt", "--exclude", "*.txt"]), ["a.txt", "b.log", "sub/d.log"]);
+    assert_eq!(send("3", &["--exclude", "*.txt", "--include", "a.txt"]), ["b.log", "sub/d.log"]);
 
     // The same from the gateway.
     bed.client(&gateway, ["send"]).arg(&tree).arg(gateway.url("all")).expect(0);
-    bed.client(&gateway, ["get", "--exclude", "*.log"]).arg(gateway.url("all")).arg(bed.path("back")).expect(0);
+    bed.client(&gateway, ["get", "--exclude", "*.log"])
+        .arg(gateway.url("all"))
+        .arg(bed.path("back"))
+        .expect(0);
     let back = Tree::of(&bed.path("back"));
-    assert!(back.paths().contains(&"sub/deep/e.txt") && !back.paths().iter().any(|p| p.ends_with(".log")), "{back:?}");
+    assert!(
+        back.paths().contains(&"sub/deep/e.txt") && !back.paths().iter().any(|p| p.ends_with(".log")),
+        "{back:?}"
+    );
 }
 
 fn files_from_a_list(bed: &Bed) {
     let gateway = bed.gateway();
     let tree = forest(bed);
     let list = bed.write("list", "a.txt\nsub/deep/e.txt\n");
-    let send = bed.client(&gateway, ["send", "--files-from"]).arg(&list).arg(&tree).arg(gateway.url("listed"));
+    let send =
+        bed.client(&gateway, ["send", "--files-from"]).arg(&list).arg(&tree).arg(gateway.url("listed"));
     send.expect(0);
     let there = Tree::of(&gateway.at("listed"));
     let files: Vec<_> = there.paths().into_iter().filter(|p| p.ends_with(".txt")).collect();
@@ -65,7 +66,10 @@ fn files_from_a_list(bed: &Bed) {
     // From standard input, and one that is not there: the rest goes on, and the exit code says so.
     let run = bed.client(&gateway, ["send", "--files-from", "-"]).arg(&tree).arg(gateway.url("partial"));
     let done = run.input("a.txt\nmissing.txt\n").expect(9);
-    assert!(done.entries().iter().any(|(path, code)| path.contains("missing.txt") && code == "not_found"), "{done}");
+    assert!(
+        done.entries().iter().any(|(path, code)| path.contains("missing.txt") && code == "not_found"),
+        "{done}"
+    );
     assert!(gateway.at("partial/a.txt").exists());
 }
 
@@ -87,12 +91,18 @@ fn globs_at_the_gateway(bed: &Bed) {
 fn dry_run(bed: &Bed) {
     let gateway = bed.gateway();
     let tree = forest(bed);
-    let done = bed.metra(["send", "--dry-run", "--ca"]).arg(gateway.ca()).arg(&tree).arg(gateway.url("t")).expect(0);
+    let done =
+        bed.metra(["send", "--dry-run", "--ca"]).arg(gateway.ca()).arg(&tree).arg(gateway.url("t")).expect(0);
     assert!(done.text().contains("sub/deep/e.txt"), "{done}");
     assert_eq!(Tree::of(gateway.root()).paths(), Vec::<&str>::new());
 
     bed.client(&gateway, ["send"]).arg(&tree).arg(gateway.url("t")).expect(0);
-    let done = bed.metra(["get", "-n", "--ca"]).arg(gateway.ca()).arg(gateway.url("t")).arg(bed.path("back")).expect(0);
+    let done = bed
+        .metra(["get", "-n", "--ca"])
+        .arg(gateway.ca())
+        .arg(gateway.url("t"))
+        .arg(bed.path("back"))
+        .expect(0);
     assert!(done.text().contains("sub/deep/e.txt"), "{done}");
     assert!(!bed.path("back").exists());
 }
@@ -101,7 +111,8 @@ fn what_is_the_same_is_not_sent(bed: &Bed) {
     let gateway = bed.gateway();
     let tree = forest(bed);
     data::noise_file(&tree.join("large"), 5, 6 * MIB);
-    let send = || bed.client(&gateway, ["send"]).arg(&tree).arg(gateway.url("t")).expect(0);
+    let contents = format!("{}/", tree.display());
+    let send = || bed.client(&gateway, ["send", &contents]).arg(gateway.url("t")).expect(0);
     let first = send();
     assert!(first.number("chunks_sent") > 0);
     let inode = fs::metadata(gateway.at("t/large")).unwrap().ino();
@@ -128,7 +139,8 @@ fn never_always_different(bed: &Bed) {
     let gateway = bed.gateway();
     let file = bed.write("file", "new");
     fs::write(gateway.at("file"), "old").unwrap();
-    let send = |how: &str| bed.client(&gateway, ["send", "--overwrite", how]).arg(&file).arg(gateway.url("file"));
+    let send =
+        |how: &str| bed.client(&gateway, ["send", "--overwrite", how]).arg(&file).arg(gateway.url("file"));
     let kept = send("never").run();
     assert!([0, 9].contains(&kept.code()), "{kept}");
     assert_eq!(fs::read(gateway.at("file")).unwrap(), b"old");
@@ -138,7 +150,11 @@ fn never_always_different(bed: &Bed) {
     send("different").expect(0);
     assert_eq!(fs::metadata(gateway.at("file")).unwrap().ino(), inode);
     send("always").expect(0);
-    assert_ne!(fs::metadata(gateway.at("file")).unwrap().ino(), inode, "it is another file of the same content");
+    assert_ne!(
+        fs::metadata(gateway.at("file")).unwrap().ino(),
+        inode,
+        "it is another file of the same content"
+    );
     assert_eq!(fs::read(gateway.at("file")).unwrap(), b"new");
 
     // A file where a directory must be is a conflict of that entry, whatever is asked for.
@@ -160,7 +176,8 @@ fn delete_source(bed: &Bed) {
     let before = Tree::of(&tree).bare();
     bed.client(&gateway, ["send", "--delete-source"]).arg(&tree).arg(gateway.url("t")).expect(0);
     before.must_equal(&Tree::of(&gateway.at("t")).bare());
-    let left: Vec<_> = if tree.exists() { Tree::of(&tree).paths().iter().map(|p| p.to_string()).collect() } else { vec![] };
+    let left: Vec<_> =
+        if tree.exists() { Tree::of(&tree).paths().iter().map(|p| p.to_string()).collect() } else { vec![] };
     assert!(!left.iter().any(|p| p.ends_with(".txt") || p.ends_with(".log")), "{left:?}");
 
     // What did not arrive is not deleted.

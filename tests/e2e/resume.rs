@@ -26,7 +26,7 @@ tests![
 /// Large enough for a middle, small enough for a test.
 const SIZE: u64 = 64 * MIB;
 /// Bytes per second while a test waits for the middle.
-const SLOW: u64 = 48 * MIB;
+const SLOW: u64 = 24 * MIB;
 
 /// A gateway behind a slow path, and a file to send.
 struct Scene<'a> {
@@ -74,8 +74,21 @@ impl<'a> Scene<'a> {
         done
     }
 
+    /// Fails if the gateway was sent more than this multiple of the file in all.
+    fn carried_up_at_most(&self, part: f64) {
+        let carried = self.relay.up();
+        assert!(
+            carried as f64 <= SIZE as f64 * part,
+            "{carried} bytes went up for {SIZE}, at most {part} times is right"
+        );
+    }
+
     fn nothing_final(&self) {
-        assert_eq!(Tree::of(self.gateway.root()).paths(), Vec::<&str>::new(), "nothing has its final name yet");
+        assert_eq!(
+            Tree::of(self.gateway.root()).paths(),
+            Vec::<&str>::new(),
+            "nothing has its final name yet"
+        );
     }
 
     fn arrived(&self) {
@@ -88,7 +101,10 @@ impl<'a> Scene<'a> {
 /// its way, or not yet synced, when the end came.
 fn sent_at_most(done: &Done, part: f64) {
     let (sent, all) = (done.number("chunks_sent"), done.number("chunks"));
-    assert!((sent as f64) <= all as f64 * part, "{sent} of {all} chunks were sent, at most {part} of them is right\n{done}");
+    assert!(
+        (sent as f64) <= all as f64 * part,
+        "{sent} of {all} chunks were sent, at most {part} of them is right\n{done}"
+    );
     assert!(sent > 0, "something was missing\n{done}");
 }
 
@@ -114,9 +130,9 @@ fn gateway_killed_and_the_client_goes_on(bed: &Bed) {
     scene.relay.set_rate(0);
     let done = running.finish().expect(0);
     scene.arrived();
-    assert!(done.number("resumes") >= 1, "{done}");
-    // Of every attempt at most what was not synced yet is lost.
-    assert!(done.number("chunks_sent") as f64 <= done.number("chunks") as f64 * 2.2, "{done}");
+    assert!(done.number("resumes") >= 2, "{done}");
+    // Each time at most what was not synced yet is lost, half a second or so.
+    scene.carried_up_at_most(1.7);
 }
 
 fn gateway_killed_and_the_client_too(bed: &Bed) {
@@ -178,7 +194,8 @@ fn gateway_terminated(bed: &Bed) {
     let done = running.finish().expect(0);
     scene.arrived();
     // What was in flight is journaled: only what was on its way is sent twice.
-    assert!(done.number("chunks_sent") as f64 <= done.number("chunks") as f64 * 1.5, "{done}");
+    assert!(done.number("chunks_reused") >= done.number("chunks") / 3, "{done}");
+    scene.carried_up_at_most(1.25);
 }
 
 fn pull_with_the_client_killed(bed: &Bed) {
@@ -195,7 +212,7 @@ fn pull_with_the_client_killed(bed: &Bed) {
     let done = scene.get().expect(0);
     assert!(data::same_bytes(&scene.gateway.at("large"), &bed.path("back")));
     // The client syncs twice a second, and was killed twice.
-    sent_at_most(&done, 0.85);
+    sent_at_most(&done, 0.8);
 }
 
 fn pull_with_the_gateway_killed(bed: &Bed) {
@@ -212,7 +229,8 @@ fn pull_with_the_gateway_killed(bed: &Bed) {
     assert!(data::same_bytes(&scene.gateway.at("large"), &bed.path("back")));
     assert!(done.number("resumes") >= 1, "{done}");
     // The sink did not end, so it has everything that came.
-    assert!(done.number("chunks_sent") as f64 <= done.number("chunks") as f64 * 1.5, "{done}");
+    let (carried, size) = (scene.relay.down(), SIZE);
+    assert!(carried as f64 <= size as f64 * 1.35, "{carried} bytes came for {size}");
 }
 
 fn path_cut_for_longer_than_the_idle_time(bed: &Bed) {

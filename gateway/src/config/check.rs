@@ -214,6 +214,9 @@ impl Check {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> User {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
+        if name == crate::ANONYMOUS {
+            self.error(key, "is the name of whoever comes without credentials; choose another");
+        }
         if name.is_empty() || name.len() > USER_NAME_MAX || !name.chars().all(allowed) {
             self.error(key, format!("a user's name is 1 to {USER_NAME_MAX} letters, digits and . _ @ -"));
         }

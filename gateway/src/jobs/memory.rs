@@ -1,5 +1,6 @@
 //! The memory that the jobs of a gateway share.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use metra_core::credit::CreditLimits;
@@ -9,17 +10,33 @@ use metra_session::{Budget, SinkJob};
 const LEAST: u64 = metra_core::limits::CHUNK_MAX as u64;
 /// What a receiving job asks for ahead to begin with, if its share allows. Bytes.
 const FLOOR: u64 = 32 << 20;
+/// What a sending job keeps in memory of what it has read, if its share allows. Bytes.
+const RING: u64 = 64 << 20;
 
 /// See the module's documentation.
 pub(crate) struct Memory {
     manifests: Arc<Budget>,
     receive: u64,
     sinks: Mutex<Vec<Weak<SinkJob>>>,
+    rings: Arc<AtomicU64>,
+}
+
+/// Counts a sending job for as long as it runs.
+pub(crate) struct RingGuard(Arc<AtomicU64>);
+
+impl Drop for RingGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn is_running(job: &Weak<SinkJob>) -> bool {
+    job.upgrade().is_some_and(|job| !job.is_over())
 }
 
 impl Memory {
     pub(crate) fn new(manifests: u64, receive: u64) -> Self {
-        Self { manifests: Budget::new(manifests), receive, sinks: Mutex::default() }
+        Self { manifests: Budget::new(manifests), receive, sinks: Mutex::default(), rings: Arc::default() }
     }
 
     /// For manifests.
@@ -31,6 +48,33 @@ impl Memory {
     pub(crate) fn share(&self, jobs: usize) -> CreditLimits {
         let ceiling = (self.receive / jobs.max(1) as u64).max(LEAST);
         CreditLimits { floor: FLOOR.min(ceiling), ceiling }
+    }
+
+    /// Whether one more receiving job has room for at least a chunk.
+    ///
+    /// # Errors
+    /// What to tell the client.
+    pub(crate) fn admit(&self) -> Result<(), &'static str> {
+        let jobs =
+            self.sinks.lock().expect("no panic while held").iter().filter(|job| is_running(job)).count();
+        if (jobs as u64 + 1) * LEAST > self.receive.max(LEAST) {
+            return Err("the memory for receiving is used up by other jobs; try again later");
+        }
+        Ok(())
+    }
+
+    /// A sending job has begun. What it may keep in memory of what it has read; counts until the guard is dropped.
+    ///
+    /// # Errors
+    /// What to tell the client.
+    pub(crate) fn ring(&self) -> Result<(usize, RingGuard), &'static str> {
+        let jobs = self.rings.fetch_add(1, Ordering::Relaxed) + 1;
+        let guard = RingGuard(self.rings.clone());
+        let share = self.receive / jobs;
+        if share < LEAST {
+            return Err("the memory for sending is used up by other jobs; try again later");
+        }
+        Ok((share.min(RING) as usize, guard))
     }
 
     /// A job has begun; all get a new share.

@@ -32,6 +32,7 @@ pub(super) async fn serve(
         live.session().reattach(pull.job, link.clone());
         return Ok(());
     }
+    let (ring, _ring) = sessions.memory().ring().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let started = unix_millis();
     let home = account.home.clone();
     let request = pull.clone();
@@ -47,6 +48,7 @@ pub(super) async fn serve(
             bytes: usize::try_from(limits.manifest_memory).unwrap_or(usize::MAX),
         },
         budget: Some(sessions.memory().manifests()),
+        ring,
         ..SourceConfig::default()
     };
     let open = Frame::Opened { job: pull.job, incarnation };
@@ -59,8 +61,13 @@ pub(super) async fn serve(
     tracing::info!(user = account.name, job = pull.job.0, path, "pull begins");
     match job.run(reader, false).await {
         Ok(outcome) => {
-            let receipt =
-                Receipt { user: &account.name, key: pull.key, direction: Direction::Pull, path: &path, started };
+            let receipt = Receipt {
+                user: &account.name,
+                key: pull.key,
+                direction: Direction::Pull,
+                path: &path,
+                started,
+            };
             let counted = Counted {
                 finished: outcome.finished,
                 records: outcome.records,

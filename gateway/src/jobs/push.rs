@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metra_core::code::Code;
+use metra_core::id::JobId;
 use metra_core::manifest::LedgerLimits;
 use metra_core::path;
 use metra_core::receipt::Direction;
 use metra_core::wire::{Keep, Push};
 use metra_session::{LinkHandle, SinkConfig, SinkJob};
 use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
+use metra_transport::Rt;
 
 use super::{Counted, Receipt, sign, unix_millis};
 use crate::sessions::{Live, Sessions};
@@ -41,6 +43,7 @@ pub(super) async fn serve(
         path::check(&dest).map_err(|e| (Code::BadName, format!("destination {dest:?}: {e}")))?;
     }
     let started = unix_millis();
+    sessions.memory().admit().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let claim = sessions.claims().take(&account.name, push.key).await;
     let landing = open_landing(sessions, live, &push, dest.clone()).await?;
     let limits = &sessions.config().limits;
@@ -65,8 +68,13 @@ pub(super) async fn serve(
     sessions.memory().divide();
     match result {
         Ok(outcome) => {
-            let receipt =
-                Receipt { user: &account.name, key: push.key, direction: Direction::Push, path: &dest, started };
+            let receipt = Receipt {
+                user: &account.name,
+                key: push.key,
+                direction: Direction::Push,
+                path: &dest,
+                started,
+            };
             let counted = Counted {
                 finished: outcome.finished,
                 records: outcome.records,
@@ -81,10 +89,8 @@ pub(super) async fn serve(
             metrics::counter!("metra_bytes_received_total").increment(outcome.stats.received_bytes);
             tracing::info!(user = account.name, job = push.job.0, root = %finished.root, bytes = finished.bytes, entries = finished.entries, failed = finished.failed, received = outcome.stats.received, reused = finished.reused, damaged = outcome.stats.damaged, "push finished");
             job.wait_until_told().await;
-            tokio::select! {
-                () = rt.sleep(REMEMBER) => {}
-                () = live.session().closed() => {}
-            }
+            remember(rt, live.clone(), push.job);
+            return Ok(());
         }
         Err(error) => {
             metrics::counter!("metra_jobs_total", "direction" => "push", "outcome" => error.code.name())
@@ -94,6 +100,17 @@ pub(super) async fn serve(
     }
     live.session().remove(push.job);
     Ok(())
+}
+
+/// Keeps a finished job in its session for a while; a job that is over takes no place there.
+fn remember(rt: Rt, live: Arc<Live>, job: JobId) {
+    rt.clone().spawn(async move {
+        tokio::select! {
+            () = rt.sleep(REMEMBER) => {}
+            () = live.session().closed() => {}
+        }
+        live.session().remove(job);
+    });
 }
 
 async fn open_landing(

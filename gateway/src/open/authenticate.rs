@@ -67,9 +67,13 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
     let from = greeted.arrival.peer.ip();
     if let Auth::Ticket(ticket) = &greeted.hello.auth {
         let known = sessions.open_ticket(ticket);
-        let known = known.and_then(|(id, name)| Some((id, account::by_name(sessions.config(), &name, from)?)));
+        let known =
+            known.and_then(|(id, name)| Some((id, account::by_name(sessions.config(), &name, from)?)));
         let Some((session, account)) = known else {
-            return Err(Refused::new(Code::Unauthenticated, "the ticket has expired or is not of this gateway"));
+            return Err(Refused::new(
+                Code::Unauthenticated,
+                "the ticket has expired or is not of this gateway",
+            ));
         };
         return Ok(Known { greeted, account, session: Some(session) });
     }

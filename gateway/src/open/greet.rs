@@ -59,7 +59,8 @@ async fn greet(arrival: Arrival) -> Result<Greeted, Refused> {
     let lost = |e: metra_transport::LinkError| Refused::new(Code::Timeout, e.to_string());
     let (send, mut recv) = arrival.link.control().await.map_err(lost)?;
     let mut decoder = FrameDecoder::new();
-    let frame = read_frame(&mut recv, &mut decoder).await.map_err(|e| Refused::new(e.code(), e.to_string()))?;
+    let frame =
+        read_frame(&mut recv, &mut decoder).await.map_err(|e| Refused::new(e.code(), e.to_string()))?;
     match frame {
         Some(Frame::Hello(hello)) if hello.version >= VERSION => {
             Ok(Greeted { arrival, hello, send, recv, decoder })

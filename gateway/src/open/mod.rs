@@ -92,7 +92,7 @@ pub(crate) fn stack(sessions: Arc<Sessions>) -> Opener {
     let rt = sessions.rt().clone();
     let stack = ServiceBuilder::new()
         // Outermost, so that its span holds everything, and so that it closes whatever is refused below.
-        .layer(TraceLayer)
+        .layer(TraceLayer::new(rt.clone()))
         // Counts every outcome, the shed ones too.
         .layer(MetricsLayer)
         // Errors of tower's own layers become refusals with a code.

@@ -1,23 +1,36 @@
 //! Layers that watch: a span and a closing line for each opening, and a counter.
 
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use metra_transport::Rt;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::{Arrival, Joined, Refused};
 
 /// Opens a span for each connection, says how it went, and closes what was refused.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TraceLayer;
+#[derive(Clone, Debug)]
+pub(super) struct TraceLayer {
+    rt: Rt,
+}
+
+/// How long a refusal waits for the handshake, so that its reason can be read: before that, QUIC hides it
+/// (RFC 9000 section 10.2.3).
+const REFUSAL_WAITS: Duration = Duration::from_secs(2);
+
+impl TraceLayer {
+    pub(super) fn new(rt: Rt) -> Self {
+        Self { rt }
+    }
+}
 
 impl<S> Layer<S> for TraceLayer {
     type Service = Trace<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Trace { inner }
+        Trace { inner, rt: self.rt.clone() }
     }
 }
 
@@ -25,6 +38,7 @@ impl<S> Layer<S> for TraceLayer {
 #[derive(Clone, Debug)]
 pub(super) struct Trace<S> {
     inner: S,
+    rt: Rt,
 }
 
 impl<S> Service<Arrival> for Trace<S>
@@ -43,6 +57,7 @@ where
     fn call(&mut self, arrival: Arrival) -> Self::Future {
         let span = tracing::info_span!("open", link = %arrival.link.id(), kind = %arrival.kind, peer = %arrival.peer);
         let link = arrival.link.clone();
+        let rt = self.rt.clone();
         let opening = self.inner.call(arrival);
         let traced = async move {
             let result = opening.await;
@@ -53,6 +68,7 @@ where
                 }
                 Err(refused) => {
                     tracing::info!(code = %refused.code, reason = refused.reason, "refused");
+                    let _ = rt.timeout(REFUSAL_WAITS, link.handshake_confirmed()).await;
                     link.close(refused.code, &refused.reason);
                 }
             }

@@ -45,7 +45,12 @@ impl Guarded {
 fn metra(state: &Path, log: File) -> Result<Command, Failure> {
     let exe = std::env::current_exe().map_err(|e| Failure::io("this program", &e))?;
     let mut command = Command::new(exe);
-    command.env("METRA_STATE", state).env_remove("METRA_TOKEN").stdin(Stdio::null()).stderr(log).process_group(0);
+    command
+        .env("METRA_STATE", state)
+        .env_remove("METRA_TOKEN")
+        .stdin(Stdio::null())
+        .stderr(log)
+        .process_group(0);
     Ok(command)
 }
 
@@ -113,7 +118,13 @@ impl Gateway {
 const GATEWAY_LOG: &str = "gateway.log";
 const CLIENT_LOG: &str = "client.log";
 
-fn launch(folder: &Path, root: &Path, state: &Path, listen: &str, stop: &Stop) -> Result<(Guarded, String), Failure> {
+fn launch(
+    folder: &Path,
+    root: &Path,
+    state: &Path,
+    listen: &str,
+    stop: &Stop,
+) -> Result<(Guarded, String), Failure> {
     let ready = folder.join("ready");
     // That of a gateway before this one says nothing.
     let _ = fs::remove_file(&ready);
@@ -188,7 +199,9 @@ impl Clients<'_> {
         mut watch: impl FnMut(&Progress) -> Result<Watched, Failure>,
     ) -> Result<Run, Failure> {
         let mut process = metra(self.state, log(self.folder, CLIENT_LOG)?)?;
-        process.args([command, "--json", "--json-interval", "0", "--"]).args(words.iter().map(|w| w.as_os_str()));
+        process
+            .args([command, "--json", "--json-interval", "0", "--"])
+            .args(words.iter().map(|w| w.as_os_str()));
         let mut child = spawn(process.stdout(Stdio::piped()))?;
         let lines = lines(&mut child.0);
         let mut run = Run { summary: None, progress: None, killed: false, failure: None };
@@ -219,7 +232,8 @@ impl Clients<'_> {
             run.killed = false;
         } else if !run.killed {
             let log = tail(self.folder, CLIENT_LOG);
-            run.failure = Some(Failure::new(Exit::Other, format!("metra {command} has ended with {status}:\n{log}")));
+            run.failure =
+                Some(Failure::new(Exit::Other, format!("metra {command} has ended with {status}:\n{log}")));
         }
         Ok(run)
     }
@@ -249,7 +263,9 @@ impl Run {
     pub(super) fn finished(self) -> Result<Self, Failure> {
         match self.failure {
             Some(failure) => Err(failure),
-            None if self.killed || self.summary.is_none() => Err(Failure::new(Exit::Other, "a client said nothing")),
+            None if self.killed || self.summary.is_none() => {
+                Err(Failure::new(Exit::Other, "a client said nothing"))
+            }
             None => Ok(self),
         }
     }

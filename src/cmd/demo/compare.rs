@@ -64,7 +64,8 @@ fn metadata(path: &Path) -> Result<Metadata, Failure> {
 fn names(dir: &Path) -> Result<Vec<std::ffi::OsString>, Failure> {
     let failed = |e| Failure::io(dir.display(), &e);
     let entries = fs::read_dir(dir).map_err(failed)?;
-    let mut names = entries.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut names =
+        entries.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     names.sort();
     Ok(names)
 }
@@ -135,8 +136,14 @@ mod tests {
         differs(&last_byte, "their bytes");
         differs(&|d| fs::write(d.join("f"), "short").unwrap(), "their sizes");
         differs(&|d| fs::write(d.join("more"), "").unwrap(), "the names");
-        differs(&|d| fs::set_permissions(d.join("f"), fs::Permissions::from_mode(0o600)).unwrap(), "permission bits");
-        differs(&|d| File::open(d.join("f")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap(), "their times");
+        differs(
+            &|d| fs::set_permissions(d.join("f"), fs::Permissions::from_mode(0o600)).unwrap(),
+            "permission bits",
+        );
+        differs(
+            &|d| File::open(d.join("f")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap(),
+            "their times",
+        );
         let other_link = |d: &Path| {
             fs::remove_file(d.join("l")).unwrap();
             symlink("x", d.join("l")).unwrap();

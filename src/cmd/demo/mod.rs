@@ -39,12 +39,20 @@ pub(super) fn run(args: DemoArgs) -> Result<Exit, Failure> {
     for path in &paths {
         source::readable(path)?;
         if !path.is_absolute() && path.file_name().is_none() {
-            return Err(Failure::usage(format!("{}: give it by a path that ends in its name", path.display())));
+            return Err(Failure::usage(format!(
+                "{}: give it by a path that ends in its name",
+                path.display()
+            )));
         }
     }
     let (files, bytes) = size_of(&paths);
     let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-    println!("Tree:   {} ({}, {})", shown.join(" "), output::count(files, "entry", "entries"), output::bytes(bytes));
+    println!(
+        "Tree:   {} ({}, {})",
+        shown.join(" "),
+        output::count(files, "entry", "entries"),
+        output::bytes(bytes)
+    );
     println!("File:   {} of random bytes", output::bytes(args.size));
     let place = Place::new(2 * bytes + 3 * args.size, args.keep)?;
     println!("Folder: {} ({} free)\n", place.path().display(), output::bytes(place.free()));
@@ -58,7 +66,10 @@ pub(super) fn run(args: DemoArgs) -> Result<Exit, Failure> {
     }
     let table = result?;
     print!("\n{table}");
-    println!("\nAll that came back is equal to what was sent. It took {}.", output::duration(started.elapsed()));
+    println!(
+        "\nAll that came back is equal to what was sent. It took {}.",
+        output::duration(started.elapsed())
+    );
     print!("{}", by_hand(&paths[0]));
     Ok(Exit::Ok)
 }
@@ -142,7 +153,8 @@ impl Story<'_> {
             }
             Ok(Watched::Go)
         })?;
-        let name = killed_at.map_or("get large".to_owned(), |at| format!("get large, gateway killed at {at} %"));
+        let name =
+            killed_at.map_or("get large".to_owned(), |at| format!("get large, gateway killed at {at} %"));
         table.add(&name, &run.finished()?);
 
         self.say("ending the gateway (SIGTERM)");

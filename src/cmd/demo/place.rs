@@ -28,7 +28,9 @@ impl Place {
             if free < needed {
                 continue;
             }
-            let Ok(folder) = tempfile::Builder::new().prefix("metra-demo-").tempdir_in(&dir) else { continue };
+            let Ok(folder) = tempfile::Builder::new().prefix("metra-demo-").tempdir_in(&dir) else {
+                continue;
+            };
             return Ok(Self { path: folder.keep(), free, keep });
         }
         let message = format!(
@@ -139,7 +141,11 @@ mod tests {
     #[test]
     fn a_place_that_is_too_small_says_what_is_needed() {
         let failure = Place::new(1 << 55, false).err().unwrap();
-        assert!(failure.message.contains("33.6 PiB are needed") && failure.message.contains("TMPDIR"), "{}", failure.message);
+        assert!(
+            failure.message.contains("33.6 PiB are needed") && failure.message.contains("TMPDIR"),
+            "{}",
+            failure.message
+        );
     }
 
     #[test]

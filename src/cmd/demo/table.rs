@@ -13,7 +13,17 @@ const COLUMNS: usize = 11;
 impl Default for Table {
     fn default() -> Self {
         let heading = [
-            "", "way in", "bytes", "files", "Gbit/s", "first byte", "verify", "sent", "resent", "reused", "root",
+            "",
+            "way in",
+            "bytes",
+            "files",
+            "Gbit/s",
+            "first byte",
+            "verify",
+            "sent",
+            "resent",
+            "reused",
+            "root",
         ];
         Self(vec![heading.map(str::to_owned)])
     }
@@ -90,7 +100,10 @@ mod tests {
             lines[1],
             "send          quic    1.0 GiB      1    1.00        4 ms    1 ms   812       0       3  abababababababab"
         );
-        assert_eq!(lines[2], "send, killed  -           7 B      1    1.00           -       -     -       -       -  -");
+        assert_eq!(
+            lines[2],
+            "send, killed  -           7 B      1    1.00           -       -     -       -       -  -"
+        );
         assert_eq!(lines.len(), 3);
     }
 }

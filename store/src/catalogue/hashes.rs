@@ -40,7 +40,7 @@ struct Addition {
 /// So many hashes wait at most...
 const WAITING_MAX: usize = 4096;
 /// ... and for so long, as long as there are new ones.
-const WAITING_FOR: Duration = Duration::from_secs(1);
+const WAITING_FOR: Duration = Duration::from_millis(200);
 /// Use is noted to the day.
 const DAY: i64 = 24 * 60 * 60;
 /// Bytes of one chunk in a row: length and hash.

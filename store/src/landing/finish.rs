@@ -19,8 +19,8 @@ use super::tree::{TreeLanding, set_meta, set_meta_at};
 use super::{FinishReport, LandError, Meta};
 use crate::beneath::split;
 use crate::catalogue::Phase;
-use crate::source::ManifestCache;
 use crate::existing;
+use crate::source::ManifestCache;
 
 /// With more names than this, the file system is synced as a whole.
 const SYNC_SINGLY: usize = 8;
@@ -47,7 +47,9 @@ impl TreeLanding {
                     report.failed += 1;
                     continue;
                 }
-                _ if broken.contains(&index.0) => Err((Code::Changed, "the source no longer has its bytes".into())),
+                _ if broken.contains(&index.0) => {
+                    Err((Code::Changed, "the source no longer has its bytes".into()))
+                }
                 Fate::Kept => Ok(()),
                 Fate::Write => {
                     if entry.kind == EntryKind::Directory {
@@ -225,7 +227,9 @@ impl TreeLanding {
             tracing::warn!(staging = %self.staging, error = %e, "the staging folder could not be removed");
         }
         // The folders above are shared with other jobs: they go only when they are empty.
-        for folder in [format!("{OWN}/jobs", OWN = super::tree::OWN_FOLDER), super::tree::OWN_FOLDER.to_owned()] {
+        for folder in
+            [format!("{OWN}/jobs", OWN = super::tree::OWN_FOLDER), super::tree::OWN_FOLDER.to_owned()]
+        {
             let _ = self.root.remove(&folder, false);
         }
     }

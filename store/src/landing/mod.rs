@@ -134,4 +134,8 @@ pub trait Landing: Send + Sync {
     /// What it can do.
     fn abilities(&self) -> Abilities {
         Abilities::default()
-    }}
+    }
+}
+
+#[cfg(test)]
+mod tests;

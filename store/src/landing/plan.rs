@@ -157,6 +157,10 @@ impl Plan {
     fn set_aside(&mut self, to: &TreeLanding) -> Result<Planned, LandError> {
         let named = |e: io::Error| LandError::new("staging", e);
         to.close_files();
+        // First the journal: it must never speak of files that are not in their places.
+        to.catalogue
+            .job_clear_durable(to.job)
+            .map_err(|e| LandError::new("catalogue", io::Error::other(e)))?;
         let path = |name: &str| format!("{}/{name}", to.staging);
         if to.root.stat(&path("old")).map_err(named)?.is_some() {
             to.root.remove(&path("old"), true).map_err(named)?;
@@ -164,9 +168,6 @@ impl Plan {
         std::fs::rename(to.root.join(&path("files")), to.root.join(&path("old"))).map_err(named)?;
         to.root.make_dir(&path("files")).map_err(named)?;
         to.spool.lock().expect("no panic while held").clear().map_err(named)?;
-        to.catalogue
-            .job_clear_durable(to.job)
-            .map_err(|e| LandError::new("catalogue", io::Error::other(e)))?;
         let old = Arc::new(self.previous.take().unwrap_or_else(|| Ledger::new(LedgerLimits::default())));
         let durable = std::mem::take(&mut self.durable);
         *self = Self { old: Some(old.clone()), ..Self::default() };
@@ -200,7 +201,8 @@ impl Plan {
         };
         self.fates.push(fate);
         if entry.is_large() {
-            let existing = if existing && fate == Fate::Write { self.index_existing(to, entry) } else { None };
+            let existing =
+                if existing && fate == Fate::Write { self.index_existing(to, entry) } else { None };
             let same = existing.filter(|_| same).map(|existing| Same { existing, matched: Vec::new() });
             self.open = Some(Open { index, entry: entry.clone(), offset: 0, same });
         } else if entry.size() > 0 {
@@ -231,8 +233,12 @@ impl Plan {
         let Some((kind, stat)) = found else { return Ok(None) };
         match (&entry.kind, kind) {
             (EntryKind::Directory, FileType::Directory) => Ok(None),
-            (EntryKind::Directory, _) => Err((Code::Conflict, "a file stands where a directory must be".into())),
-            (_, FileType::Directory) => Err((Code::Conflict, "a directory stands where a file must be".into())),
+            (EntryKind::Directory, _) => {
+                Err((Code::Conflict, "a file stands where a directory must be".into()))
+            }
+            (_, FileType::Directory) => {
+                Err((Code::Conflict, "a directory stands where a file must be".into()))
+            }
             _ if to.target.overwrite == Overwrite::Never => {
                 Err((Code::Exists, "exists, and --overwrite never was asked for".to_owned()))
             }

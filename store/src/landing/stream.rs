@@ -146,7 +146,10 @@ fn count(ledger: &Ledger, gone: &[u32], wanted: impl Fn(&EntryKind) -> bool) -> 
     let mut report = FinishReport::default();
     for index in (0..ledger.entries()).map(EntryIndex) {
         let Some(entry) = ledger.entry(index) else { continue };
-        if ledger.is_withdrawn(index) || !wanted(&entry.kind) || ledger.chunks_of(index).any(|c| gone.contains(&c)) {
+        if ledger.is_withdrawn(index)
+            || !wanted(&entry.kind)
+            || ledger.chunks_of(index).any(|c| gone.contains(&c))
+        {
             report.failed += 1;
         } else {
             report.entries += 1;

@@ -25,7 +25,7 @@ use metra_core::chunker::zero_chunk_hash;
 use metra_core::id::{ChunkIndex, EntryIndex, JobKey};
 use metra_core::limits;
 use metra_core::manifest::{Ledger, Record, Timestamp};
-use metra_core::ranges::IndexRange;
+use metra_core::ranges::{IndexRange, IndexSet};
 use metra_core::wire::{Keep, Overwrite, Placement};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, Timestamps};
 
@@ -123,6 +123,8 @@ impl TreeLanding {
             .job_durable_set(row.id)
             .map_err(|e| LandError::new("catalogue", io::Error::other(e)))?;
         let (spool, previous) = Spool::open(&root.join(&format!("{staging}/manifest"))).map_err(named)?;
+        let durable = trusted(&catalogue, row.id, durable, previous.chunks())
+            .map_err(|e| LandError::new("catalogue", io::Error::other(e)))?;
         let plan = Plan::new(previous, durable, found && row.is_new);
         Ok(Self {
             target,
@@ -291,7 +293,9 @@ impl Place {
         let is_dir = || -> io::Result<bool> {
             match root.dir(&dest) {
                 Ok(_) => Ok(true),
-                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    Ok(false)
+                }
                 Err(e) => Err(e),
             }
         };
@@ -322,6 +326,30 @@ impl Place {
             _ => None,
         }
     }
+}
+
+/// Of what the journal calls durable, the part that the manifest on disk names. The rest is struck out: a later manifest
+/// would give these numbers to other chunks.
+fn trusted(
+    catalogue: &Catalogue,
+    job: i64,
+    durable: IndexSet,
+    chunks: u32,
+) -> Result<IndexSet, crate::CatalogueError> {
+    let mut kept = IndexSet::new();
+    let mut all = true;
+    for index in durable.ranges().flat_map(IndexRange::indexes) {
+        if index < chunks {
+            kept.insert(ChunkIndex(index));
+        } else {
+            all = false;
+        }
+    }
+    if !all {
+        catalogue.job_clear_durable(job)?;
+        catalogue.job_durable(job, &kept.ranges().collect::<Vec<_>>())?;
+    }
+    Ok(kept)
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -74,13 +74,15 @@ impl Bed {
         run::Run::new(&self.path("client-state"), args)
     }
 
-    /// As [`metra`](Self::metra), trusting the development authority of the gateway.
+    /// As [`metra`](Self::metra), trusting the development authority of the gateway and saying all in JSON.
     pub(crate) fn client<A: AsRef<std::ffi::OsStr>>(
         &self,
         gateway: &Gateway,
         args: impl IntoIterator<Item = A>,
     ) -> run::Run {
-        self.metra(args).arg("--json").arg("--ca").arg(gateway.ca())
+        let mut args = args.into_iter();
+        let verb = args.next();
+        self.metra(verb).arg("--json").arg("--ca").arg(gateway.ca()).args(args)
     }
 }
 

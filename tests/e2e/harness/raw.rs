@@ -9,12 +9,13 @@ use metra_core::code::Code;
 use metra_core::id::{ChunkIndex, Digest, Incarnation, JobId, JobKey};
 use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record};
 use metra_core::wire::{
-    Auth, ChunkHeader, EntryStatus, Finished, Frame, FrameDecoder, Hello, ManifestEnd, Overwrite, Placement, Push,
-    Welcome,
+    Auth, ChunkHeader, EntryStatus, Finished, Frame, FrameDecoder, Hello, ManifestEnd, Overwrite, Placement,
+    Push, Welcome,
 };
 use metra_transport::quic::{QuicClient, Tuning};
 use metra_transport::{ControlRecv, ControlSend, Link, LinkError, Rt};
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use super::{Gateway, PATIENCE};
 
@@ -48,13 +49,15 @@ impl Outcome {
 impl Raw {
     /// A link on which nothing has been said yet.
     pub(crate) fn connect(gateway: &Gateway) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let trust = TrustAnchors::new().ca_file(gateway.ca());
         let tls = client_config(&trust, None).unwrap();
         let address = gateway.address();
         let (client, link, (send, recv)) = runtime.block_on(async move {
-            let client = QuicClient::new(Rt::tokio(), "127.0.0.1:0".parse().unwrap(), tls, Tuning::default()).unwrap();
-            let link = tokio::time::timeout(PATIENCE, client.connect(address, "127.0.0.1"));
+            let client =
+                QuicClient::new(Rt::tokio(), "127.0.0.1:0".parse().unwrap(), tls, Tuning::default()).unwrap();
+            let link = timeout(PATIENCE, client.connect(address, "127.0.0.1"));
             let link = link.await.expect("a link in time").expect("a link");
             let control = link.control().await.expect("a control stream");
             (client, link, control)
@@ -89,8 +92,7 @@ impl Raw {
     /// Sends any bytes on the control stream.
     pub(crate) fn say_bytes(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
         let sending = self.send.send(Bytes::copy_from_slice(bytes));
-        let sending = tokio::time::timeout(PATIENCE, sending);
-        self.runtime.block_on(async { sending.await.expect("room to send in time") })
+        self.runtime.block_on(async { timeout(PATIENCE, sending).await.expect("room to send in time") })
     }
 
     /// The next frame, or the code with which the gateway closed the link.
@@ -115,7 +117,7 @@ impl Raw {
                 }
             }
         };
-        self.runtime.block_on(async { tokio::time::timeout(patience, reading).await.ok() })
+        self.runtime.block_on(async { timeout(patience, reading).await.ok() })
     }
 
     /// Reads on until the gateway closes the link; the code.
@@ -136,16 +138,7 @@ impl Raw {
     /// Sends any bytes on a stream of their own.
     pub(crate) fn stream(&self, header: Vec<u8>, body: &[u8]) -> Result<(), LinkError> {
         let sending = self.link.send_chunk(header.into(), vec![Bytes::copy_from_slice(body)], 0);
-        let sending = tokio::time::timeout(PATIENCE, sending);
-        self.runtime.block_on(async { sending.await.expect("room to send in time") })
-    }
-
-    /// Begins a stream, and neither ends nor resets it for as long as the link lives.
-    pub(crate) fn endless_stream(&self, header: Vec<u8>, body: Vec<u8>) {
-        let link = self.link.clone();
-        self.runtime.spawn(async move {
-            let _ = link.send_chunk(header.into(), vec![Bytes::from(body)], 0).await;
-        });
+        self.runtime.block_on(async { timeout(PATIENCE, sending).await.expect("room to send in time") })
     }
 
     /// Opens a job; the answer to it.
@@ -195,7 +188,8 @@ impl Raw {
         self.records(job, 0, &manifest.records);
         self.say(&Frame::ManifestEnd(manifest.end(job)));
         loop {
-            let frame = self.next().unwrap_or_else(|code| panic!("the link was closed with {code}: {outcome:?}"));
+            let frame =
+                self.next().unwrap_or_else(|code| panic!("the link was closed with {code}: {outcome:?}"));
             if frame.job() != Some(job) {
                 continue;
             }
@@ -227,9 +221,9 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         self.link.close(Code::Ok, "");
-        let _ = self.runtime.block_on(async {
-            tokio::time::timeout(Duration::from_millis(200), self.client.wait_idle()).await
-        });
+        let _ = self
+            .runtime
+            .block_on(async { timeout(Duration::from_millis(200), self.client.wait_idle()).await });
     }
 }
 
@@ -282,4 +276,3 @@ impl Manifest {
         ManifestEnd { job, records: ledger.records(), root: ledger.finish().expect("complete") }
     }
 }
-

@@ -114,7 +114,16 @@ impl Run {
         });
         let err = std::thread::spawn(move || read_all(stderr));
         let args = format!("{:?}", self.command.get_args().collect::<Vec<_>>());
-        Running { args, child, out: Some(out), err: Some(err), events, seen: Vec::new(), start: Instant::now(), limit: self.limit }
+        Running {
+            args,
+            child,
+            out: Some(out),
+            err: Some(err),
+            events,
+            seen: Vec::new(),
+            start: Instant::now(),
+            limit: self.limit,
+        }
     }
 }
 
@@ -213,12 +222,6 @@ impl Done {
     /// Fails unless it ended with this code.
     pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code(), code, "{self}");
-        self
-    }
-
-    /// Fails unless standard error has this in it.
-    pub(crate) fn says(self, text: &str) -> Self {
-        assert!(self.stderr.contains(text), "{text:?} is not in what it says\n{self}");
         self
     }
 

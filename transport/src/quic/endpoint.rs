@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aws_lc_rs::hmac;
 use metra_core::code::Code;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use aws_lc_rs::hmac;
 use quinn::{Endpoint, EndpointConfig};
 use quinn_proto::HashedConnectionIdGenerator;
 
@@ -79,8 +79,12 @@ impl QuicServer {
     ) -> io::Result<Self> {
         let (network, loopback) = server_configs(&tls, &tuning)?;
         let socket = socket::bind(address, &tuning)?;
-        let endpoint =
-            Endpoint::new_with_abstract_socket(endpoint_config(reset_secret), Some(network), socket, rt.quinn_runtime())?;
+        let endpoint = Endpoint::new_with_abstract_socket(
+            endpoint_config(reset_secret),
+            Some(network),
+            socket,
+            rt.quinn_runtime(),
+        )?;
         Ok(Self {
             rt,
             endpoint,
