@@ -69,7 +69,8 @@ pub(crate) fn duration(duration: Duration) -> String {
         1..=9 => format!("{:.1} s", duration.as_secs_f64()),
         10..=99 => format!("{seconds} s"),
         100..=5999 => format!("{} min {:02} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+        6000..=359_999 => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -269,6 +270,7 @@ mod tests {
             (12_900, "12 s"),
             (100_000, "1 min 40 s"),
             (7_260_000, "2 h 01 min"),
+            (360_000_000, "4 days"),
         ] {
             assert_eq!(duration(Duration::from_millis(ms)), shown);
         }

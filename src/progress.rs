@@ -107,7 +107,7 @@ impl Bar {
     pub(crate) fn new(way: Way) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
         let style =
-            ProgressStyle::with_template("{bar:24} {wide_msg}\n{prefix}").expect("the template is right");
+            ProgressStyle::with_template("{bar:20} {wide_msg}\n{prefix}").expect("the template is right");
         bar.set_style(style.progress_chars("=> "));
         bar.set_message("connecting");
         bar.tick();
@@ -185,8 +185,8 @@ mod tests {
             binding: Some(Binding::Receiver),
             ..Progress::default()
         };
-        let (first, second) = lines(Way::Get, &progress, (99.99e9 / 8.0, 1e6));
-        assert!(first.len() + 25 <= 79, "{first}");
+        let (first, second) = lines(Way::Get, &progress, (99.99e9 / 8.0, 4e6));
+        assert!(first.len() + 21 <= 79, "{first}");
         assert!(second.len() <= 79, "{second}");
     }
 

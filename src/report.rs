@@ -102,6 +102,11 @@ impl Reporter {
         }
     }
 
+    /// Whether standard error is for programs: why a transfer failed is in the summary then, and nowhere else.
+    pub(crate) fn has_stderr(&self) -> bool {
+        matches!(self.lock().form, Form::Json { to_stderr: true, .. })
+    }
+
     /// A problem that belongs to no entry, or comes after the end.
     pub(crate) fn note(&self, text: &str) {
         self.lock().say(text);

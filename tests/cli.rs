@@ -114,6 +114,13 @@ fn wrong_use_is_exit_code_2_and_says_what_is_wrong() {
 }
 
 #[test]
+fn a_wrong_log_filter_is_wrong_use() {
+    let dir = folder();
+    let said = said(&metra(dir.path(), &["hash", "tree"]).env("METRA_LOG", "metra=loudly").output().unwrap());
+    assert_eq!((said.code, said.err.contains("METRA_LOG")), (2, true), "{}", said.err);
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let dir = folder();
     fs::write(dir.path().join("token"), "very secret\n").unwrap();
@@ -382,8 +389,39 @@ fn transfers_print_nothing_but_what_they_are_asked_for() {
     let summary: serde_json::Value = serde_json::from_str(said.out.lines().last().unwrap()).unwrap();
     assert_eq!((said.code, &summary["exit_code"], &summary["code"]), (4, &4.into(), &"not_found".into()));
 
+    let said = run(dir.path(), &["get", "--json", &url("absent"), "-"]);
+    assert_eq!((said.code, said.out.as_str()), (4, ""));
+    assert!(said.err.lines().all(|line| line.starts_with("{\"event\":")), "{}", said.err);
+
     assert_eq!(run(dir.path(), &["ls", &url("absent")]).code, 4);
     assert_eq!(run(dir.path(), &["ls", &url("absent/")]).code, 3);
     assert_eq!(run(dir.path(), &["rm", &url("in")]).code, 6, "it is not empty");
     assert_eq!(run(dir.path(), &["rm", "-r", &url("in")]).out, "removed 2 entries\n");
+}
+
+#[test]
+fn the_demo_shows_all_of_it_and_leaves_nothing() {
+    let dir = folder();
+    let temporary = dir.path().join("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let demo = |words: &[&str]| {
+        let words = [&["demo", "--size", "64M"], words].concat();
+        said(&metra(dir.path(), &words).env("TMPDIR", &temporary).output().unwrap())
+    };
+    let good = demo(&["tree", "tree/a.txt"]);
+    assert_eq!(good.code, 0, "{}\n{}", good.out, good.err);
+    for text in ["way in", "send tree ", "get tree ", "get large", "8 entries are equal", "The same by hand"]
+    {
+        assert!(good.out.contains(text), "{text:?} is not in\n{}", good.out);
+    }
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+
+    // What cannot be carried cannot come back: that is no success.
+    let made = Command::new("mkfifo").arg(dir.path().join("tree/fifo")).status().unwrap();
+    assert!(made.success());
+    let bad = demo(&["tree"]);
+    assert_ne!(bad.code, 0);
+    assert!(bad.err.contains("fifo"), "{}", bad.err);
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+    assert_eq!(demo(&["absent"]).code, 4);
 }

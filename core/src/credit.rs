@@ -100,6 +100,7 @@ impl Credit {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods)]
     use super::*;
 
     const MIB: u64 = 1 << 20;

@@ -13,7 +13,7 @@
 //!
 //! The driver plans each batch of records with the disk ([`Resolution`]), hands arriving chunks to
 //! [`accept`](Sink::accept), verifies and writes them, and syncs from time to time. The sink decides what to ask for,
-//! how far ahead, and when the job is complete.
+//! how far ahead, and when the job is complete. Chunks are asked for in the order of the manifest.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -49,6 +49,8 @@ pub enum Arrival {
     Duplicate,
     /// It was never asked for: the source breaks the protocol, or speaks to an earlier attachment. Drop it.
     Unwanted,
+    /// It was asked for, and is not as long as its record says. Fault: the source; it would never come.
+    WrongLength,
 }
 
 /// Why a job cannot go on. Fault: the source, or the path for [`SinkError::Damaged`].
@@ -168,7 +170,15 @@ pub struct Sink {
     ledger: Ledger,
     states: Vec<State>,
     end: Option<Digest>,
-    missing: VecDeque<IndexRange>,
+    /// Records of the manifest that was given away for the finish.
+    taken: Option<u64>,
+    /// How many chunks are missing, and where the first of them may be.
+    missing: u32,
+    missing_from: u32,
+    /// Chunks that the disk has been asked about.
+    planned: u32,
+    /// How often planning was started again.
+    epoch: u32,
     credit: Credit,
     abilities: Abilities,
     /// Every chunk below is verified.
@@ -195,7 +205,11 @@ impl Sink {
             ledger: Ledger::new(options.ledger),
             states: Vec::new(),
             end: None,
-            missing: VecDeque::new(),
+            taken: None,
+            missing: 0,
+            missing_from: 0,
+            planned: 0,
+            epoch: 0,
             credit: Credit::new(options.credit),
             abilities: options.abilities,
             low: 0,
@@ -219,6 +233,11 @@ impl Sink {
         &self.ledger
     }
 
+    /// Records known so far.
+    pub fn records(&self) -> u64 {
+        self.taken.unwrap_or_else(|| self.ledger.records())
+    }
+
     /// The credit window, to be told the round-trip time and the limits.
     pub fn credit(&mut self) -> &mut Credit {
         &mut self.credit
@@ -227,7 +246,7 @@ impl Sink {
     /// Records have arrived; the first has the number `first`. Records that are known already (sent again after a
     /// link was lost) are skipped. Returns how many were skipped.
     pub fn on_records(&mut self, first: u64, records: &[Record]) -> Result<usize, SinkError> {
-        let expected = self.ledger.records();
+        let expected = self.records();
         if first > expected {
             return Err(SinkError::Gap { expected, got: first });
         }
@@ -259,10 +278,13 @@ impl Sink {
 
     /// The source has come to the end of the manifest.
     pub fn on_end(&mut self, records: u64, root: Digest) -> Result<(), SinkError> {
-        if records != self.ledger.records() {
-            return Err(SinkError::Gap { expected: records, got: self.ledger.records() });
+        if records != self.records() {
+            return Err(SinkError::Gap { expected: self.records(), got: records });
         }
-        let ours = self.ledger.finish()?;
+        let ours = match self.end {
+            Some(root) => root,
+            None => self.ledger.finish()?,
+        };
         if ours != root {
             return Err(SinkError::Root { ours, theirs: root });
         }
@@ -275,25 +297,39 @@ impl Sink {
         self.end
     }
 
-    /// Gives the manifest away, for the finish; nothing is planned or asked for after that.
+    /// Gives the manifest away, for the finish; nothing is planned or asked for after that. A source that attaches
+    /// again is told that all of it is known.
     pub fn take_ledger(&mut self) -> Ledger {
+        self.taken = Some(self.records());
         std::mem::replace(&mut self.ledger, Ledger::new(LedgerLimits::default()))
     }
 
     /// Forgets what was planned: every chunk is announced and waits for a plan again. For a sink that finds that
     /// what an earlier attempt left is not of this manifest.
     pub fn replan(&mut self) {
+        self.epoch += 1;
         self.states.fill(State::Announced);
         self.unfinished = self.states.len() as u32;
-        self.missing.clear();
+        (self.missing, self.missing_from, self.planned) = (0, 0, 0);
+        (self.low, self.low_bytes) = (0, 0);
         self.by_hash.clear();
         self.followers.clear();
         self.copies.clear();
+        // What was not reported yet is not true any more, and would take back what is asked for from here on.
+        self.have.clear();
+        self.durable.clear();
+        self.gone.clear();
         self.progress.verified = 0;
         self.progress.durable = 0;
         self.unsynced_bytes = 0;
         self.credit.give_back(u64::MAX);
         self.stats.reused = 0;
+    }
+
+    /// How often planning was started again. What an arrival that was accepted in an earlier epoch came to is of no
+    /// use, and must not be reported here.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// The disk has spoken on a chunk that was announced.
@@ -303,10 +339,10 @@ impl Sink {
             return;
         }
         match resolution {
+            Resolution::Missing if self.is_withdrawn(index) => self.settle(index, State::Void),
             Resolution::Missing => {
                 if !self.follow_twin(index) {
-                    self.set(index, State::Missing);
-                    push_range(&mut self.missing, index);
+                    self.set_missing(index);
                 }
             }
             Resolution::Void => self.settle(index, State::Void),
@@ -318,6 +354,19 @@ impl Sink {
                 self.write_done(index);
             }
         }
+    }
+
+    /// The disk has been asked about `chunks` more chunks. Those of them that it has not spoken on wait for it, not for
+    /// the source (whether a file is the same throughout is known at its end): they are reported as held, so that the
+    /// source goes on. Should they turn out to be missing they are asked for all the same.
+    pub fn planned(&mut self, chunks: u32) {
+        let end = self.planned.saturating_add(chunks).min(self.states.len() as u32);
+        for index in self.planned..end {
+            if self.state(index) == Some(State::Announced) {
+                push_index(&mut self.have, ChunkIndex(index));
+            }
+        }
+        self.planned = end;
     }
 
     /// A chunk whose bytes are here under another index, to be copied by the driver: (from, to). After the copy:
@@ -335,33 +384,31 @@ impl Sink {
 
     /// A copy did not give the right bytes: the chunk is asked for.
     pub fn copy_failed(&mut self, chunk: ChunkIndex) {
-        self.credit.give_back(self.len(chunk.0));
-        self.set(chunk.0, State::Missing);
-        self.missing.push_front(IndexRange { first: chunk, count: 1 });
+        if matches!(self.state(chunk.0), Some(State::Landing | State::Wanted)) {
+            self.credit.give_back(self.len(chunk.0));
+            self.set_missing(chunk.0);
+        }
     }
 
-    /// Chunks to ask for now, as far as the credit reaches.
+    /// Chunks to ask for now, as far as the credit reaches. What is to be reported as held must be reported before.
     pub fn poll_want(&mut self) -> Vec<IndexRange> {
         let mut ranges = Vec::new();
         let early = self.early_bytes();
         let mut available = self.credit.available().saturating_sub(early);
-        while ranges.len() < limits::RANGES_MAX {
-            let Some(front) = self.missing.front_mut() else { break };
-            let index = front.first.0;
-            let len = self.ledger.chunk(ChunkIndex(index)).map_or(0, |c| u64::from(c.len));
-            // A window smaller than a chunk must not stop the job.
-            if len > available && self.credit.outstanding() + early > 0 {
-                break;
-            }
-            if front.count > 1 {
-                front.first = ChunkIndex(index + 1);
-                front.count -= 1;
-            } else {
-                self.missing.pop_front();
-            }
+        while self.missing > 0 && ranges.len() < limits::RANGES_MAX {
+            let index = self.missing_from;
             if self.state(index) != Some(State::Missing) {
+                self.missing_from += 1;
                 continue;
             }
+            let len = self.len(index);
+            // A window smaller than a chunk must not stop the job; nor must what came early hold up what it waits for.
+            let must = self.credit.outstanding() + early == 0 || (early > 0 && index == self.low);
+            if len > available && !must {
+                break;
+            }
+            self.missing -= 1;
+            self.missing_from += 1;
             self.set(index, State::Wanted);
             self.credit.spend(len);
             available = available.saturating_sub(len);
@@ -377,6 +424,7 @@ impl Sink {
                 self.set(chunk.0, State::Landing);
                 Arrival::Accept
             }
+            Some(State::Wanted) => Arrival::WrongLength,
             Some(State::Landing | State::Written | State::Syncing | State::Durable | State::Kept) => {
                 self.stats.duplicates += 1;
                 Arrival::Duplicate
@@ -387,29 +435,32 @@ impl Sink {
 
     /// An accepted chunk did not arrive whole (its stream or link broke): it is missing again.
     pub fn lost(&mut self, chunk: ChunkIndex) {
-        if matches!(self.state(chunk.0), Some(State::Landing | State::Wanted)) {
-            self.copy_failed(chunk);
-        }
+        self.copy_failed(chunk);
     }
 
-    /// An accepted chunk is verified and written.
+    /// An accepted chunk is verified and written; `received`, or copied.
     pub fn written(&mut self, now: Instant, chunk: ChunkIndex, received: bool) {
         if self.state(chunk.0) != Some(State::Landing) {
             return;
         }
         let len = self.len(chunk.0);
-        self.credit.landed(now, len);
         if received {
+            self.credit.landed(now, len);
             self.stats.received += 1;
             self.stats.received_bytes += len;
         } else {
+            // Copying says nothing of the rate of the links.
+            self.credit.give_back(len);
             self.stats.reused += 1;
         }
         self.write_done(chunk.0);
     }
 
-    /// An accepted chunk failed its hash. It is missing again, unless that was the last attempt.
+    /// An accepted chunk failed its hash. It is sent again, unless that was the last attempt.
     pub fn damaged(&mut self, chunk: ChunkIndex) -> Result<(), SinkError> {
+        if self.state(chunk.0) != Some(State::Landing) {
+            return Ok(());
+        }
         self.stats.damaged += 1;
         let times = self.attempts.entry(chunk.0).or_insert(0);
         *times += 1;
@@ -422,11 +473,13 @@ impl Sink {
     }
 
     /// The source no longer has a chunk: it is not waited for. Entries in it that the source does not withdraw must
-    /// not get their final names: see [`gone_chunks`](Self::gone_chunks).
-    pub fn gone(&mut self, chunk: ChunkIndex) {
-        if self.void(chunk.0) {
+    /// not get their final names: see [`gone_chunks`](Self::gone_chunks). Returns whether it was still needed.
+    pub fn gone(&mut self, chunk: ChunkIndex) -> bool {
+        let needed = self.void(chunk.0);
+        if needed {
             self.gone.push(chunk.0);
         }
+        needed
     }
 
     /// Chunks that the source could not deliver.
@@ -438,7 +491,7 @@ impl Sink {
     /// to arrive is missing again.
     pub fn reattached(&mut self) {
         let wanted: Vec<u32> = self.indexes_in(State::Wanted).collect();
-        for index in wanted.into_iter().rev() {
+        for index in wanted {
             self.copy_failed(ChunkIndex(index));
         }
     }
@@ -493,6 +546,7 @@ impl Sink {
             match state {
                 State::Written | State::Syncing => push_index(&mut self.have, index),
                 State::Durable | State::Kept | State::Void => push_index(&mut self.durable, index),
+                State::Announced if index.0 < self.planned => push_index(&mut self.have, index),
                 _ => {}
             }
         }
@@ -541,6 +595,18 @@ impl Sink {
         self.states[index as usize] = state;
     }
 
+    fn set_missing(&mut self, index: u32) {
+        self.set(index, State::Missing);
+        self.missing += 1;
+        self.missing_from = self.missing_from.min(index);
+    }
+
+    /// Whether the chunk is part of a large entry that the source has withdrawn.
+    fn is_withdrawn(&self, index: u32) -> bool {
+        let chunk = self.ledger.chunk(ChunkIndex(index));
+        chunk.is_some_and(|c| !c.packed && self.ledger.is_withdrawn(c.first_entry))
+    }
+
     fn len(&self, index: u32) -> u64 {
         self.ledger.chunk(ChunkIndex(index)).map_or(0, |c| u64::from(c.len))
     }
@@ -574,7 +640,8 @@ impl Sink {
     fn void(&mut self, index: u32) -> bool {
         match self.state(index) {
             Some(State::Wanted) => self.credit.give_back(self.len(index)),
-            Some(State::Missing | State::Announced | State::Follows) => {}
+            Some(State::Missing) => self.missing -= 1,
+            Some(State::Announced | State::Follows) => {}
             _ => return false,
         }
         self.settle(index, State::Void);
@@ -633,14 +700,20 @@ impl Sink {
         }
     }
 
-    /// The chunk that others wait for will not come: each is asked for on its own account.
+    /// The chunk that others wait for will not come: one of them is asked for, and the others wait for that.
     fn abandon_followers(&mut self, index: u32) {
-        for follower in self.followers.remove(&index).unwrap_or_default() {
-            if self.state(follower) != Some(State::Follows) {
-                continue;
-            }
-            self.set(follower, State::Missing);
-            push_range(&mut self.missing, follower);
+        let mut left = self.followers.remove(&index).unwrap_or_default();
+        left.retain(|follower| self.state(*follower) == Some(State::Follows));
+        if left.is_empty() {
+            return;
+        }
+        let next = left.remove(0);
+        if let Some(info) = self.ledger.chunk(ChunkIndex(next)) {
+            self.by_hash.insert(prefix(&info.hash), next);
+        }
+        self.set_missing(next);
+        if !left.is_empty() {
+            self.followers.insert(next, left);
         }
     }
 }
@@ -649,14 +722,11 @@ fn prefix(hash: &Digest) -> u64 {
     u64::from_le_bytes(hash.0[..8].try_into().expect("a digest has 32 bytes"))
 }
 
-fn push_range(queue: &mut VecDeque<IndexRange>, index: u32) {
-    match queue.back_mut() {
-        Some(last) if last.first.0 + last.count == index => last.count += 1,
-        _ => queue.push_back(IndexRange { first: ChunkIndex(index), count: 1 }),
-    }
-}
-
 fn drain(ranges: &mut Vec<IndexRange>) -> Vec<IndexRange> {
     let count = ranges.len().min(limits::RANGES_MAX);
     ranges.drain(..count).collect()
 }
+
+#[cfg(test)]
+#[path = "sink_tests.rs"]
+mod tests;

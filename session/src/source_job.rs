@@ -12,7 +12,7 @@ use bytes::Bytes;
 use metra_core::code::Code;
 use metra_core::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId};
 use metra_core::manifest::{ChunkInfo, Entry, EntryKind, LedgerLimits, Record, Segment};
-use metra_core::source::{Source, SourceStats};
+use metra_core::source::{Sending, Source, SourceStats};
 use metra_core::wire::{ChunkHeader, EntryStatus, Finished, Frame, ManifestEnd};
 use metra_store::source::{Item, Loader, LocalFile, Part, Reader};
 use metra_transport::{LinkId, Rt};
@@ -638,14 +638,15 @@ impl SourceJob {
                 }
                 state.source.next_chunk(link.id().0)
             };
-            let Some((chunk, info)) = next else {
+            let Some(sending) = next else {
                 send.await;
                 continue;
             };
+            let (chunk, info) = (sending.chunk, sending.info);
             let data = match self.data_of(chunk, &info).await {
                 Ok(data) => data,
                 Err(reason) => {
-                    self.give_up(chunk, &reason);
+                    self.give_up(&sending, &reason);
                     continue;
                 }
             };
@@ -655,13 +656,13 @@ impl SourceJob {
             let mut state = self.lock();
             match sent {
                 Ok(()) => {
-                    state.source.sent(chunk);
+                    state.source.sent(&sending);
                     state.last_byte = Some(self.rt.now());
                 }
                 // Not wanted: the sink has it from elsewhere, and says so, or will ask again.
-                Err(e) if e.is_stream() => state.source.not_wanted(chunk),
+                Err(e) if e.is_stream() => state.source.not_wanted(&sending),
                 Err(_) => {
-                    state.source.send_failed(chunk);
+                    state.source.send_failed(&sending);
                     drop(state);
                     self.send.notify_waiters();
                     return;
@@ -702,10 +703,11 @@ impl SourceJob {
     }
 
     /// A chunk cannot be had any more: the sink is told. It reports the entries that miss it.
-    fn give_up(&self, chunk: ChunkIndex, reason: &str) {
+    fn give_up(&self, sending: &Sending, reason: &str) {
+        let chunk = sending.chunk;
         tracing::warn!(job = self.id.0, chunk = chunk.0, reason, "a chunk cannot be loaded again");
         let mut state = self.lock();
-        state.source.gone(chunk);
+        state.source.gone(sending);
         state.gone.push_back(chunk);
         drop(state);
         self.out.notify_waiters();

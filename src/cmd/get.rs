@@ -82,7 +82,7 @@ fn to(dest: &Target, paths: &[String]) -> Result<GetTo, Failure> {
 }
 
 /// Filters that admit what a list names, and the directories that lead there.
-fn of_list(args: &GetArgs, list: &Path) -> Result<(Vec<String>, Vec<(bool, String)>), Failure> {
+fn of_list(args: &GetArgs, list: &Path) -> Result<(Vec<String>, Rules), Failure> {
     let [Url { path, .. }] = args.sources.as_slice() else {
         return Err(Failure::usage(
             "with --files-from there is one source, the directory that the list is for",
@@ -116,6 +116,9 @@ fn of_list(args: &GetArgs, list: &Path) -> Result<(Vec<String>, Vec<(bool, Strin
     }
     Ok((vec![format!("{}/", path.trim_end_matches('/'))], rules))
 }
+
+/// Includes (`true`) and excludes, in order.
+type Rules = Vec<(bool, String)>;
 
 /// Filters that the protocol allows (`LIST_MAX`).
 const RULES_MAX: usize = 4096;

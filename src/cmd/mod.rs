@@ -17,9 +17,14 @@ mod verify;
 
 use crate::args::Command;
 use crate::exit::{Exit, Failure};
+use crate::log;
 
 /// Does what the command line says.
 pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
+    // The gateway's log is as its configuration says.
+    if !matches!(command, Command::Serve(_)) {
+        log::start()?;
+    }
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Send(args) => send::run(args),

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use super::session;
 use crate::args::ServeArgs;
 use crate::exit::{Exit, Failure};
-use crate::state;
+use crate::{log, state};
 
 /// What a gateway that ends may take to journal what is in flight.
 const GRACE: Duration = Duration::from_secs(30);
@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_secs(30);
 pub(super) fn run(args: ServeArgs) -> Result<Exit, Failure> {
     let ready_file = args.ready_file.clone();
     let config = configure(args)?;
-    start_log(&config);
+    start_log(&config)?;
     session::block_on(serve(config, ready_file))
 }
 
@@ -48,16 +48,17 @@ fn configure(args: ServeArgs) -> Result<Config, Failure> {
     raw.validate(&default_state).map_err(wrong)
 }
 
-fn start_log(config: &Config) {
+fn start_log(config: &Config) -> Result<(), Failure> {
     // The gateway's own crates at the level asked for, the libraries below it only when something is wrong.
     let default = format!("warn,metra={}", config.log.level.name());
-    let filter = EnvFilter::try_from_env("METRA_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = log::asked_for()?.unwrap_or_else(|| EnvFilter::new(default));
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Fails only if there is a log already.
     let _ = match config.log.format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().try_init(),
+        LogFormat::Text => logger.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => logger.json().try_init(),
     };
+    Ok(())
 }
 
 async fn serve(config: Config, ready_file: Option<PathBuf>) -> Result<Exit, Failure> {
@@ -116,6 +117,7 @@ struct Words {
     state: String,
     development_ca: Option<PathBuf>,
     who: String,
+    metrics: Option<SocketAddr>,
 }
 
 impl Words {
@@ -140,6 +142,7 @@ impl Words {
                 .is_none()
                 .then(|| config.state.join(metra_certs::DevCa::CERT_FILE)),
             who,
+            metrics: config.metrics_listen,
         }
     }
 
@@ -150,6 +153,9 @@ impl Words {
         }
         text.push_str(&format!("  serves      {}\n  to          {}\n", self.root, self.who));
         text.push_str(&format!("  state       {}\n  key         {pin}\n", self.state));
+        if let Some(address) = self.metrics {
+            text.push_str(&format!("  metrics     http://{address}/metrics\n"));
+        }
         let port = addresses.first().map_or(0, SocketAddr::port);
         let is_open = addresses.iter().any(|a| !a.ip().is_loopback());
         // A client finds the development authority by itself only in the usual place.

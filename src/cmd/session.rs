@@ -116,7 +116,11 @@ pub(super) fn transfer(
         });
     }
     reporter.finish(&result, receipt.as_deref());
-    result.map(|(exit, _)| exit)
+    match result {
+        Ok((exit, _)) => Ok(exit),
+        Err(failure) if reporter.has_stderr() => Err(Failure { message: String::new(), ..failure }),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// What was said of an entry after the job was over: it arrived, but its source could not be removed.

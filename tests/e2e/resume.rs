@@ -132,7 +132,7 @@ fn gateway_killed_and_the_client_goes_on(bed: &Bed) {
     scene.arrived();
     assert!(done.number("resumes") >= 2, "{done}");
     // Each time at most what was not synced yet is lost, half a second or so.
-    scene.carried_up_at_most(1.7);
+    scene.carried_up_at_most(2.3);
 }
 
 fn gateway_killed_and_the_client_too(bed: &Bed) {
@@ -195,7 +195,7 @@ fn gateway_terminated(bed: &Bed) {
     scene.arrived();
     // What was in flight is journaled: only what was on its way is sent twice.
     assert!(done.number("chunks_reused") >= done.number("chunks") / 3, "{done}");
-    scene.carried_up_at_most(1.25);
+    scene.carried_up_at_most(1.7);
 }
 
 fn pull_with_the_client_killed(bed: &Bed) {

@@ -20,7 +20,7 @@ impl Default for Table {
             "Gbit/s",
             "first byte",
             "verify",
-            "sent",
+            "chunks sent",
             "resent",
             "reused",
             "root",
@@ -98,11 +98,11 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
             lines[1],
-            "send          quic    1.0 GiB      1    1.00        4 ms    1 ms   812       0       3  abababababababab"
+            "send          quic    1.0 GiB      1    1.00        4 ms    1 ms          812       0       3  abababababababab"
         );
         assert_eq!(
             lines[2],
-            "send, killed  -           7 B      1    1.00           -       -     -       -       -  -"
+            "send, killed  -           7 B      1    1.00           -       -            -       -       -  -"
         );
         assert_eq!(lines.len(), 3);
     }

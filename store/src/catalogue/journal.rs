@@ -129,6 +129,18 @@ impl Catalogue {
         Ok(())
     }
 
+    /// Replaces what is noted of a job's durable chunks, in one transaction, because some turned out not to be there.
+    pub fn job_set_durable(&self, id: i64, durable: &IndexSet) -> Result<(), CatalogueError> {
+        self.write(|t| {
+            t.execute("DELETE FROM durable WHERE job = ?1", [id])?;
+            let mut insert = t.prepare_cached("INSERT INTO durable (job, first, count) VALUES (?1, ?2, ?3)")?;
+            for range in durable.ranges() {
+                insert.execute((id, range.first.0, range.count))?;
+            }
+            Ok(())
+        })
+    }
+
     /// Forgets that chunks of a job are durable, all of them, because its folder turned out to be gone or damaged.
     pub fn job_clear_durable(&self, id: i64) -> Result<(), CatalogueError> {
         self.write(|t| t.execute("DELETE FROM durable WHERE job = ?1", [id]))?;

@@ -17,7 +17,7 @@ pub(crate) use run::Done;
 use std::time::{Duration, Instant};
 
 /// How long anything that is waited for may take before the test fails. Long, because the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for `condition`, and fails with `what` if it does not come true in time.
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {

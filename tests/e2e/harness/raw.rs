@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use metra_certs::{TrustAnchors, client_config};
 use metra_core::code::Code;
-use metra_core::id::{ChunkIndex, Digest, Incarnation, JobId, JobKey};
+use metra_core::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId, JobKey};
 use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record};
 use metra_core::wire::{
     Auth, ChunkHeader, EntryStatus, Finished, Frame, FrameDecoder, Hello, ManifestEnd, Overwrite, Placement,
@@ -40,9 +40,10 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// What was said of a path.
-    pub(crate) fn code_of(&self, path: &str) -> Option<Code> {
-        self.statuses.iter().find(|status| status.path == path).map(|status| status.code)
+    /// What was said of an entry, by its number.
+    pub(crate) fn code_of(&self, entry: usize) -> Option<Code> {
+        let entry = Some(EntryIndex(entry as u32));
+        self.statuses.iter().find(|status| status.entry == entry).map(|status| status.code)
     }
 }
 
@@ -188,8 +189,11 @@ impl Raw {
         self.records(job, 0, &manifest.records);
         self.say(&Frame::ManifestEnd(manifest.end(job)));
         loop {
-            let frame =
-                self.next().unwrap_or_else(|code| panic!("the link was closed with {code}: {outcome:?}"));
+            let frame = match self.next_within(PATIENCE) {
+                Some(Ok(frame)) => frame,
+                Some(Err(code)) => panic!("the link was closed with {code}: {outcome:?}"),
+                None => panic!("nothing happens any more: {outcome:?}"),
+            };
             if frame.job() != Some(job) {
                 continue;
             }
