@@ -55,6 +55,6 @@ impl From<JobError> for ClientError {
 
 impl From<metra_certs::Error> for ClientError {
     fn from(error: metra_certs::Error) -> Self {
-        Self { code: Code::Denied, message: error.to_string(), retryable: false }
+        Self { code: Code::Internal, message: error.to_string(), retryable: false }
     }
 }

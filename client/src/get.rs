@@ -165,7 +165,7 @@ impl Client {
             chunks: outcome.chunks,
             chunks_sent: collected.chunks_sent,
             chunks_resent: collected.chunks_resent,
-            chunks_reused: outcome.finished.reused,
+            chunks_reused: collected.reused(&outcome.finished, outcome.chunks),
             resumes: collected.resumes,
             root: outcome.finished.root,
             links: self.link_kinds(),

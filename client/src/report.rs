@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use metra_core::code::Code;
 use metra_core::id::Digest;
 use metra_core::receipt::SignedReceipt;
+use metra_core::wire::Finished;
 use metra_session::{EntryReport, Progress};
 
 /// Called while a job runs.
@@ -82,6 +83,13 @@ impl Collected {
             chunks_resent: 0,
             resumes: 0,
         }
+    }
+
+    /// Chunks that never had to be moved in this call. After a restart the sink counts as reused what an earlier attempt of
+    /// the same call has moved.
+    pub(crate) fn reused(&self, finished: &Finished, chunks: u64) -> u64 {
+        let moved = self.chunks_sent.saturating_sub(self.chunks_resent);
+        finished.reused.min(chunks.saturating_sub(moved))
     }
 
     /// A look at the running attempt, which began `offset` after the call.

@@ -158,5 +158,13 @@ fn refusal(path: &str, e: &io::Error) -> (Code, String) {
         _ if matches!(Errno::from_io_error(e), Some(Errno::XDEV | Errno::LOOP)) => Code::BadName,
         _ => Code::ReadFailed,
     };
-    (code, format!("/{path}: {e}"))
+    // The system's own words carry its numbers; the common cases are said plainly.
+    let reason = match e.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::NotADirectory => "not a directory".to_owned(),
+        io::ErrorKind::DirectoryNotEmpty => "the directory is not empty; -r removes it with all it holds".to_owned(),
+        io::ErrorKind::PermissionDenied => "the gateway's system does not permit it".to_owned(),
+        _ => e.to_string(),
+    };
+    (code, format!("/{path}: {reason}"))
 }

@@ -28,6 +28,7 @@ mod concurrency;
 mod disk;
 mod edited;
 mod harness;
+mod hostile;
 mod interrupt;
 mod names;
 mod options;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         trees::tests(),
         options::tests(),
         names::tests(),
+        hostile::tests(),
         auth::tests(),
         receipts::tests(),
     ]

@@ -18,6 +18,7 @@ tests![
     links_are_followed_or_skipped,
     modes_and_times_are_left_out,
     a_development_gateway_needs_no_flags,
+    a_destination_beneath_a_link,
 ];
 
 fn everything_there_and_back(bed: &Bed) {
@@ -239,4 +240,17 @@ fn a_development_gateway_needs_no_flags(bed: &Bed) {
     assert_ne!(refused.code(), 0);
     assert!(refused.stderr.contains("--ca") && refused.stderr.contains("--pin sha256/"), "{refused}");
     assert!(!gateway.at("b").exists());
+}
+
+fn a_destination_beneath_a_link(bed: &Bed) {
+    let gateway = bed.gateway();
+    fs::create_dir(gateway.at("version 2")).unwrap();
+    std::os::unix::fs::symlink("version 2", gateway.at("current")).unwrap();
+    let file = bed.write("file", "content");
+    // A link of the gateway's owner that stays beneath the root is as good as what it points to.
+    bed.client(&gateway, ["send"]).arg(&file).arg(gateway.url("current/")).expect(0);
+    assert_eq!(fs::read(gateway.at("version 2/file")).unwrap(), b"content");
+    assert!(gateway.at("current").is_symlink());
+    bed.client(&gateway, ["get"]).arg(gateway.url("current/file")).arg(bed.path("back")).expect(0);
+    assert_eq!(fs::read(bed.path("back")).unwrap(), b"content");
 }

@@ -4,6 +4,7 @@
 pub(crate) mod bed;
 pub(crate) mod data;
 pub(crate) mod gateway;
+pub(crate) mod hostile;
 pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod run;

@@ -206,7 +206,13 @@ impl Raw {
                         }
                     }
                 }
-                Frame::Damaged { chunk, .. } => outcome.damaged.push(chunk.0),
+                // It says that the chunk did not arrive well, and asks for it again.
+                Frame::Damaged { chunk, .. } => {
+                    outcome.damaged.push(chunk.0);
+                    if let Some(body) = serve(chunk.0) {
+                        let _ = self.chunk(job, chunk.0, &body);
+                    }
+                }
                 Frame::EntryStatus(status) => outcome.statuses.push(status),
                 Frame::Finished(finished) => {
                     outcome.finished = Some(finished);

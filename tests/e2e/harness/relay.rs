@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ struct Shared {
     rate: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
+    clients: Mutex<HashMap<SocketAddr, u64>>,
     cut: AtomicBool,
     over: AtomicBool,
 }
@@ -62,6 +63,12 @@ impl Relay {
         self.shared.down.load(Ordering::Relaxed)
     }
 
+    /// How many sockets of clients have sent at least so many bytes each.
+    pub(crate) fn busy(&self, bytes: u64) -> usize {
+        let clients = self.shared.clients.lock().unwrap();
+        clients.values().filter(|sent| **sent >= bytes).count()
+    }
+
     /// Waits until so many bytes have gone to the gateway.
     pub(crate) fn wait_up(&self, bytes: u64) {
         wait_until("bytes on their way up", || self.up() >= bytes);
@@ -96,6 +103,7 @@ impl Shared {
                 back
             });
             self.pass(&mut pace, &self.up, len, || back.send(&buffer[..len]));
+            *self.clients.lock().unwrap().entry(client).or_default() += len as u64;
         }
     }
 

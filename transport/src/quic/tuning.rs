@@ -149,7 +149,15 @@ impl Tuning {
             config.ack_frequency_config(Some(frequency));
         }
         match self.congestion {
-            Congestion::Cubic => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
+            Congestion::Cubic => {
+                let mut cubic = CubicConfig::default();
+                if path == Path::Loopback {
+                    // Ten packets, as RFC 9002 section 7.2 has it; the default is ten of 1200 bytes. One probe for
+                    // the MTU would fill that, and quinn lets even the close of a refused link wait behind it.
+                    cubic.initial_window(10 * u64::from(self.mtu_upper_bound_loopback));
+                }
+                config.congestion_controller_factory(Arc::new(cubic))
+            }
             Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
         };
         config
