@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use metra_core::code::Code;
 use metra_core::id::EntryIndex;
@@ -43,6 +44,46 @@ impl EntryReport {
     /// About how much memory it takes. Bytes.
     pub(crate) fn size(&self) -> usize {
         size_of::<Self>() + self.path.len() + self.reason.len()
+    }
+}
+
+/// Reports that wait to be sent. Whoever adds to them waits while they are full.
+#[derive(Debug, Default)]
+pub(crate) struct Statuses {
+    queue: VecDeque<EntryReport>,
+    bytes: usize,
+}
+
+/// Statuses that may wait, and the memory that they may take. Bytes.
+const STATUSES_MAX: (usize, usize) = (4096, 1 << 20);
+
+impl Statuses {
+    pub(crate) fn push_back(&mut self, report: EntryReport) {
+        self.bytes += report.size();
+        self.queue.push_back(report);
+    }
+
+    pub(crate) fn push_front(&mut self, report: EntryReport) {
+        self.bytes += report.size();
+        self.queue.push_front(report);
+    }
+
+    pub(crate) fn pop_front(&mut self) -> Option<EntryReport> {
+        let report = self.queue.pop_front()?;
+        self.bytes -= report.size();
+        Some(report)
+    }
+
+    /// Puts what `other` holds in front of what is here.
+    pub(crate) fn prepend(&mut self, other: &mut Statuses) {
+        while let Some(report) = other.queue.pop_back() {
+            self.push_front(report);
+        }
+        other.bytes = 0;
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.len() >= STATUSES_MAX.0 || self.bytes >= STATUSES_MAX.1
     }
 }
 
@@ -118,6 +159,9 @@ impl Stop {
     }
 }
 
+/// How long a job that is over waits for room on its link to say so.
+pub(crate) const TELL: Duration = Duration::from_secs(10);
+
 /// Cuts a text to what a frame may carry, at a character.
 pub(crate) fn clip(text: &str) -> String {
     let mut end = text.len().min(metra_core::limits::TEXT_MAX);
@@ -149,7 +193,12 @@ mod tests {
     fn what_is_kept_is_bounded_in_number_and_bytes() {
         let mut reports = Reports::default();
         for _ in 0..20_000 {
-            reports.push(EntryReport { entry: None, path: "p".to_owned(), code: Code::Ok, reason: String::new() });
+            reports.push(EntryReport {
+                entry: None,
+                path: "p".to_owned(),
+                code: Code::Ok,
+                reason: String::new(),
+            });
         }
         assert_eq!((reports.unchanged, reports.take().len()), (20_000, REPORTS_MAX.0));
         for entry in 0..2000 {
@@ -160,6 +209,26 @@ mod tests {
         assert!(kept.iter().map(EntryReport::size).sum::<usize>() <= REPORTS_MAX.1 && kept.len() > 200);
         reports.push(report(9999, Code::BadName, "y".to_owned()));
         assert_eq!(reports.take().len(), 1, "what was taken makes room");
+    }
+
+    #[test]
+    fn statuses_are_full_by_number_or_bytes_and_keep_their_order() {
+        let mut statuses = Statuses::default();
+        for entry in 0..4096 {
+            assert!(!statuses.is_full());
+            statuses.push_back(report(entry, Code::Exists, String::new()));
+        }
+        assert!(statuses.is_full());
+        let first = statuses.pop_front();
+        assert!(!statuses.is_full());
+        let mut told = Statuses::default();
+        told.push_back(first.expect("there is one"));
+        told.push_back(report(9999, Code::Exists, "x".repeat(1 << 20)));
+        assert!(told.is_full());
+        statuses.prepend(&mut told);
+        let order: Vec<_> = std::iter::from_fn(|| statuses.pop_front()).filter_map(|r| r.entry).collect();
+        assert_eq!(order[..3], [EntryIndex(0), EntryIndex(9999), EntryIndex(1)]);
+        assert_eq!((statuses.bytes, told.bytes, told.pop_front()), (0, 0, None));
     }
 
     #[test]

@@ -12,8 +12,11 @@
 //!                                       | planner, writer, keeper (disk)
 //! ```
 //!
-//! Who waits for whom, so that nothing can wait in a circle: a source handles every frame at once and never waits; a
-//! sink queues records (bounded) and its planner waits for the disk only. Sending is done by tasks of its own.
+//! Who waits for whom: a source handles every frame at once and never waits; a sink queues records (bounded), and its
+//! planner waits for the disk, and for room among the statuses that wait to be sent. Sending is done by tasks of its
+//! own. So a circle needs two sinks, one on each side of a session, that both report thousands of entries while neither
+//! peer reads: a client that runs its jobs one after the other cannot close it. Nothing that waits keeps the loss of a
+//! link, or the end of a job, from being noticed.
 //!
 //! The gateway and the client use the same code; which of them opens a job makes no difference here.
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use metra_core::code::Code;
 use metra_core::id::JobId;
 use metra_core::wire::{ChunkHeader, Frame, FrameDecoder};
@@ -54,6 +54,8 @@ struct Inner {
     links_changed: Notify,
 }
 
+/// Jobs hear of their links while this is locked, so that each is told of them in the order in which they came and
+/// went. A job's own lock is taken after this one, never before.
 #[derive(Default)]
 struct State {
     links: Vec<LinkHandle>,
@@ -109,6 +111,30 @@ impl Job {
             Job::Sink(job) => job.cancel(code, reason),
         }
     }
+
+    fn end(&self) {
+        match self {
+            Job::Source(job) => job.end(),
+            Job::Sink(job) => job.end(),
+        }
+    }
+
+    /// Moves a job that has no control link to this one, if it is for this side to do that; else the peer does.
+    fn adopt(&self, link: &LinkHandle) {
+        let opened_here = match self {
+            Job::Source(job) => job.is_opened_here(),
+            Job::Sink(job) => job.is_opened_here(),
+        };
+        if opened_here && self.control().is_none() {
+            self.set_control(link.clone());
+        }
+    }
+}
+
+impl State {
+    fn has(&self, link: &LinkHandle) -> bool {
+        self.links.iter().any(|l| l.id() == link.id())
+    }
 }
 
 impl Session {
@@ -132,7 +158,7 @@ impl Session {
         decoder: FrameDecoder,
     ) -> Result<LinkHandle, JobError> {
         let (handle, queue) = LinkHandle::new(link);
-        let jobs: Vec<Job> = {
+        {
             let mut state = self.lock();
             let refused = if state.closed {
                 Some(JobError::new(Code::Draining, "the session is closed"))
@@ -146,10 +172,13 @@ impl Session {
                 return Err(error);
             }
             state.links.push(handle.clone());
-            state.jobs.values().cloned().collect()
-        };
+            for job in state.jobs.values() {
+                job.add_link(&handle);
+                job.adopt(&handle);
+            }
+        }
         let rt = &self.0.rt;
-        let writer = rt.spawn(write_frames(send, queue));
+        let writer = rt.spawn(write_control(handle.link().clone(), send, queue)).abort_on_drop();
         let chunks = rt.spawn(self.clone().accept_chunks(handle.clone())).abort_on_drop();
         let session = self.clone();
         let pumped = handle.clone();
@@ -157,15 +186,11 @@ impl Session {
             let why = session.read_control(&pumped, recv, decoder).await;
             drop(chunks);
             session.detach(&pumped, why);
-            // A writer that waits for the lost link ends with it.
-            let _ = session.0.rt.timeout(Duration::from_secs(1), writer).await;
+            let rt = session.0.rt.clone();
+            drop((session, pumped));
+            // It ends by itself when the last handle is gone; whoever still has one shall not keep it.
+            let _ = rt.timeout(Duration::from_secs(1), writer).await;
         });
-        for job in jobs {
-            job.add_link(&handle);
-            if job.control().is_none() && job.is_opened_here() {
-                job.set_control(handle.clone());
-            }
-        }
         self.0.links_changed.notify_waiters();
         Ok(handle)
     }
@@ -225,24 +250,28 @@ impl Session {
     }
 
     fn add(&self, id: JobId, job: Job, control: Option<LinkHandle>) -> Result<(), JobError> {
-        let links = {
-            let mut state = self.lock();
-            if state.closed {
-                return Err(JobError::new(Code::Draining, "the session is closed"));
-            }
-            let running = state.jobs.values().filter(|job| !job.is_over()).count();
-            if running >= self.0.config.jobs || state.jobs.contains_key(&id) {
-                return Err(JobError::new(Code::Limit, "too many jobs in this session"));
-            }
-            state.jobs.insert(id, job.clone());
-            state.links.clone()
-        };
-        for link in &links {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(JobError::new(Code::Draining, "the session is closed"));
+        }
+        let running = state.jobs.values().filter(|job| !job.is_over()).count();
+        if running >= self.0.config.jobs || state.jobs.contains_key(&id) {
+            return Err(JobError::new(Code::Limit, "too many jobs in this session"));
+        }
+        for link in &state.links {
             job.add_link(link);
         }
-        if let Some(control) = control.or_else(|| links.first().cloned()) {
-            job.set_control(control);
+        match &control {
+            // If the link is lost already, the peer opens the job again on another one.
+            Some(control) if state.has(control) => job.set_control(control.clone()),
+            Some(_) => {}
+            None => {
+                if let Some(first) = state.links.first() {
+                    job.set_control(first.clone());
+                }
+            }
         }
+        state.jobs.insert(id, job);
         Ok(())
     }
 
@@ -262,10 +291,13 @@ impl Session {
         }
     }
 
-    /// Moves the control of a job to `link`, because its opener has opened it again there.
+    /// Moves the control of a job to `link`, because its opener has opened it again there. Does nothing if the link
+    /// is lost already.
     pub fn reattach(&self, id: JobId, link: LinkHandle) {
-        let job = self.lock().jobs.get(&id).cloned();
-        if let Some(job) = job {
+        let state = self.lock();
+        if let Some(job) = state.jobs.get(&id)
+            && state.has(&link)
+        {
             job.set_control(link);
         }
     }
@@ -273,10 +305,8 @@ impl Session {
     /// Forgets a job that is over, and ends its tasks.
     pub fn remove(&self, id: JobId) {
         let job = self.lock().jobs.remove(&id);
-        match job {
-            Some(Job::Source(job)) => job.end(),
-            Some(Job::Sink(job)) => job.end(),
-            None => {}
+        if let Some(job) = job {
+            job.end();
         }
     }
 
@@ -293,13 +323,19 @@ impl Session {
         }
     }
 
-    /// Takes no more links and jobs, and closes the links.
+    /// Takes no more links and jobs, closes the links, and ends the jobs that are left.
     pub fn close(&self, code: Code, reason: &str) {
-        let links = {
+        let (links, jobs) = {
             let mut state = self.lock();
             state.closed = true;
-            std::mem::take(&mut state.links)
+            (std::mem::take(&mut state.links), std::mem::take(&mut state.jobs))
         };
+        for job in jobs.values() {
+            if !job.is_over() {
+                job.cancel(code, reason);
+            }
+            job.end();
+        }
         for link in links {
             link.link().close(code, reason);
         }
@@ -313,19 +349,14 @@ impl Session {
     /// A link is gone: its jobs hear of it, and those that were controlled over it move to another one.
     fn detach(&self, link: &LinkHandle, why: String) {
         tracing::debug!(link = %link.id(), why, "link lost");
-        let (jobs, next) = {
+        {
             let mut state = self.lock();
             state.links.retain(|l| l.id() != link.id());
-            let jobs: Vec<Job> = state.jobs.values().cloned().collect();
-            (jobs, state.links.first().cloned())
-        };
-        for job in jobs {
-            job.link_lost(link.id());
-            if let Some(next) = &next
-                && job.control().is_none()
-                && job.is_opened_here()
-            {
-                job.set_control(next.clone());
+            for job in state.jobs.values() {
+                job.link_lost(link.id());
+                if let Some(next) = state.links.first() {
+                    job.adopt(next);
+                }
             }
         }
         self.0.links_changed.notify_waiters();
@@ -347,7 +378,13 @@ impl Session {
             };
             match frame {
                 Ok(Some(frame)) => {
-                    if let Err((code, reason)) = self.dispatch(link, frame).await {
+                    // What waits for a job must not keep the loss of the link from being noticed.
+                    let dispatched = tokio::select! {
+                        biased;
+                        dispatched = self.dispatch(link, frame) => dispatched,
+                        why = &mut closed => return why.to_string(),
+                    };
+                    if let Err((code, reason)) = dispatched {
                         link.link().close(code, &reason);
                         return reason;
                     }
@@ -411,19 +448,19 @@ impl Session {
             return;
         };
         match self.sink(header.job) {
-            Some(job) => job.receive(header, buffer, &mut stream).await,
+            Some(job) => {
+                drop(self);
+                job.receive(header, buffer, &mut stream).await;
+            }
             None => stream.stop(Code::Cancelled),
         }
     }
 }
 
-impl Job {
-    /// Whether this side opened the job, and so attaches it to a new link; else the peer does.
-    fn is_opened_here(&self) -> bool {
-        match self {
-            Job::Source(job) => job.is_opened_here(),
-            Job::Sink(job) => job.is_opened_here(),
-        }
+/// Writes a link's control stream. A link that has lost it is of no use, and is closed unless it is lost as well.
+async fn write_control(link: Arc<dyn Link>, control: Box<dyn ControlSend>, queue: mpsc::Receiver<Bytes>) {
+    if write_frames(control, queue).await.is_err() {
+        link.close(Code::Protocol, "the control stream was stopped");
     }
 }
 

@@ -335,7 +335,8 @@ mod tests {
     #[test]
     fn canonical_goes_through_no_link() {
         let root = tempfile::tempdir().unwrap();
-        let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, root.path().join(name)).unwrap();
+        let link =
+            |target: &str, name: &str| std::os::unix::fs::symlink(target, root.path().join(name)).unwrap();
         std::fs::create_dir_all(root.path().join("a/b")).unwrap();
         link("a/b", "to-b");
         link("../to-b/./x", "a/indirect");

@@ -133,7 +133,8 @@ impl Catalogue {
     pub fn job_set_durable(&self, id: i64, durable: &IndexSet) -> Result<(), CatalogueError> {
         self.write(|t| {
             t.execute("DELETE FROM durable WHERE job = ?1", [id])?;
-            let mut insert = t.prepare_cached("INSERT INTO durable (job, first, count) VALUES (?1, ?2, ?3)")?;
+            let mut insert =
+                t.prepare_cached("INSERT INTO durable (job, first, count) VALUES (?1, ?2, ?3)")?;
             for range in durable.ranges() {
                 insert.execute((id, range.first.0, range.count))?;
             }

@@ -56,8 +56,9 @@ impl Journal {
     fn keep(&self, keep: impl Fn(u32) -> bool) -> Result<(), LandError> {
         let mut durable = self.durable.lock().expect("no panic while held");
         let mut kept = IndexSet::new();
-        let indexes = durable.ranges().flat_map(IndexRange::indexes);
-        indexes.filter(|i| keep(*i)).for_each(|i| drop(kept.insert(ChunkIndex(i))));
+        for index in durable.ranges().flat_map(IndexRange::indexes).filter(|index| keep(*index)) {
+            kept.insert(ChunkIndex(index));
+        }
         if kept.count() < durable.count() {
             self.catalogue.job_set_durable(self.job, &kept).map_err(failed)?;
             *durable = kept;

@@ -14,12 +14,21 @@ use metra_core::manifest::{Ledger, Record, Segment, Timestamp};
 use metra_core::ranges::IndexRange;
 use metra_core::sink::{Abilities, Resolution};
 
-mod carry;
+mod abandoned;
 mod finish;
+mod hold;
+mod journal;
+mod judge;
+mod meta;
+mod place;
 mod plan;
+mod reuse;
+mod spool;
+mod staging;
 mod stream;
 mod tree;
 
+pub use abandoned::remove_abandoned;
 pub use stream::{NullLanding, StreamLanding};
 pub use tree::{TreeLanding, TreeTarget};
 
@@ -81,7 +90,7 @@ pub struct FinishReport {
     pub bytes: u64,
     /// Entries that did not get there, those refused in planning included.
     pub failed: u64,
-    /// What is new since planning.
+    /// What is new since planning, at most some thousands.
     pub statuses: Vec<(EntryIndex, String, Code, String)>,
 }
 
@@ -106,6 +115,7 @@ impl LandError {
     pub fn code(&self) -> Code {
         match self.source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Code::NoSpace,
+            std::io::ErrorKind::ResourceBusy => Code::Busy,
             _ => Code::WriteFailed,
         }
     }
@@ -130,6 +140,9 @@ pub trait Landing: Send + Sync {
 
     /// Gives the entries their final names. `gone`: chunks that never came.
     fn finish(&self, ledger: &Ledger, gone: &[u32]) -> Result<FinishReport, LandError>;
+
+    /// The job was refused before anything came of it: leaves no trace.
+    fn discard(&self) {}
 
     /// What it can do.
     fn abilities(&self) -> Abilities {

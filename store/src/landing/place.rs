@@ -103,7 +103,8 @@ impl Place {
     }
 
     fn parse(text: &str, asked: &str) -> Option<Self> {
-        let (kind, name) = text.strip_prefix(asked)?.strip_prefix('\0')?.strip_suffix('\0')?.split_once('\0')?;
+        let (kind, name) =
+            text.strip_prefix(asked)?.strip_prefix('\0')?.strip_suffix('\0')?.split_once('\0')?;
         match kind {
             "into" => Some(Place::Into(name.to_owned())),
             "as" => Some(Place::As(name.to_owned())),

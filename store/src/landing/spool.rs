@@ -202,7 +202,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("manifest");
         let mut spool = Spool::open(&path).unwrap();
-        (1..=9).for_each(|n| drop(spool.note(&chunk(n)).unwrap()));
+        for n in 1..=9 {
+            spool.note(&chunk(n)).unwrap();
+        }
         spool.sync().unwrap();
         let mut spool = Spool::open(&path).unwrap();
         spool.note(&chunk(1)).unwrap();

@@ -1,7 +1,7 @@
 //! Landings without a tree: nowhere, and in order to a stream.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Mutex;
 
 use metra_core::code::Code;
@@ -10,6 +10,7 @@ use metra_core::manifest::{EntryKind, Ledger, Record};
 use metra_core::ranges::IndexRange;
 use metra_core::sink::{Abilities, Resolution};
 
+use super::finish::broken_entries;
 use super::{FinishReport, LandError, Landing, Piece, Planned};
 
 /// Verifies and forgets: for measuring what the path and the source can do.
@@ -58,6 +59,8 @@ impl Landing for NullLanding {
 
 /// Writes the files of a manifest one after the other to a stream, in order. Chunks that arrive early are kept in
 /// memory, bounded by the sink's credit.
+///
+/// What is written cannot be taken back: a file that the source withdraws ends the job.
 pub struct StreamLanding<W> {
     state: Mutex<StreamState<W>>,
 }
@@ -68,12 +71,15 @@ struct StreamState<W> {
     next: u32,
     early: BTreeMap<u32, Vec<u8>>,
     entries: u32,
+    /// Path of the last entry, which is the one that may be withdrawn while its chunks come.
+    last: String,
 }
 
 impl<W: Write + Send> StreamLanding<W> {
     /// Writes to `out`.
     pub fn new(out: W) -> Self {
-        let state = StreamState { out, planned: 0, next: 0, early: BTreeMap::new(), entries: 0 };
+        let early = BTreeMap::new();
+        let state = StreamState { out, planned: 0, next: 0, early, entries: 0, last: String::new() };
         Self { state: Mutex::new(state) }
     }
 }
@@ -91,12 +97,21 @@ impl<W: Write + Send> Landing for StreamLanding<W> {
                 Record::Entry(entry) => {
                     let index = EntryIndex(state.entries);
                     state.entries += 1;
-                    if !matches!(entry.kind, EntryKind::File { .. } | EntryKind::Stream) {
+                    state.last.clone_from(&entry.path);
+                    if !is_file(&entry.kind) {
                         let reason = "only files can go to a stream".to_owned();
                         planned.statuses.push((index, entry.path.clone(), Code::Unsupported, reason));
                     }
                 }
-                Record::StreamEnd { .. } | Record::Withdraw(_) => {}
+                Record::StreamEnd { .. } => {}
+                Record::Withdraw(entry) => {
+                    let path = match entry.0 + 1 == state.entries {
+                        true => state.last.clone(),
+                        false => format!("entry {}", entry.0),
+                    };
+                    let reason = "the source withdraws the file; what was written cannot be taken back";
+                    return Err(LandError::new(path, io::Error::other(reason)));
+                }
             }
         }
         Ok(planned)
@@ -109,18 +124,18 @@ impl<W: Write + Send> Landing for StreamLanding<W> {
     fn write(&self, chunk: ChunkIndex, _: &[Piece], data: &[u8]) -> Result<(), LandError> {
         let mut guard = self.state.lock().expect("no panic while held");
         let state = &mut *guard;
-        let mut result = Ok(());
-        if chunk.0 == state.next {
-            result = state.out.write_all(data);
-            state.next += 1;
-            while let Some(early) = state.early.remove(&state.next) {
-                result = result.and_then(|()| state.out.write_all(&early));
-                state.next += 1;
-            }
-        } else {
+        if chunk.0 != state.next {
             state.early.insert(chunk.0, data.to_vec());
+            return Ok(());
         }
-        result.map_err(|e| LandError::new("output", e))
+        let named = |e| LandError::new("output", e);
+        state.out.write_all(data).map_err(named)?;
+        state.next += 1;
+        while let Some(early) = state.early.remove(&state.next) {
+            state.out.write_all(&early).map_err(named)?;
+            state.next += 1;
+        }
+        Ok(())
     }
 
     fn read_back(&self, _: ChunkIndex, _: &[Piece]) -> Option<Vec<u8>> {
@@ -133,8 +148,13 @@ impl<W: Write + Send> Landing for StreamLanding<W> {
 
     fn finish(&self, ledger: &Ledger, gone: &[u32]) -> Result<FinishReport, LandError> {
         let mut state = self.state.lock().expect("no panic while held");
-        state.out.flush().map_err(|e| LandError::new("output", e))?;
-        Ok(count(ledger, gone, |kind| matches!(kind, EntryKind::File { .. } | EntryKind::Stream)))
+        let named = |e| LandError::new("output", e);
+        state.out.flush().map_err(named)?;
+        if state.next < ledger.chunks() {
+            let reason = format!("chunk {} never came, and nothing after it was written", state.next);
+            return Err(named(io::Error::new(io::ErrorKind::UnexpectedEof, reason)));
+        }
+        Ok(count(ledger, gone, is_file))
     }
 
     fn abilities(&self) -> Abilities {
@@ -142,14 +162,16 @@ impl<W: Write + Send> Landing for StreamLanding<W> {
     }
 }
 
+fn is_file(kind: &EntryKind) -> bool {
+    matches!(kind, EntryKind::File { .. } | EntryKind::Stream)
+}
+
 fn count(ledger: &Ledger, gone: &[u32], wanted: impl Fn(&EntryKind) -> bool) -> FinishReport {
+    let broken = broken_entries(ledger, gone);
     let mut report = FinishReport::default();
     for index in (0..ledger.entries()).map(EntryIndex) {
         let Some(entry) = ledger.entry(index) else { continue };
-        if ledger.is_withdrawn(index)
-            || !wanted(&entry.kind)
-            || ledger.chunks_of(index).any(|c| gone.contains(&c))
-        {
+        if ledger.is_withdrawn(index) || !wanted(&entry.kind) || broken.contains(&index.0) {
             report.failed += 1;
         } else {
             report.entries += 1;

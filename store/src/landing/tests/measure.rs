@@ -136,7 +136,7 @@ fn land_many(target: &TreeTarget, catalogue: &Arc<Catalogue>, finish: bool) -> u
     }
     let all = times.plan + times.write + times.sync + times.finish + opened;
     println!(
-        "{FILES} files, {missing} packs written: open {opened:.2?} plan {:.2?} write {:.2?} sync {:.2?} finish {:.2?} = {all:.2?}, {:.0} files/s",
+        "\n{FILES} files, {missing} packs written: open {opened:.2?} plan {:.2?} write {:.2?} sync {:.2?} finish {:.2?} = {all:.2?}, {:.0} files/s",
         times.plan,
         times.write,
         times.sync,
@@ -194,7 +194,9 @@ fn measure_large() {
     }
     let start = Instant::now();
     for batch in records.chunks(256) {
-        batch.iter().for_each(|r| drop(ledger.push(r).unwrap()));
+        for record in batch {
+            ledger.push(record).unwrap();
+        }
         landing.plan(batch).unwrap();
     }
     let planned = start.elapsed();
@@ -213,7 +215,7 @@ fn measure_large() {
     assert_eq!(report.entries, 1);
     let all = times.write + times.sync + times.finish;
     println!(
-        "{CHUNKS} MiB: plan {planned:.2?} write {:.2?} sync {:.2?} finish {:.2?}, {:.2} GB/s written, {:.2} GB/s in all",
+        "\n{CHUNKS} MiB: plan {planned:.2?} write {:.2?} sync {:.2?} finish {:.2?}, {:.2} GB/s written, {:.2} GB/s in all",
         times.write,
         times.sync,
         times.finish,
@@ -234,5 +236,5 @@ fn measure_sync_of_nothing() {
         push_index(&mut ranges, ChunkIndex(chunk * 2));
         landing.sync(&ranges).unwrap();
     }
-    println!("sync without dirty files (manifest, journal): {:.2?} each", start.elapsed() / TIMES);
+    println!("\nsync without dirty files (manifest, journal): {:.2?} each", start.elapsed() / TIMES);
 }

@@ -3,7 +3,14 @@
 //! Landings driven as a sink job drives them, without a network: real trees are read into records, planned, written in
 //! any order, synced now and then, and finished, or interrupted anywhere.
 
+mod crash;
+mod full;
+mod hostile;
+mod meaning;
 mod measure;
+mod resume;
+mod sequence;
+mod trees;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,6 +24,7 @@ use metra_core::id::{ChunkHash, ChunkIndex, Digest, EntryIndex, JobKey};
 use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record};
 use metra_core::sink::{Arrival, Sink, SinkOptions, SinkStats};
 use metra_core::wire::{Keep, Overwrite, Placement};
+use proptest::test_runner::Config as ProptestConfig;
 
 use super::*;
 use crate::Catalogue;
@@ -45,7 +53,9 @@ impl Source {
                     Item::Entry { entry, .. } => source.records.push(Record::Entry(entry)),
                     Item::Chunk { len, hash, data } => {
                         source.records.push(Record::Chunk { len, hash });
-                        source.data.insert(hash, data.unwrap());
+                        // A hole is not read.
+                        let data = data.unwrap_or_else(|| vec![0; len as usize].into());
+                        source.data.insert(hash, data);
                     }
                     Item::StreamEnd { size } => source.records.push(Record::StreamEnd { size }),
                     Item::Withdraw { entry } => source.records.push(Record::Withdraw(entry)),
@@ -162,6 +172,8 @@ pub(super) struct Attempt<'a> {
     told: Told,
     /// Called after each sync.
     pub(super) on_sync: Box<dyn FnMut() + 'a>,
+    /// Stops when everything is durable, before names are given.
+    pub(super) without_finish: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -177,6 +189,7 @@ impl<'a> Attempt<'a> {
             now: Instant::now(),
             told: Told::default(),
             on_sync: Box::new(|| {}),
+            without_finish: false,
         }
     }
 
@@ -185,6 +198,7 @@ impl<'a> Attempt<'a> {
         for _ in 0..steps {
             match self.step(dice) {
                 Ok(false) => {}
+                Ok(true) if self.without_finish => break,
                 Ok(true) => {
                     let gone = self.sink.gone_chunks().to_vec();
                     let stats = self.sink.stats();
@@ -311,7 +325,7 @@ pub(super) struct Ground {
 impl Ground {
     pub(super) fn new() -> Self {
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir: temp(),
             catalogue: Arc::new(Catalogue::open_in_memory().unwrap()),
             overwrite: Overwrite::Different,
             placement: Placement::Into,
@@ -342,6 +356,21 @@ impl Ground {
         Attempt::new(&landing, source).run(&mut Dice::new(seed), steps)
     }
 
+    /// An attempt that makes everything durable and gives no names.
+    pub(super) fn receive(&self, source: &Source) -> TreeLanding {
+        let landing = self.open().unwrap();
+        let mut attempt = Attempt::new(&landing, source);
+        attempt.without_finish = true;
+        assert!(matches!(attempt.run(&mut Dice::new(1), usize::MAX).0, End::Stopped));
+        landing
+    }
+
+    /// The staging folder of the job.
+    pub(super) fn staging(&self) -> std::path::PathBuf {
+        let jobs = self.dir.path().join(".metra/jobs");
+        std::fs::read_dir(jobs).unwrap().next().unwrap().unwrap().path()
+    }
+
     /// An attempt that must finish.
     #[track_caller]
     pub(super) fn land(&self, source: &Source) -> (FinishReport, Told) {
@@ -362,6 +391,17 @@ impl Ground {
     pub(super) fn has(&self, path: &str) -> bool {
         self.dir.path().join(path).symlink_metadata().is_ok()
     }
+}
+
+/// Each case is a few attempts at a whole tree: an eighth of what is usual, or of `PROPTEST_CASES`.
+pub(super) fn cases() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: (usual.cases / 8).max(1), ..usual }
+}
+
+/// A temporary directory; in memory if possible, where syncs take no time.
+pub(super) fn temp() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// Bytes that do not compress, the same for the same seed.

@@ -1,0 +1,160 @@
+//! The outbox: what is said to the source, over the control link of the moment.
+//!
+//! What is lost with a link is said again on the next, because [`SinkJob::set_control`] makes it unsaid.
+
+use std::sync::Arc;
+
+use metra_core::code::Code;
+use metra_core::wire::{EntryStatus, Frame};
+
+use super::{SinkJob, State};
+use crate::job::{EntryReport, TELL, clip};
+use crate::link::LinkHandle;
+
+impl SinkJob {
+    /// Waits until what there is to say has been handed to a link, or there is no link; not for long, as a source that
+    /// does not listen must not keep the job.
+    pub async fn wait_until_told(&self) {
+        let _ = self.rt.timeout(TELL, self.told_all()).await;
+    }
+
+    async fn told_all(&self) {
+        loop {
+            let over = self.over.notified();
+            {
+                let state = self.lock();
+                let receipt = state.receipt_out.is_none() || state.receipt_sent;
+                let told =
+                    if state.failed.is_some() { state.fail_sent } else { state.finished_sent && receipt };
+                let by_peer = state.failed.as_ref().is_some_and(|e| e.by_peer);
+                if told || by_peer || state.ended || state.control.is_none() {
+                    return;
+                }
+            }
+            over.await;
+        }
+    }
+
+    /// The outbox task.
+    pub(super) async fn write_control(self: Arc<Self>) {
+        loop {
+            let out = self.out.notified();
+            if self.lock().ended {
+                return;
+            }
+            let Some((link, attachment, frame)) = self.next_frame() else {
+                out.await;
+                continue;
+            };
+            let sent = self.hand_over(&link, attachment, &frame).await;
+            self.told(frame, attachment, sent);
+            if !sent {
+                // The job moves to another link, or the session learns of the loss from the link's reader.
+                out.await;
+            }
+        }
+    }
+
+    /// Queues a frame on a link. `false`: the link is gone, or the job has left it.
+    async fn hand_over(&self, link: &LinkHandle, attachment: u32, frame: &Frame) -> bool {
+        let send = link.send(frame);
+        tokio::pin!(send);
+        loop {
+            let out = self.out.notified();
+            if !self.lock().is_attached(attachment) {
+                return false;
+            }
+            tokio::select! {
+                biased;
+                sent = &mut send => return sent,
+                () = out => {}
+            }
+        }
+    }
+
+    fn told(&self, frame: Frame, attachment: u32, sent: bool) {
+        let mut state = self.lock();
+        let current = sent && state.attachments == attachment;
+        match frame {
+            Frame::Fail { .. } if current => state.fail_sent = true,
+            Frame::Finished(_) if current => state.finished_sent = true,
+            Frame::Receipt { .. } if current => state.receipt_sent = true,
+            Frame::EntryStatus(EntryStatus { entry, path, code, reason, .. }) => {
+                let report = EntryReport { entry, path, code, reason };
+                if !current {
+                    state.statuses.push_front(report);
+                } else if code != Code::Ok && !state.told.is_full() {
+                    state.told.push_back(report);
+                }
+                self.work.notify_waiters();
+            }
+            _ => return,
+        }
+        drop(state);
+        self.over.notify_waiters();
+    }
+
+    fn next_frame(&self) -> Option<(LinkHandle, u32, Frame)> {
+        let mut state = self.lock();
+        let link = state.control.clone()?;
+        let frame = self.choose(&mut state)?;
+        Some((link, state.attachments, frame))
+    }
+
+    fn choose(&self, state: &mut State) -> Option<Frame> {
+        let job = self.id;
+        if state.greet {
+            state.greet = false;
+            return state.open.clone();
+        }
+        if let Some(error) = &state.failed {
+            if error.by_peer || state.fail_sent {
+                return None;
+            }
+            return Some(Frame::Fail { job, code: error.code, reason: clip(&error.reason) });
+        }
+        if state.ready {
+            state.ready = false;
+            state.attached = true;
+            return Some(Frame::Ready { job, from_record: state.sink.records() });
+        }
+        if !state.attached {
+            return None;
+        }
+        if let Some(chunk) = state.damaged.pop_front() {
+            return Some(Frame::Damaged { job, chunk });
+        }
+        // Before what is wanted: a chunk that was thought to be held may be asked for after all, and the source goes by
+        // what it hears last.
+        let have = state.sink.poll_have();
+        if !have.is_empty() {
+            return Some(Frame::Have { job, ranges: have });
+        }
+        let rtt = state.links.iter().map(|l| l.link().stats().rtt).min();
+        state.sink.credit().set_rtt(rtt.unwrap_or_default());
+        let want = state.sink.poll_want();
+        if !want.is_empty() {
+            return Some(Frame::Want { job, ranges: want });
+        }
+        let durable = state.sink.poll_durable();
+        if !durable.is_empty() {
+            return Some(Frame::Durable { job, ranges: durable });
+        }
+        // A pull's statuses are the client's own affair; they are sent all the same, for the gateway's audit.
+        if let Some(EntryReport { entry, path, code, reason }) = state.statuses.pop_front() {
+            return Some(Frame::EntryStatus(EntryStatus { job, entry, path, code, reason: clip(&reason) }));
+        }
+        if let Some(finished) = state.finished.filter(|_| !state.finished_sent) {
+            return Some(Frame::Finished(finished));
+        }
+        let receipt = state.receipt_out.clone().filter(|_| state.finished_sent && !state.receipt_sent);
+        receipt.map(|bytes| Frame::Receipt { job, bytes })
+    }
+}
+
+impl State {
+    /// Whether the job is still controlled over the link that it had at this attachment.
+    fn is_attached(&self, attachment: u32) -> bool {
+        !self.ended && self.control.is_some() && self.attachments == attachment
+    }
+}

@@ -1,0 +1,237 @@
+//! Chunks: received whole, verified, written; or copied from where the same bytes are already.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use metra_core::code::Code;
+use metra_core::id::{ChunkIndex, Digest};
+use metra_core::sink::Arrival;
+use metra_core::wire::ChunkHeader;
+use metra_store::landing::{LandError, pieces};
+use metra_transport::ChunkRecv;
+
+use super::{SinkJob, State};
+use crate::job::JobError;
+
+/// What came of a chunk's stream.
+enum Body {
+    /// As many bytes as its header said.
+    Whole(BytesMut),
+    /// More or fewer, and then its end. Fault: the source.
+    Wrong,
+    /// The stream or its link broke.
+    Broken,
+}
+
+/// A write to the landing that is under way, counted for those who must not overtake it.
+pub(super) struct Writing(Arc<SinkJob>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.lock().writing -= 1;
+        self.0.work.notify_waiters();
+    }
+}
+
+impl SinkJob {
+    /// Receives one chunk from its stream. `buffer` holds what followed the header already.
+    pub(crate) async fn receive(
+        self: &Arc<Self>,
+        header: ChunkHeader,
+        buffer: BytesMut,
+        stream: &mut Box<dyn ChunkRecv>,
+    ) {
+        let chunk = header.chunk;
+        let epoch = match self.accept(&header) {
+            Ok(epoch) => epoch,
+            Err(code) => return stream.stop(code),
+        };
+        let body = tokio::select! {
+            biased;
+            body = read_body(stream, buffer, header.len as usize) => body,
+            () = self.halt.said() => return stream.stop(Code::Cancelled),
+        };
+        let data = match body {
+            Body::Whole(data) => data,
+            Body::Wrong => {
+                stream.stop(Code::Protocol);
+                return self.landed(chunk, epoch, Ok(false), true);
+            }
+            Body::Broken => {
+                let mut state = self.lock();
+                if state.sink.epoch() == epoch {
+                    state.sink.lost(chunk);
+                }
+                drop(state);
+                return self.out.notify_waiters();
+            }
+        };
+        let Some(writing) = self.begin_write(epoch) else { return };
+        let (parts, hash) = {
+            let mut state = self.lock();
+            state.last_byte = Some(self.rt.now());
+            let ledger = state.sink.ledger();
+            let Some(info) = ledger.chunk(chunk) else { return };
+            (pieces(ledger, chunk), info.hash)
+        };
+        let landing = self.landing.clone();
+        let written = self
+            .rt
+            .blocking(move || {
+                if Digest::of(&data) != hash {
+                    return Ok(false);
+                }
+                landing.write(chunk, &parts, &data).map(|()| true)
+            })
+            .await;
+        self.landed(chunk, epoch, written, true);
+        drop(writing);
+    }
+
+    /// Whether a chunk that begins to arrive is wanted: the epoch that it belongs to, or why not.
+    fn accept(&self, header: &ChunkHeader) -> Result<u32, Code> {
+        let mut state = self.lock();
+        if state.failed.is_some() {
+            return Err(Code::Cancelled);
+        }
+        match state.sink.accept(header.chunk, header.len) {
+            Arrival::Accept => {
+                state.first_byte.get_or_insert(self.rt.now());
+                Ok(state.sink.epoch())
+            }
+            Arrival::Duplicate | Arrival::Unwanted => Err(Code::Cancelled),
+            Arrival::WrongLength => {
+                drop(state);
+                let reason = format!("chunk {} is not as long as its record says", header.chunk.0);
+                self.fail(JobError::new(Code::Protocol, reason));
+                Err(Code::Protocol)
+            }
+        }
+    }
+
+    /// Counts a write, unless it comes too late to be of use.
+    pub(super) fn begin_write(self: &Arc<Self>, epoch: u32) -> Option<Writing> {
+        let mut state = self.lock();
+        if state.failed.is_some() || state.ended || state.sink.epoch() != epoch {
+            return None;
+        }
+        state.writing += 1;
+        Some(Writing(self.clone()))
+    }
+
+    /// A chunk was written (`Ok(true)`), did not have the right bytes, or could not be written.
+    pub(super) fn landed(
+        &self,
+        chunk: ChunkIndex,
+        epoch: u32,
+        written: Result<bool, LandError>,
+        received: bool,
+    ) {
+        let now = self.rt.now();
+        let mut state = self.lock();
+        let mut failed = None;
+        match written {
+            Err(error) => failed = Some(JobError::new(error.code(), error.to_string())),
+            // Everything was planned anew meanwhile; the chunk is asked for again if it is still needed.
+            Ok(_) if state.sink.epoch() != epoch => {}
+            Ok(true) => {
+                state.sink.written(now, chunk, received);
+                state.unsynced_since.get_or_insert(now);
+            }
+            Ok(false) if !received => state.sink.copy_failed(chunk),
+            Ok(false) => {
+                tracing::warn!(job = self.id.0, chunk = chunk.0, "a chunk failed its hash");
+                match state.sink.damaged(chunk) {
+                    Ok(()) => state.damaged.push_back(chunk),
+                    Err(error) => {
+                        let names = names(&state, chunk);
+                        failed = Some(JobError::new(error.code(), format!("{error}; it is part of {names}")));
+                    }
+                }
+            }
+        }
+        drop(state);
+        match failed {
+            Some(error) => self.fail(error),
+            None => {
+                self.out.notify_waiters();
+                self.work.notify_waiters();
+            }
+        }
+    }
+
+    /// Copies chunks whose bytes are here under another index, one task at a time.
+    pub(super) fn start_copies(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if state.copying || state.failed.is_some() || state.ended {
+            return;
+        }
+        let Some(first) = state.sink.poll_copy() else { return };
+        state.copying = true;
+        let epoch = state.sink.epoch();
+        drop(state);
+        let job = self.clone();
+        self.rt.spawn(async move {
+            let mut next = Some((first, epoch));
+            while let Some(((from, to), epoch)) = next {
+                job.copy(from, to, epoch).await;
+                let mut state = job.lock();
+                let stop = state.failed.is_some() || state.ended;
+                next =
+                    if stop { None } else { state.sink.poll_copy() }.map(|copy| (copy, state.sink.epoch()));
+                state.copying = next.is_some();
+            }
+        });
+    }
+
+    async fn copy(self: &Arc<Self>, from: ChunkIndex, to: ChunkIndex, epoch: u32) {
+        let Some(writing) = self.begin_write(epoch) else { return };
+        let (source, target, hash) = {
+            let state = self.lock();
+            let ledger = state.sink.ledger();
+            (pieces(ledger, from), pieces(ledger, to), ledger.chunk(to).map(|c| c.hash))
+        };
+        let landing = self.landing.clone();
+        let copied = self
+            .rt
+            .blocking(move || match landing.read_back(from, &source) {
+                Some(data) if Some(Digest::of(&data)) == hash => {
+                    landing.write(to, &target, &data).map(|()| true)
+                }
+                _ => Ok(false),
+            })
+            .await;
+        self.landed(to, epoch, copied, false);
+        drop(writing);
+    }
+}
+
+/// Reads a chunk of `len` bytes to the end of its stream.
+async fn read_body(stream: &mut Box<dyn ChunkRecv>, mut buffer: BytesMut, len: usize) -> Body {
+    buffer.reserve(len.saturating_sub(buffer.len()));
+    while buffer.len() < len {
+        let missing = len - buffer.len();
+        match stream.read(&mut buffer, missing).await {
+            Ok(0) => return Body::Wrong,
+            Ok(_) => {}
+            Err(_) => return Body::Broken,
+        }
+    }
+    // The end must follow, or the chunk is longer than it said.
+    match stream.read(&mut buffer, 1).await {
+        Ok(0) if buffer.len() == len => Body::Whole(buffer),
+        Ok(_) => Body::Wrong,
+        Err(_) => Body::Broken,
+    }
+}
+
+/// The entries that a chunk is part of, for people.
+fn names(state: &State, chunk: ChunkIndex) -> String {
+    let ledger = state.sink.ledger();
+    let mut names: Vec<String> =
+        ledger.segments(chunk).filter_map(|s| Some(ledger.entry(s.entry)?.path)).take(4).collect();
+    if names.len() == 4 {
+        names[3] = "others".to_owned();
+    }
+    names.join(", ")
+}

@@ -1,0 +1,152 @@
+//! Senders: wanted chunks onto links.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use metra_core::code::Code;
+use metra_core::id::{ChunkIndex, Digest};
+use metra_core::manifest::{ChunkInfo, Segment};
+use metra_core::source::Sending;
+use metra_core::wire::ChunkHeader;
+use metra_store::source::{LocalFile, Part};
+use metra_transport::LinkError;
+
+use super::{SourceJob, State, refused};
+use crate::job::EntryReport;
+use crate::link::LinkHandle;
+
+impl SourceJob {
+    /// A sender task of one link.
+    pub(super) async fn send_chunks(self: Arc<Self>, link: LinkHandle) {
+        loop {
+            let send = self.send.notified();
+            let next = {
+                let mut state = self.lock();
+                if !state.links.contains(&link.id()) || state.failed.is_some() || state.ended {
+                    return;
+                }
+                state.source.next_chunk(link.id().0)
+            };
+            let Some(sending) = next else {
+                send.await;
+                continue;
+            };
+            let data = match self.data_of(sending.chunk, &sending.info).await {
+                Ok(data) => data,
+                Err((code, reason)) => {
+                    self.give_up(&sending, code, &reason);
+                    continue;
+                }
+            };
+            if !self.send_chunk(&link, &sending, data).await {
+                self.send.notify_waiters();
+                return;
+            }
+        }
+    }
+
+    /// Sends one chunk. `false`: the link is of no more use to this task.
+    async fn send_chunk(&self, link: &LinkHandle, sending: &Sending, data: Bytes) -> bool {
+        let header = ChunkHeader { job: self.id, chunk: sending.chunk, len: sending.info.len }.encode();
+        self.lock().first_byte.get_or_insert(self.rt.now());
+        let sent = tokio::select! {
+            biased;
+            sent = link.link().send_chunk(header.into(), vec![data], 0) => sent,
+            () = self.halt.said() => return false,
+        };
+        let mut state = self.lock();
+        match sent {
+            Ok(()) => {
+                state.source.sent(sending);
+                state.last_byte = Some(self.rt.now());
+                true
+            }
+            // Not wanted: the sink has it from elsewhere, and says so, or will ask again.
+            Err(LinkError::StreamStopped(Code::Cancelled)) => {
+                state.source.not_wanted(sending);
+                true
+            }
+            Err(error) if error.is_stream() => {
+                let refusal = state.source.refused(sending).map_err(refused);
+                drop(state);
+                if let Err(error) = refusal {
+                    self.fail(error);
+                }
+                true
+            }
+            Err(error) => {
+                state.source.send_failed(sending);
+                drop(state);
+                // It is lost as a rule; a link that cannot send is of no use either.
+                link.link().close(Code::Internal, &error.to_string());
+                false
+            }
+        }
+    }
+
+    /// The bytes of a chunk, from memory or from the disk again.
+    async fn data_of(self: &Arc<Self>, chunk: ChunkIndex, info: &ChunkInfo) -> Result<Bytes, (Code, String)> {
+        let (kept, parts) = {
+            let state = self.lock();
+            let kept = state.ring.get(chunk.0);
+            if !state.suspect.contains(&chunk.0)
+                && let Some(data) = kept
+            {
+                return Ok(data);
+            }
+            (kept, state.parts(chunk))
+        };
+        let job = self.clone();
+        let hash = info.hash;
+        let load = move || {
+            // The sink received it damaged; where that happened is to be found out before it is sent again.
+            if let Some(data) = kept
+                && Digest::of(&data) == hash
+            {
+                return Ok(data);
+            }
+            let parts: Vec<Part<'_>> = parts
+                .iter()
+                .map(|(local, path, offset, len)| Part { local: *local, path, offset: *offset, len: *len })
+                .collect();
+            let data = job.loader.load(&parts).map_err(|e| (e.code(), e.to_string()))?;
+            if job.lock().suspect.contains(&chunk.0) && Digest::of(&data) != hash {
+                return Err((Code::Changed, "the file changed after it was read".to_owned()));
+            }
+            Ok(data)
+        };
+        self.rt.blocking(load).await
+    }
+
+    /// A chunk cannot be had any more: the sink is told, and the entries in it are counted as failed.
+    fn give_up(&self, sending: &Sending, code: Code, reason: &str) {
+        let chunk = sending.chunk;
+        tracing::warn!(job = self.id.0, chunk = chunk.0, reason, "a chunk cannot be loaded again");
+        let mut state = self.lock();
+        state.source.gone(sending);
+        state.gone.insert(chunk.0);
+        let entries: Vec<Segment> = state.source.ledger().segments(chunk).collect();
+        for Segment { entry, .. } in entries {
+            if state.source.ledger().is_withdrawn(entry) {
+                continue;
+            }
+            let path = state.source.ledger().entry(entry).map_or_else(String::new, |e| e.path);
+            let reason = reason.to_owned();
+            state.reports.push(EntryReport { entry: Some(entry), path, code, reason });
+        }
+        drop(state);
+        self.out.notify_waiters();
+    }
+}
+
+impl State {
+    fn parts(&self, chunk: ChunkIndex) -> Vec<(LocalFile, String, u64, u32)> {
+        let ledger = self.source.ledger();
+        let part = |s: Segment| {
+            let entry = ledger.entry(s.entry)?;
+            let local = self.locals.get(s.entry.0 as usize)?;
+            Some((*local, entry.path, s.offset, s.len))
+        };
+        ledger.segments(chunk).filter_map(part).collect()
+    }
+}

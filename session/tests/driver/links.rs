@@ -1,0 +1,230 @@
+//! Links that are lost, and others that take their place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metra_core::wire::ChunkHeader;
+use metra_store::landing::NullLanding;
+use metra_store::source::{Root, SourceSpec};
+
+use crate::landing::{Manners, MemoryLanding};
+use crate::link::{Cable, Fault, Path};
+use crate::rig::{RECEIPT, Rig, ends, random};
+
+const MIB: u64 = 1 << 20;
+
+/// Numbers that look random, the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_goes_on_wherever_its_link_is_cut() {
+    for cut_at in (0..520).step_by(13) {
+        let rig = Rig::new();
+        let first = rig.link(Path::slow(8 * MIB)).await;
+        let landing = Arc::new(MemoryLanding::default());
+        let pushing = rig.push(&random(3 * MIB), landing.clone());
+        let job = pushing.job.clone();
+        let run = tokio::spawn(pushing.run());
+        tokio::time::sleep(Duration::from_millis(cut_at)).await;
+        first.cut();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        rig.link(Path::slow(8 * MIB)).await;
+        let outcome = ends(run).await.unwrap().unwrap_or_else(|e| panic!("cut at {cut_at} ms: {e}"));
+        assert_eq!(outcome.finished.bytes, 3 * MIB, "cut at {cut_at} ms");
+        assert_eq!(job.receipt().as_deref(), Some(RECEIPT), "cut at {cut_at} ms");
+        assert!(landing.writes().values().all(|times| *times == 1), "cut at {cut_at} ms");
+        assert!(job.attachments() <= 2);
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        assert_eq!(rig.ended().len(), 1, "one job all the time, cut at {cut_at} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_goes_on_wherever_its_link_is_cut() {
+    for cut_at in (0..520).step_by(13) {
+        let rig = Rig::new();
+        let first = rig.link(Path::slow(8 * MIB)).await;
+        let landing = Arc::new(MemoryLanding::default());
+        let pulling = rig.pull(&random(3 * MIB), landing.clone());
+        let run = tokio::spawn(pulling.run());
+        tokio::time::sleep(Duration::from_millis(cut_at)).await;
+        first.cut();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        rig.link(Path::slow(8 * MIB)).await;
+        let (outcome, receipt) =
+            ends(run).await.unwrap().unwrap_or_else(|e| panic!("cut at {cut_at} ms: {e}"));
+        assert_eq!(outcome.finished.bytes, 3 * MIB, "cut at {cut_at} ms");
+        assert_eq!(receipt.as_deref(), Some(RECEIPT), "cut at {cut_at} ms");
+        assert!(landing.writes().values().all(|times| *times == 1), "cut at {cut_at} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_two_links_is_lost() {
+    for (lost, control) in [(0, true), (1, false)] {
+        for push in [true, false] {
+            let rig = Rig::new();
+            let cables = [rig.link(Path::slow(2 * MIB)).await, rig.link(Path::slow(2 * MIB)).await];
+            let landing = Arc::new(NullLanding::default());
+            let run: tokio::task::JoinHandle<(u64, u32)> = if push {
+                let pushing = rig.push(&random(16 * MIB), landing);
+                let job = pushing.job.clone();
+                tokio::spawn(async move {
+                    let outcome = pushing.run().await.unwrap();
+                    (outcome.finished.bytes, job.attachments())
+                })
+            } else {
+                let pulling = rig.pull(&random(16 * MIB), landing);
+                let job = pulling.job.clone();
+                tokio::spawn(async move {
+                    let (outcome, _) = pulling.run().await.unwrap();
+                    (outcome.finished.bytes, job.attachments())
+                })
+            };
+            cables[lost].carried(3).await;
+            cables[lost].cut();
+            let (bytes, attachments) = ends(run).await.unwrap();
+            assert_eq!(bytes, 16 * MIB);
+            assert_eq!(
+                attachments,
+                if control { 2 } else { 1 },
+                "control link lost: {control}, push: {push}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_on_the_way_when_a_link_was_lost_goes_another_way() {
+    // The second link takes everything and delivers nothing; the first carries the control.
+    let rig = Rig::new();
+    rig.link(Path::slow(2 * MIB)).await;
+    let hole = rig.link(Path::with(|_, _| Fault::Swallow)).await;
+    let run = tokio::spawn(rig.push(&random(8 * MIB), Arc::new(NullLanding::default())).run());
+    hole.carried(2).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!run.is_finished(), "it waits for what the second link has taken");
+    hole.cut();
+    assert_eq!(ends(run).await.unwrap().unwrap().finished.bytes, 8 * MIB);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_without_a_link_waits() {
+    let rig = Rig::new();
+    let run = tokio::spawn(rig.push(&random(2 * MIB), Arc::new(NullLanding::default())).run());
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert!(!run.is_finished());
+    rig.link(Path::default()).await;
+    assert_eq!(ends(run).await.unwrap().unwrap().finished.bytes, 2 * MIB);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_lost_while_the_names_are_given_is_made_good() {
+    let rig = Rig::new();
+    let instant = || Path { latency: Duration::ZERO, ..Path::default() };
+    let first = rig.link(instant()).await;
+    let manners = Manners { finish_takes: Duration::from_millis(400), ..Manners::default() };
+    let pushing = rig.push(&random(2 * MIB), Arc::new(MemoryLanding::new(manners)));
+    let job = pushing.job.clone();
+    let run = tokio::spawn(pushing.run());
+    // Virtual time stands still while the landing is at work; everything else goes on.
+    while rig.gateway_sink().is_none_or(|sink| sink.progress().durable < 2 * MIB) {
+        tokio::task::yield_now().await;
+    }
+    first.cut();
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    let second = rig.link(instant()).await;
+    let outcome = ends(run).await.unwrap().unwrap();
+    assert_eq!(outcome.finished.bytes, 2 * MIB);
+    assert_eq!((job.attachments(), second.chunks()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_were_lost_with_a_link_are_told_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..2000 {
+        std::fs::write(dir.path().join(format!("f{i:04}")), [i as u8; 40]).unwrap();
+    }
+    let spec = SourceSpec::new(vec![Root::Path { path: dir.path().into(), contents: true }]);
+    for cut_at in (50..140).step_by(4) {
+        let rig = Rig::new();
+        let first =
+            rig.link(Path { latency: Duration::from_millis(20), control_room: 2, ..Path::slow(MIB) }).await;
+        let landing = Arc::new(MemoryLanding::new(Manners { refuse: Some("3"), ..Manners::default() }));
+        let pushing = rig.push(&spec, landing);
+        let job = pushing.job.clone();
+        let run = tokio::spawn(pushing.run());
+        tokio::time::sleep(Duration::from_millis(cut_at)).await;
+        first.cut();
+        rig.link(Path::default()).await;
+        let outcome = ends(run).await.unwrap().unwrap();
+        assert_eq!(outcome.finished.failed, 200);
+        assert_eq!(job.report_counts(), (200, 0), "cut at {cut_at} ms");
+        let mut sent = 0;
+        assert!(job.for_each_sent(|_, _| sent += 1));
+        assert_eq!(sent, 1800, "cut at {cut_at} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn storms_of_faults_and_losses_end_well() {
+    for seed in 0..24u64 {
+        let rig = Rig::new();
+        let mut dice = Dice(seed);
+        let noisy = move |header: &ChunkHeader, number: u64| {
+            let mut dice = Dice(seed ^ (u64::from(header.chunk.0) << 20) ^ (number << 40));
+            dice.roll(2);
+            match dice.roll(20) {
+                // A chunk may be damaged on a few of its ways only, or the job rightly fails.
+                0 if number < 4 => Fault::Flip,
+                1 => Fault::Reset(dice.roll(300_000) as usize),
+                2 => Fault::Swallow,
+                _ => Fault::None,
+            }
+        };
+        let landing = Arc::new(MemoryLanding::new(Manners {
+            reads_back: seed % 2 == 0,
+            in_sequence: seed % 3 == 0,
+            late: seed % 5 == 0,
+            ..Manners::default()
+        }));
+        let path = || Path { rate: 6 * MIB, ..Path::with(noisy) };
+        let mut cables: Vec<Arc<Cable>> = vec![rig.link(path()).await];
+        let mut run: tokio::task::JoinHandle<u64> = if seed % 2 == 0 {
+            let pushing = rig.push(&random(10 * MIB), landing.clone());
+            tokio::spawn(async move { pushing.run().await.unwrap().finished.bytes })
+        } else {
+            let pulling = rig.pull(&random(10 * MIB), landing.clone());
+            tokio::spawn(async move { pulling.run().await.unwrap().0.finished.bytes })
+        };
+        let bytes = ends(async {
+            loop {
+                let wait = Duration::from_millis(20 + dice.roll(400));
+                tokio::select! {
+                    bytes = &mut run => return bytes.unwrap(),
+                    () = tokio::time::sleep(wait) => {}
+                }
+                // Nothing is lost for ever: whatever is swallowed comes back when its link is cut, sooner or later.
+                if cables.len() >= 3 || (dice.roll(3) == 0 && !cables.is_empty()) {
+                    let which = dice.roll(cables.len() as u64) as usize;
+                    cables.swap_remove(which).cut();
+                } else {
+                    cables.push(rig.link(path()).await);
+                }
+            }
+        })
+        .await;
+        assert_eq!(bytes, 10 * MIB, "seed {seed}");
+        assert_eq!(landing.file(0).len() as u64, 10 * MIB, "seed {seed}");
+        assert!(landing.writes().values().all(|times| *times == 1), "seed {seed}");
+    }
+}

@@ -1,0 +1,11 @@
+//! Jobs between two sessions over links in memory, in virtual time.
+#![allow(clippy::unwrap_used)]
+
+mod faults;
+mod hostile;
+mod landing;
+mod lifecycle;
+mod link;
+mod links;
+mod rig;
+mod transfer;
