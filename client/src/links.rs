@@ -19,6 +19,8 @@ use crate::error::ClientError;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between tries: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// A link that lives for so long is worth another try at once when it is lost.
+const LASTING: Duration = Duration::from_secs(2);
 
 /// The links of a client.
 pub(crate) struct Links {
@@ -170,49 +172,61 @@ impl Links {
         state.receipt_key = welcome.receipt_key;
     }
 
-    /// Keeps `wanted` links open for as long as it is polled.
+    /// Keeps `wanted` links open for as long as it is polled. Gives up when for `retry_for` there was no link that
+    /// lasted.
     pub(crate) async fn keep(self: Arc<Self>, mut wanted: usize) {
         let mut pause = PAUSE.0;
-        let mut last_open = self.rt.now();
-        let mut alone_since: Option<Instant> = None;
+        let mut opened_at = self.rt.now();
+        let mut failing_since: Option<Instant> = None;
         loop {
             let open = self.session.links().len();
-            if open > 0 {
-                alone_since = None;
-                pause = PAUSE.0;
-            }
             if open >= wanted {
                 self.session.links_fewer_than(wanted).await;
+                if self.rt.now().saturating_duration_since(opened_at) >= LASTING {
+                    failing_since = None;
+                    pause = PAUSE.0;
+                } else {
+                    failing_since.get_or_insert(opened_at);
+                }
                 continue;
             }
             self.lock().endpoints.retain(|endpoint| endpoint.open_links() > 0);
-            // A gateway that welcomes and then closes is not asked again at once.
-            if self.rt.now().saturating_duration_since(last_open) < PAUSE.1 && open == 0 {
-                self.rt.sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
-            }
-            let Err(error) = self.open().await else {
-                last_open = self.rt.now();
-                continue;
+            let error = if open == 0 && self.is_over(failing_since) {
+                ClientError::new(Code::Protocol, "the gateway ends every link as soon as it is open")
+            } else {
+                if open == 0 && failing_since.is_some() {
+                    self.rt.sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+                match self.open().await {
+                    Ok(()) => {
+                        opened_at = self.rt.now();
+                        continue;
+                    }
+                    Err(error) => error,
+                }
             };
+            tracing::debug!(%error, "no link");
             if error.code == Code::Limit && open > 0 {
                 // The gateway allows no more: those that are open do.
                 wanted = open;
                 continue;
             }
-            tracing::debug!(%error, "no link");
-            let now = self.rt.now();
-            let since = *alone_since.get_or_insert(now);
-            let over = now.saturating_duration_since(since) >= self.retry_for;
-            if open == 0 && (over || !error.retryable) {
+            failing_since.get_or_insert(self.rt.now());
+            if open == 0 && (self.is_over(failing_since) || !error.retryable) {
                 self.lock().given_up = Some(error.clone());
                 self.session.cancel_jobs(error.code, &error.message);
                 self.failed.notify_waiters();
                 return;
             }
-            self.rt.sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
+            if open > 0 {
+                self.rt.sleep(PAUSE.1).await;
+            }
         }
+    }
+
+    fn is_over(&self, failing_since: Option<Instant>) -> bool {
+        failing_since.is_some_and(|since| self.rt.now().saturating_duration_since(since) >= self.retry_for)
     }
 
     /// Resolves when the gateway cannot be reached any more, with why.

@@ -173,7 +173,8 @@ async fn a_tree_goes_there_and_back() {
     same(&source, &world.path("root/in/tree"));
     let unchanged = world.send(&source, "in").await;
     assert_eq!(unchanged.chunks_sent, 0);
-    assert_eq!(unchanged.unchanged, 302);
+    // 300 small files, one large, one empty, one link.
+    assert_eq!(unchanged.unchanged, 303);
 }
 
 #[tokio::test(flavor = "multi_thread")]

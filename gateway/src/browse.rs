@@ -162,7 +162,9 @@ fn refusal(path: &str, e: &io::Error) -> (Code, String) {
     let reason = match e.kind() {
         io::ErrorKind::NotFound => "no such file or directory".to_owned(),
         io::ErrorKind::NotADirectory => "not a directory".to_owned(),
-        io::ErrorKind::DirectoryNotEmpty => "the directory is not empty; -r removes it with all it holds".to_owned(),
+        io::ErrorKind::DirectoryNotEmpty => {
+            "the directory is not empty; -r removes it with all it holds".to_owned()
+        }
         io::ErrorKind::PermissionDenied => "the gateway's system does not permit it".to_owned(),
         _ => e.to_string(),
     };

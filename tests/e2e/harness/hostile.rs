@@ -37,9 +37,11 @@ impl Hostile {
         let state = bed.path("hostile-state");
         let identity = DevCa::load_or_create(&state).unwrap().server_identity(&[]).unwrap();
         let tls = server_config(&identity, None).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let server = runtime.block_on(async move {
-            QuicServer::bind(Rt::tokio(), "127.0.0.1:0".parse().unwrap(), tls, Tuning::default(), None).unwrap()
+            QuicServer::bind(Rt::tokio(), "127.0.0.1:0".parse().unwrap(), tls, Tuning::default(), None)
+                .unwrap()
         });
         let address = server.local_addr().unwrap();
         let behaviour = Arc::new(behaviour);
