@@ -1,4 +1,6 @@
 //! The command line, parsed; nothing is done here.
+// The comments here are help texts: brackets in them mean "optional".
+#![allow(rustdoc::broken_intra_doc_links)]
 
 mod connect;
 mod filters;

@@ -93,9 +93,9 @@ fn links_of_a_hostile_client(bed: &Bed) {
 
     let mut raw = Raw::welcomed(&gateway);
     let outcome = raw.push(JOB, "in", &manifest, manifest.honest());
-    for i in 0..bad.len() {
+    for (i, target) in bad.iter().enumerate() {
         let path = format!("link{i}");
-        assert_eq!(outcome.code_of(1 + i), Some(Code::LinkEscapes), "{:?} in {outcome:?}", bad[i]);
+        assert_eq!(outcome.code_of(1 + i), Some(Code::LinkEscapes), "{target:?} in {outcome:?}");
         assert!(!gateway.at("in").join(&path).is_symlink());
     }
     assert!(outcome.finished.is_some(), "{outcome:?}");

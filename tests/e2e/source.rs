@@ -48,7 +48,7 @@ fn a_file_that_may_not_be_read(bed: &Bed) {
     fs::create_dir(tree.join("closed")).unwrap();
     fs::write(tree.join("closed/x"), "x").unwrap();
     for name in ["secret", "secret and large", "closed"] {
-        fs::set_permissions(tree.join(name), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join(name), fs::Permissions::from_mode(0o0)).unwrap();
     }
     let ca = bed.path("ca.pem");
     fs::copy(gateway.ca(), &ca).unwrap();
@@ -75,7 +75,7 @@ fn a_file_at_the_gateway_that_may_not_be_read(bed: &Bed) {
     for name in ["first", "secret"] {
         fs::write(gateway.at("t").join(name), name).unwrap();
     }
-    fs::set_permissions(gateway.at("t/secret"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(gateway.at("t/secret"), fs::Permissions::from_mode(0o0)).unwrap();
     let done = bed.client(&gateway, ["get"]).arg(gateway.url("t")).arg(bed.path("back")).expect(9);
     assert!(
         done.entries().iter().any(|(path, code)| path.ends_with("secret") && code == "read_failed"),

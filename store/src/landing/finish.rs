@@ -241,7 +241,7 @@ impl Finish<'_> {
     /// Step 3. What fails here is left as it is: the directory may be somebody else's.
     fn dress_directories(&mut self) {
         let mut directories = std::mem::take(&mut self.directories);
-        directories.sort_by(|a, b| b.0.cmp(&a.0));
+        directories.sort_by_key(|directory| std::cmp::Reverse(directory.0));
         for (_, index, before) in directories {
             let Some(entry) = self.ledger.entry(index) else { continue };
             if let Err(error) = self.dress(&entry, before) {

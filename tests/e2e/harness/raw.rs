@@ -114,6 +114,11 @@ impl Raw {
                     Ok(Some(bytes)) => self.decoder.push(&bytes),
                     Ok(None) => panic!("the gateway finished the control stream"),
                     Err(LinkError::ClosedByPeer { code, .. }) => return Err(code),
+                    // Why the link is closed, which says more, is on its way.
+                    Err(error) if error.is_stream() => match self.link.closed().await {
+                        LinkError::ClosedByPeer { code, .. } => return Err(code),
+                        error => panic!("the link is lost: {error}"),
+                    },
                     Err(error) => panic!("the link is lost: {error}"),
                 }
             }

@@ -284,7 +284,7 @@ fn modes_that_forbid_what_the_job_has_to_do() {
         let landing = ground.receive(&of(text));
         let index = EntryIndex(4);
         let file = landing.staging.existing(index).unwrap();
-        file.inspect(|file| file.set_permissions(fs::Permissions::from_mode(0)).unwrap());
+        file.inspect(|file| file.set_permissions(fs::Permissions::from_mode(0o0)).unwrap());
         drop(landing);
         let (report, told) = ground.land(&of(text));
         assert_eq!(report.failed, 0, "{:?}", told.statuses);
