@@ -92,7 +92,14 @@ mod tests {
         content.push(1);
         std::fs::write(&path, &content).unwrap();
         let mut reader = Reader::new(&SourceSpec::new(vec![Root::path(&path)]), None);
-        let items = reader.step(usize::MAX).items;
+        let mut items = Vec::new();
+        loop {
+            let step = reader.step(usize::MAX);
+            items.extend(step.items);
+            if step.done {
+                break;
+            }
+        }
         let expected: Vec<_> = items
             .iter()
             .filter_map(|item| match item {
@@ -102,7 +109,7 @@ mod tests {
             .collect();
         let catalogue = Catalogue::open_in_memory().unwrap();
         let found = chunks(&File::open(&path).unwrap(), &path, &catalogue).unwrap();
-        assert!(expected.len() > 4);
+        assert!(expected.len() >= 3, "{}", expected.len());
         assert_eq!(found, expected);
     }
 }

@@ -80,6 +80,8 @@ fn the_newer_of_two_takes_over(bed: &Bed) {
     let send = || bed.client(&gateway, ["send"]).arg(&file).arg(relay.url("x"));
     let first = send().start();
     relay.wait_up(16 * MIB);
+    // Slowly from here: the second comes long before the first is done.
+    relay.set_rate(4 * MIB);
     let second = send().start();
     let first = first.finish();
     relay.set_rate(0);

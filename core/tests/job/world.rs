@@ -526,11 +526,13 @@ impl World {
             }
         } else {
             let Some(link) = self.unnoticed.1.pop() else { return };
-            for stream in self.streams.iter().filter(|s| s.link == link) {
-                if let Stage::Landing(_, epoch) = stream.stage
-                    && epoch == self.sink.epoch()
-                {
-                    self.sink.lost(stream.sending.chunk);
+            for stream in self.streams.iter_mut().filter(|s| s.link == link) {
+                if let Stage::Landing(known, epoch) = stream.stage {
+                    // It is not landing any more.
+                    stream.stage = Stage::Sent(known);
+                    if epoch == self.sink.epoch() {
+                        self.sink.lost(stream.sending.chunk);
+                    }
                 }
             }
         }

@@ -8,7 +8,7 @@ mod outbox;
 mod read;
 mod send;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -121,6 +121,9 @@ struct State {
     suspect: HashSet<u32>,
     /// Chunks that the sink is to be told are gone.
     gone: BTreeSet<u32>,
+    /// Entries with such chunks, and why. Whether that is the end for the file is known when all is over: the reader
+    /// may still notice the change, withdraw the entry and offer the file again.
+    given_up: BTreeMap<EntryIndex, (Code, String)>,
     statuses: Statuses,
     reports: Reports,
     receipt_out: Option<Vec<u8>>,
@@ -162,6 +165,7 @@ impl SourceJob {
             from_cache: false,
             suspect: HashSet::new(),
             gone: BTreeSet::new(),
+            given_up: BTreeMap::new(),
             statuses: Statuses::default(),
             reports: Reports::default(),
             receipt_out: None,
@@ -214,20 +218,22 @@ impl SourceJob {
         loop {
             let over = self.over.notified();
             let wait = {
-                let state = self.lock();
+                let mut state = self.lock();
                 let now = self.rt.now();
-                if let Some(error) = &state.failed {
+                if let Some(error) = state.failed.clone() {
                     // A sink that does not listen must not keep the job.
                     let left = (*told.get_or_insert(now) + TELL).saturating_duration_since(now);
                     let said = state.fail_sent || error.by_peer || state.control.is_none() || state.ended;
                     if said || left.is_zero() {
-                        return Err(error.clone());
+                        state.report_given_up();
+                        return Err(error);
                     }
                     Some(left)
                 } else if let Some(finished) = state.finished {
                     let since = state.finished_at.unwrap_or(now);
                     let left = (since + RECEIPT).saturating_duration_since(now);
                     if !receipt || state.receipt.is_some() || left.is_zero() {
+                        state.report_given_up();
                         return Ok(self.outcome(&state, finished));
                     }
                     Some(left)
@@ -308,7 +314,11 @@ impl SourceJob {
     /// Entries that failed, and entries that were the same already.
     pub fn report_counts(&self) -> (u64, u64) {
         let state = self.lock();
-        (state.reports.failed, state.reports.unchanged)
+        // What was withdrawn was offered again, or has a report of its own that names no entry.
+        let ledger = state.source.ledger();
+        let withdrawn =
+            state.reports.failed_entries().filter(|entry| ledger.is_withdrawn(*entry)).count() as u64;
+        (state.reports.failed.saturating_sub(withdrawn), state.reports.unchanged)
     }
 
     /// Calls `visit` for every file and link that arrived, as far as the sink has not said anything else. For none, and

@@ -118,7 +118,7 @@ impl SourceJob {
         self.rt.blocking(load).await
     }
 
-    /// A chunk cannot be had any more: the sink is told, and the entries in it are counted as failed.
+    /// A chunk cannot be had any more: the sink is told, and the entries in it have failed unless they are withdrawn.
     fn give_up(&self, sending: &Sending, code: Code, reason: &str) {
         let chunk = sending.chunk;
         tracing::warn!(job = self.id.0, chunk = chunk.0, reason, "a chunk cannot be loaded again");
@@ -130,9 +130,7 @@ impl SourceJob {
             if state.source.ledger().is_withdrawn(entry) {
                 continue;
             }
-            let path = state.source.ledger().entry(entry).map_or_else(String::new, |e| e.path);
-            let reason = reason.to_owned();
-            state.reports.push(EntryReport { entry: Some(entry), path, code, reason });
+            state.given_up.entry(entry).or_insert_with(|| (code, reason.to_owned()));
         }
         drop(state);
         self.out.notify_waiters();
@@ -140,6 +138,18 @@ impl SourceJob {
 }
 
 impl State {
+    /// Reports the entries with chunks that could not be had, but for those that were withdrawn after all.
+    pub(super) fn report_given_up(&mut self) {
+        for (index, (code, reason)) in std::mem::take(&mut self.given_up) {
+            let ledger = self.source.ledger();
+            if ledger.is_withdrawn(index) {
+                continue;
+            }
+            let path = ledger.entry(index).map_or_else(String::new, |e| e.path);
+            self.reports.push(EntryReport { entry: Some(index), path, code, reason });
+        }
+    }
+
     fn parts(&self, chunk: ChunkIndex) -> Vec<(LocalFile, String, u64, u32)> {
         let ledger = self.source.ledger();
         let part = |s: Segment| {
