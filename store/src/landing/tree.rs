@@ -58,7 +58,7 @@ pub struct TreeTarget {
     pub key: JobKey,
 }
 
-/// See the [module's documentation](self).
+/// See the documentation of its file, `landing/tree.rs`.
 pub struct TreeLanding {
     pub(super) target: TreeTarget,
     pub(super) place: Place,
