@@ -83,6 +83,14 @@ impl<'a> Scene<'a> {
         );
     }
 
+    /// Chunks that the gateway received in the attempt that succeeded.
+    fn received_at_last(&self) -> u64 {
+        let log = self.gateway.log();
+        let line = log.lines().rfind(|line| line.contains("push finished")).expect("it is in the log");
+        let (_, rest) = line.split_once("received=").expect("it is in the line");
+        rest.split_whitespace().next().expect("a number").parse().unwrap()
+    }
+
     fn nothing_final(&self) {
         assert_eq!(
             Tree::of(self.gateway.root()).paths(),
@@ -131,8 +139,13 @@ fn gateway_killed_and_the_client_goes_on(bed: &Bed) {
     let done = running.finish().expect(0);
     scene.arrived();
     assert!(done.number("resumes") >= 2, "{done}");
-    // Each time at most what was not synced yet is lost, half a second or so.
-    scene.carried_up_at_most(2.3);
+    // Each time what was not synced yet is lost, half a second or so, and what was on its way.
+    scene.carried_up_at_most(3.0);
+    let received = scene.received_at_last();
+    assert!(
+        received * 10 <= done.number("chunks") * 9,
+        "{received} chunks came after the last start\n{done}"
+    );
 }
 
 fn gateway_killed_and_the_client_too(bed: &Bed) {
@@ -151,7 +164,7 @@ fn client_state_lost(bed: &Bed) {
     let scene = Scene::new(bed);
     scene.send_and_kill(0.6);
     fs::remove_dir_all(bed.path("client-state")).unwrap();
-    sent_at_most(&scene.send_the_rest(), 0.6);
+    sent_at_most(&scene.send_the_rest(), 0.7);
 }
 
 fn catalogue_lost(bed: &Bed) {
@@ -170,7 +183,7 @@ fn catalogue_lost(bed: &Bed) {
     assert!(found > 0, "there was a catalogue");
     scene.gateway.restart();
     // The chunks are found by hashing.
-    sent_at_most(&scene.send_the_rest(), 0.6);
+    sent_at_most(&scene.send_the_rest(), 0.7);
 }
 
 fn source_edited_in_between(bed: &Bed) {
