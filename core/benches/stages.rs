@@ -3,8 +3,10 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
+use fastcdc::v2020::FastCDC;
 use metra_core::chunker::Cutter;
 use metra_core::id::Digest;
+use metra_core::limits::{CHUNK_AVG, CHUNK_MAX, CHUNK_MIN};
 use metra_core::manifest::TreeBuilder;
 
 fn main() {
@@ -37,6 +39,15 @@ fn cut_all(data: &[u8]) -> usize {
 fn chunking(bencher: Bencher<'_, '_>) {
     let data = noise(DATA);
     bencher.counter(BytesCount::new(DATA)).bench_local(|| cut_all(black_box(&data)));
+}
+
+/// The loop of the crate that the algorithm comes from: what a search in lanes is held against.
+#[divan::bench(sample_count = 10)]
+fn chunking_by_the_crate(bencher: Bencher<'_, '_>) {
+    let data = noise(DATA);
+    bencher
+        .counter(BytesCount::new(DATA))
+        .bench_local(|| FastCDC::new(black_box(&data), CHUNK_MIN, CHUNK_AVG, CHUNK_MAX).count());
 }
 
 #[divan::bench(sample_count = 10)]

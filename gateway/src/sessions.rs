@@ -1,12 +1,12 @@
 //! The sessions of a gateway: who is here, and what they share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metra_certs::{ReceiptKey, TicketKey};
 use metra_core::code::Code;
-use metra_core::id::SessionId;
+use metra_core::id::{JobId, SessionId};
 use metra_core::wire::PeerLimits;
 use metra_session::{Session, SessionConfig};
 use metra_store::Catalogue;
@@ -22,6 +22,10 @@ use crate::open::Refused;
 const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How long a session with jobs is kept without a link: they go on without being opened anew if the client comes back.
 const LINGER: Duration = Duration::from_secs(60);
+/// How long a finished job is remembered, for a client whose link broke before it heard of it.
+const REMEMBER: Duration = Duration::from_secs(30);
+/// Finished jobs that one session remembers; the oldest gives way.
+const REMEMBERED: usize = 16;
 /// Frames that wait to be acted on in one session.
 const REQUEST_QUEUE: usize = 32;
 
@@ -50,9 +54,38 @@ pub(crate) struct Live {
     id: SessionId,
     account: Arc<Account>,
     session: Session,
+    finished: Mutex<VecDeque<JobId>>,
 }
 
 impl Live {
+    /// Keeps a finished job for a while, so that it can be told of again. It takes no place among the jobs.
+    pub(crate) fn remember(self: &Arc<Self>, rt: &Rt, job: JobId) {
+        let oldest = {
+            let mut finished = self.finished.lock().expect("no panic while held");
+            finished.push_back(job);
+            if finished.len() > REMEMBERED { finished.pop_front() } else { None }
+        };
+        if let Some(oldest) = oldest {
+            self.session.remove(oldest);
+        }
+        let (live, rt) = (self.clone(), rt.clone());
+        rt.clone().spawn(async move {
+            tokio::select! {
+                () = rt.sleep(REMEMBER) => {}
+                () = live.session.closed() => {}
+            }
+            let due = {
+                let mut finished = live.finished.lock().expect("no panic while held");
+                let at = finished.iter().position(|id| *id == job);
+                at.and_then(|at| finished.remove(at))
+            };
+            // If it gave way to others, its number may be in use again.
+            if due.is_some() {
+                live.session.remove(job);
+            }
+        });
+    }
+
     /// Its links and jobs.
     pub(crate) fn session(&self) -> &Session {
         &self.session
@@ -192,7 +225,7 @@ impl Sessions {
             ..SessionConfig::default()
         };
         let session = Session::new(self.rt.clone(), session_config, requests);
-        let live = Arc::new(Live { id, account: account.clone(), session });
+        let live = Arc::new(Live { id, account: account.clone(), session, finished: Mutex::default() });
         state.live.insert(id, live.clone());
         metrics::gauge!("metra_sessions").set(state.live.len() as f64);
         drop(state);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use metra_core::code::Code;
-use metra_core::wire::{Frame, FrameDecoder, WireError};
+use metra_core::wire::{Frame, FrameDecoder, WireError, grease};
 use metra_transport::{ControlRecv, ControlSend, Link, LinkError, LinkId};
 use tokio::sync::mpsc;
 
@@ -26,9 +26,13 @@ impl fmt::Debug for LinkHandle {
 }
 
 impl LinkHandle {
-    /// A handle, and the queue that the link's writer empties.
+    /// A handle, and the queue that the link's writer empties. It begins with a frame of no meaning, another one on
+    /// each link, so that peers stay used to them.
     pub(crate) fn new(link: Arc<dyn Link>) -> (Self, mpsc::Receiver<Bytes>) {
         let (out, queue) = mpsc::channel(OUT_QUEUE);
+        let mut first = Vec::new();
+        grease(link.id().0, &mut first);
+        let _ = out.try_send(first.into());
         (Self { link, out }, queue)
     }
 

@@ -561,6 +561,17 @@ fn put_ascending(job: JobId, ranges: &[IndexRange], out: &mut Vec<u8>) {
     }
 }
 
+/// Appends a frame of the `n`th type that never means anything, with a few bytes of no meaning in it. A peer that does
+/// not pass it over would fail on the next version, too (`docs/protocol.md`, section 14).
+pub fn grease(n: u64, out: &mut Vec<u8>) {
+    // Past a million the types only become longer.
+    varint::put(0x21 + 0x1f * (n % 1_000_000), out);
+    let content = n.to_le_bytes();
+    let len = (n % 9) as usize;
+    varint::put(len as u64, out);
+    out.extend_from_slice(&content[..len]);
+}
+
 fn number_of<T: PartialEq>(values: &[T], value: T) -> u8 {
     let position = values.iter().position(|v| *v == value);
     position.expect("invariant: every value is in the list of its type") as u8

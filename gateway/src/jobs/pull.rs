@@ -28,8 +28,7 @@ pub(super) async fn serve(
     if !account.read {
         return Err((Code::Denied, format!("user {} may not fetch", account.name)));
     }
-    if live.session().source(pull.job).is_some() {
-        live.session().reattach(pull.job, link.clone());
+    if attached(live, link, &pull) {
         return Ok(());
     }
     let (ring, _ring) = sessions.memory().ring().map_err(|reason| (Code::Busy, reason.to_owned()))?;
@@ -56,7 +55,10 @@ pub(super) async fn serve(
     let cache: Arc<dyn ManifestCache> = sessions.catalogue().clone();
     let reader = Reader::new(&spec, Some(cache));
     let job = SourceJob::new(rt, pull.job, incarnation, open, loader, config);
-    live.session().add_source(job.clone(), Some(link.clone())).map_err(|e| (e.code, e.reason))?;
+    if let Err(error) = live.session().add_source(job.clone(), Some(link.clone())) {
+        // The client may have opened it again on another link meanwhile, and that was faster.
+        return if attached(live, link, &pull) { Ok(()) } else { Err((error.code, error.reason)) };
+    }
     let path = first_path(&pull);
     tracing::info!(user = account.name, job = pull.job.0, path, "pull begins");
     match job.run(reader, false).await {
@@ -81,6 +83,8 @@ pub(super) async fn serve(
             metrics::counter!("metra_bytes_sent_total").increment(outcome.stats.bytes_sent);
             tracing::info!(user = account.name, job = pull.job.0, root = %outcome.finished.root, bytes = outcome.finished.bytes, sent = outcome.stats.chunks_sent, resent = outcome.stats.chunks_resent, "pull finished");
             job.wait_until_told().await;
+            live.remember(sessions.rt(), pull.job);
+            return Ok(());
         }
         Err(error) => {
             metrics::counter!("metra_jobs_total", "direction" => "pull", "outcome" => error.code.name())
@@ -90,6 +94,15 @@ pub(super) async fn serve(
     }
     live.session().remove(pull.job);
     Ok(())
+}
+
+/// Whether the job is there already; it is controlled over `link` then.
+fn attached(live: &Live, link: &LinkHandle, pull: &Pull) -> bool {
+    let there = live.session().source(pull.job).is_some();
+    if there {
+        live.session().reattach(pull.job, link.clone());
+    }
+    there
 }
 
 /// The first path asked for, shortened to what a receipt may carry.

@@ -1,25 +1,20 @@
 //! A client sends: the gateway is the sink.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use metra_core::code::Code;
-use metra_core::id::JobId;
 use metra_core::manifest::LedgerLimits;
 use metra_core::path;
 use metra_core::receipt::Direction;
 use metra_core::wire::{Keep, Push};
 use metra_session::{LinkHandle, SinkConfig, SinkJob};
 use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
-use metra_transport::Rt;
 
 use super::{Counted, Receipt, sign, unix_millis};
 use crate::sessions::{Live, Sessions};
 
 /// The destination that verifies and forgets, for measuring.
 const NULL: &str = "null:";
-/// How long a finished job is remembered, for a client whose link broke before it heard of it.
-const REMEMBER: Duration = Duration::from_secs(30);
 
 pub(super) async fn serve(
     sessions: &Arc<Sessions>,
@@ -31,12 +26,8 @@ pub(super) async fn serve(
     if !account.write {
         return Err((Code::Denied, format!("user {} may not send", account.name)));
     }
-    if let Some(job) = live.session().sink(push.job) {
-        if job.incarnation() == Some(push.incarnation) {
-            live.session().reattach(push.job, link.clone());
-            return Ok(());
-        }
-        return Err((Code::Protocol, "this number belongs to another job of the session".to_owned()));
+    if attached(live, link, &push)? {
+        return Ok(());
     }
     let dest = push.dest.trim_matches('/').to_owned();
     if !dest.is_empty() && dest != NULL {
@@ -45,6 +36,10 @@ pub(super) async fn serve(
     let started = unix_millis();
     sessions.memory().admit().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let claim = sessions.claims().take(&account.name, push.key).await;
+    // The client may have opened it twice, on two links, and this one had to wait for the other.
+    if attached(live, link, &push)? {
+        return Ok(());
+    }
     let landing = open_landing(sessions, live, &push, dest.clone()).await?;
     let limits = &sessions.config().limits;
     let config = SinkConfig {
@@ -64,6 +59,9 @@ pub(super) async fn serve(
     sessions.memory().add(&job);
     tracing::info!(user = account.name, job = push.job.0, dest, key = %push.key, "push begins");
     let result = job.run(planner).await;
+    if result.is_err() {
+        live.session().remove(push.job);
+    }
     drop(claim);
     sessions.memory().divide();
     match result {
@@ -89,8 +87,7 @@ pub(super) async fn serve(
             metrics::counter!("metra_bytes_received_total").increment(outcome.stats.received_bytes);
             tracing::info!(user = account.name, job = push.job.0, root = %finished.root, bytes = finished.bytes, entries = finished.entries, failed = finished.failed, received = outcome.stats.received, reused = finished.reused, damaged = outcome.stats.damaged, "push finished");
             job.wait_until_told().await;
-            remember(rt, live.clone(), push.job);
-            return Ok(());
+            live.remember(&rt, push.job);
         }
         Err(error) => {
             metrics::counter!("metra_jobs_total", "direction" => "push", "outcome" => error.code.name())
@@ -98,19 +95,20 @@ pub(super) async fn serve(
             tracing::info!(user = account.name, job = push.job.0, code = %error.code, reason = error.reason, "push ended");
         }
     }
-    live.session().remove(push.job);
     Ok(())
 }
 
-/// Keeps a finished job in its session for a while; a job that is over takes no place there.
-fn remember(rt: Rt, live: Arc<Live>, job: JobId) {
-    rt.clone().spawn(async move {
-        tokio::select! {
-            () = rt.sleep(REMEMBER) => {}
-            () = live.session().closed() => {}
-        }
-        live.session().remove(job);
-    });
+/// Whether the job is there already; it is controlled over `link` then.
+///
+/// # Errors
+/// The number belongs to another job, which is the client's fault.
+fn attached(live: &Live, link: &LinkHandle, push: &Push) -> Result<bool, (Code, String)> {
+    let Some(job) = live.session().sink(push.job) else { return Ok(false) };
+    if job.incarnation() != Some(push.incarnation) {
+        return Err((Code::Protocol, "this number belongs to another job of the session".to_owned()));
+    }
+    live.session().reattach(push.job, link.clone());
+    Ok(true)
 }
 
 async fn open_landing(

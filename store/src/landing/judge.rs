@@ -25,6 +25,8 @@ pub(super) struct Names {
     of: Vec<u64>,
     /// What the destination stands for, if it replaces the first component.
     first: Option<String>,
+    /// A directory that was not there a moment ago: of a thousand files in it, one is looked for.
+    missing: Option<String>,
 }
 
 /// What was found out about an entry.
@@ -47,11 +49,18 @@ pub(super) struct Found {
 }
 
 impl Names {
+    /// What was not there a moment ago may be there by now.
+    pub(super) fn look_again(&mut self) {
+        self.missing = None;
+    }
+
     /// Judges the next entry; it takes its name if it is not refused for it.
     pub(super) fn judge(&mut self, to: &TreeLanding, entry: &Entry) -> Verdict {
         self.of.push(0);
         let mut found = None;
-        let refused = self.name(to, entry).and_then(|path| stand(to, entry, &path, &mut found));
+        let name = self.name(to, entry);
+        let missing = &mut self.missing;
+        let refused = name.and_then(|path| stand(to, entry, &path, missing, &mut found));
         Verdict { refused, found }
     }
 
@@ -98,14 +107,26 @@ fn stand(
     to: &TreeLanding,
     entry: &Entry,
     path: &str,
+    missing: &mut Option<String>,
     found: &mut Option<Found>,
 ) -> Result<(), (Code, String)> {
     let (parent, name) = split(path);
-    let stat = match to.root.dir(parent).and_then(|dir| Ok(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?)) {
-        Ok(stat) => stat,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+    if missing.as_deref() == Some(parent) {
+        return Ok(());
+    }
+    let dir = match to.root.dir(parent) {
+        Ok(dir) => dir,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            *missing = Some(parent.to_owned());
+            return Ok(());
+        }
         // Something on the way is no directory.
         Err(e) => return Err(refusal(&e)),
+    };
+    let stat = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(e) => return Err(refusal(&e.into())),
     };
     let conflict = |reason: &str| Err((Code::Conflict, reason.to_owned()));
     match (&entry.kind, FileType::from_raw_mode(stat.st_mode)) {

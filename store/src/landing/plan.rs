@@ -112,6 +112,7 @@ impl Plan {
 
     pub(super) fn records(&mut self, to: &TreeLanding, records: &[Record]) -> Result<Planned, LandError> {
         let mut planned = Planned::default();
+        self.names.look_again();
         for record in records {
             let known = self.note(to, record)? == Noted::Same;
             match record {

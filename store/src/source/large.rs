@@ -59,8 +59,8 @@ pub(super) struct Large {
     cut_at: u64,
     /// The bytes from there on that have been read.
     tail: Vec<u8>,
-    /// Length of `tail` at which looking for a cut is worth the while again.
-    enough: usize,
+    /// Bytes of `tail` in which there is no cut.
+    searched: usize,
     ended: bool,
     /// Chunks that are known and still to be given out.
     known: std::vec::IntoIter<(u32, ChunkHash)>,
@@ -71,8 +71,6 @@ pub(super) struct Large {
 
 /// What is read at once. Chunks are slices of a block, so that this is also how much one chunk can keep in memory.
 const BLOCK: usize = CHUNK_MAX;
-/// A stream is looked at for a cut whenever it has grown by this much.
-const STREAM_STRIDE: usize = 512 * 1024;
 const STREAM_READ: usize = 128 * 1024;
 /// Chunks given out at once where nothing has to be read.
 const KNOWN_AT_ONCE: usize = 1024;
@@ -96,7 +94,7 @@ impl Large {
             cutter: Cutter::new(),
             cut_at: 0,
             tail: Vec::new(),
-            enough: 0,
+            searched: 0,
             ended: false,
             known: known.into_iter(),
             hole,
@@ -117,6 +115,7 @@ impl Large {
             self.remember((CHUNK_MAX as u32, zero_chunk_hash()));
             self.cut_at += CHUNK_MAX as u64;
             self.tail.drain(..CHUNK_MAX.min(self.tail.len()));
+            self.searched = 0;
             given += 1;
         }
         if given > 0 {
@@ -129,9 +128,7 @@ impl Large {
         let before = self.tail.len();
         self.read()?;
         let cost = self.tail.len() - before;
-        if self.ended || self.tail.len() >= self.enough {
-            self.cut(out)?;
-        }
+        self.cut(out)?;
         Ok(Advance::More { cost })
     }
 
@@ -174,8 +171,8 @@ impl Large {
 
     /// Cuts what can be cut from the tail.
     fn cut(&mut self, out: &mut Out) -> Result<(), Broken> {
-        let Some(mut len) = self.cutter.cut(&self.tail, self.ended) else {
-            self.enough = self.tail.len() + STREAM_STRIDE.min(CHUNK_MAX - self.tail.len());
+        let Some(mut len) = self.cutter.cut_beyond(&self.tail, self.searched, self.ended) else {
+            self.searched = self.tail.len();
             return Ok(());
         };
         let block = Bytes::from(std::mem::take(&mut self.tail));
@@ -185,19 +182,19 @@ impl Large {
             self.remember((len as u32, hash));
             at += len;
             self.cut_at += len as u64;
+            self.searched = 0;
             if self.at_hole()? {
                 break;
             }
             match self.cutter.cut(&block[at..], self.ended) {
                 Some(next) => len = next,
-                None => break,
+                None => {
+                    self.searched = block.len() - at;
+                    break;
+                }
             }
         }
         self.tail.extend_from_slice(&block[at..]);
-        self.enough = match self.size {
-            Some(_) => 0,
-            None => STREAM_STRIDE,
-        };
         Ok(())
     }
 

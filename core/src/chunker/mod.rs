@@ -11,9 +11,11 @@
 //!
 //! Not here: reading, hashing of file chunks, and the wire. Nothing here keeps data.
 
+mod gear;
+
 use std::sync::OnceLock;
 
-use fastcdc::v2020::{Normalization, cut, select_masks};
+use fastcdc::v2020::{Normalization, select_masks};
 
 use crate::id::{ChunkHash, Digest};
 use crate::limits::{CHUNK_AVG, CHUNK_MAX, CHUNK_MIN};
@@ -54,23 +56,24 @@ impl Cutter {
     /// `last` says that nothing follows `data`. `None`: more data is needed; this happens only with less than
     /// `CHUNK_MAX` bytes at hand and `last` not set, or with no data at all.
     pub fn cut(&self, data: &[u8], last: bool) -> Option<usize> {
-        if data.is_empty() {
-            return None;
-        }
-        let (_, length) = cut(
-            data,
-            CHUNK_MIN,
-            CHUNK_AVG,
-            CHUNK_MAX,
-            self.strict,
-            self.lax,
-            // The algorithm looks at two bytes a time; for the first of them hash and mask are shifted by one.
-            self.strict << 1,
-            self.lax << 1,
-        );
-        // A length of all that is there means "no cut point seen", which is an answer only if that is all there
-        // will be. A cut point that was seen does not depend on what comes after it.
-        (last || length < data.len() || length == CHUNK_MAX).then_some(length)
+        self.cut_beyond(data, 0, last)
+    }
+
+    /// As [`cut`](Self::cut), for data of which the first `searched` bytes were at hand before, and had no cut in them.
+    pub fn cut_beyond(&self, data: &[u8], searched: usize, last: bool) -> Option<usize> {
+        let end = data.len().min(CHUNK_MAX);
+        // The algorithm looks at two bytes at a time: at the end one may be left over.
+        let pairs = end - end % 2;
+        let bend = pairs.min(CHUNK_AVG);
+        let from = searched.min(end);
+        let from = (from - from % 2).max(CHUNK_MIN);
+        let look = |from: usize, to, mask| {
+            (from < to).then(|| gear::find(data, CHUNK_MIN, from, to, mask)).flatten()
+        };
+        let found = look(from, bend, self.strict).or_else(|| look(from.max(bend), pairs, self.lax));
+        // A cut that was found does not depend on what comes after it. "None found" is an answer only if there is no
+        // more data, or may be none.
+        found.or_else(|| (!data.is_empty() && (last || end == CHUNK_MAX)).then_some(end))
     }
 }
 
@@ -215,6 +218,40 @@ mod tests {
     }
 
     const PINNED: [usize; 4] = [1_080_629, 3_009_551, 4_104_506, 4_697_844];
+
+    #[test]
+    fn a_search_goes_on_where_it_stopped() {
+        let data = noise(9 << 20, 11);
+        let cutter = Cutter::new();
+        let whole = cutter.cut(&data, true);
+        for piece in [1001, 64 * 1024, 300_000] {
+            let (mut searched, mut have) = (0, 0);
+            let cut = loop {
+                have = (have + piece).min(data.len());
+                match cutter.cut_beyond(&data[..have], searched, false) {
+                    None => searched = have,
+                    cut => break cut,
+                }
+            };
+            assert_eq!(cut, whole, "{piece}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn one_cut_is_the_crates(seed: u64, len in 1..CHUNK_MAX + 9, quiet in 0..CHUNK_MAX) {
+            // With a stretch in which nothing can be found, so that cuts come late, too.
+            let mut data = noise(len, seed);
+            let quiet = quiet.min(len);
+            data[..quiet].fill(0);
+            let (strict, lax) = select_masks(CHUNK_AVG, Normalization::Level1);
+            let (_, expected) = fastcdc::v2020::cut(
+                &data, CHUNK_MIN, CHUNK_AVG, CHUNK_MAX, strict, lax, strict << 1, lax << 1,
+            );
+            prop_assert_eq!(Cutter::new().cut(&data, true), Some(expected));
+        }
+    }
 
     #[test]
     fn cutting_restarts_at_any_cut() {
