@@ -1,0 +1,2 @@
+//! Network namespaces with emulated links between them.
+fn main() {}

@@ -1,0 +1,2 @@
+//! metra-sim
+fn main() {}
