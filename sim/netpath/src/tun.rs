@@ -1,0 +1,83 @@
+//! TUN devices: an interface of a namespace whose packets this process reads and writes.
+
+#![allow(unsafe_code, reason = "no safe function makes an interface of /dev/net/tun")]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::libc;
+
+/// An interface. It is gone when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Tun(File);
+
+impl Tun {
+    /// Makes an interface in the network namespace of the calling thread. Reading and writing never wait.
+    pub(crate) fn new(name: &str) -> io::Result<Self> {
+        let mut request = Request { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
+        // One byte stays zero.
+        if name.is_empty() || name.len() >= request.name.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        request.name[..name.len()].copy_from_slice(name.as_bytes());
+        // Whole IP packets, and nothing before them.
+        request.flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE)?;
+        // SAFETY: TUNSETIFF reads and writes one `struct ifreq` and keeps no pointer to it. `Request` has its size and
+        // layout (checked below), is initialised, and lives until the call returns.
+        unsafe { set_interface(file.as_raw_fd(), &mut request) }?;
+        Ok(Self(file))
+    }
+
+    /// Reads a packet. `WouldBlock` if there is none.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.0).read(buffer)
+    }
+
+    /// Writes a packet: the namespace of the interface receives it, in this thread.
+    pub(crate) fn write(&self, packet: &[u8]) -> io::Result<()> {
+        (&self.0).write(packet).map(drop)
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Where TUN interfaces come from.
+pub(crate) const DEVICE: &str = "/dev/net/tun";
+
+/// `struct ifreq`, netdevice(7), with flags as the member of its union.
+#[repr(C)]
+struct Request {
+    name: [u8; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<Request>() == size_of::<libc::ifreq>());
+
+// TUNSETIFF is declared with the size of an int, but takes an ifreq (Documentation/networking/tuntap.rst).
+nix::ioctl_readwrite_bad!(
+    /// TUNSETIFF.
+    set_interface,
+    nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
+    Request
+);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_do_not_fit_are_refused() {
+        for name in ["", "sixteen-letters!"] {
+            assert_eq!(Tun::new(name).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+}
