@@ -12,6 +12,7 @@ pub mod credit;
 pub mod fuzzing;
 pub mod id;
 pub mod manifest;
+pub mod measure;
 pub mod path;
 pub mod ranges;
 pub mod receipt;

@@ -106,8 +106,10 @@ pub struct SourceStats {
     pub chunks_sent: u64,
     /// Of these, the repeats.
     pub chunks_resent: u64,
-    /// Bytes handed to a link.
+    /// Bytes handed to a link, repeats included.
     pub bytes_sent: u64,
+    /// Of these, the repeats.
+    pub bytes_resent: u64,
 }
 
 /// Where a job stands, seen from its source. Bytes of chunks.
@@ -311,6 +313,7 @@ impl Source {
         self.stats.bytes_sent += u64::from(sending.info.len);
         if !self.sent_once.insert(sending.chunk) {
             self.stats.chunks_resent += 1;
+            self.stats.bytes_resent += u64::from(sending.info.len);
         }
     }
 

@@ -140,7 +140,8 @@ fn repeats_are_counted() {
         let sending = source.next_chunk(1).unwrap();
         source.sent(&sending);
     }
-    assert_eq!(source.stats(), SourceStats { chunks_sent: 2, chunks_resent: 1, bytes_sent: 600_000 });
+    let stats = SourceStats { chunks_sent: 2, chunks_resent: 1, bytes_sent: 600_000, bytes_resent: 300_000 };
+    assert_eq!(source.stats(), stats);
 }
 
 #[test]

@@ -23,15 +23,19 @@
 mod budget;
 mod job;
 mod link;
+mod meter;
 mod progress;
 mod session;
 mod sink_job;
 mod source_job;
+mod traffic;
 
 pub use budget::Budget;
 pub use job::{EntryReport, JobError};
 pub use link::{LinkHandle, ReadError, read_frame};
+pub use meter::{Kpis, Meter, Rtts, Side};
 pub use progress::{Binding, Progress};
 pub use session::{Request, Session, SessionConfig};
 pub use sink_job::{Planner, SinkConfig, SinkJob, SinkOutcome};
 pub use source_job::{SourceConfig, SourceJob, SourceOutcome};
+pub use traffic::Traffic;

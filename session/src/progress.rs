@@ -13,6 +13,8 @@ pub struct Progress {
     pub complete: bool,
     /// Handed to links, repeats included (source), or received (sink).
     pub moved: u64,
+    /// Of `moved`, the repeats; 0 at a sink, which counts only what it could use.
+    pub repeated: u64,
     /// Verified at the sink.
     pub verified: u64,
     /// Durable at the sink.

@@ -15,6 +15,7 @@ use crate::job::JobError;
 use crate::link::{LinkHandle, read_frame, write_frames};
 use crate::sink_job::SinkJob;
 use crate::source_job::SourceJob;
+use crate::traffic::Traffic;
 
 /// What bounds a session.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,8 @@ struct Inner {
 #[derive(Default)]
 struct State {
     links: Vec<LinkHandle>,
+    /// What links that are gone have carried.
+    carried: Traffic,
     jobs: HashMap<JobId, Job>,
     closed: bool,
 }
@@ -211,6 +214,16 @@ impl Session {
         self.lock().links.clone()
     }
 
+    /// What all links of the session have carried so far, those that are gone included.
+    pub fn traffic(&self) -> Traffic {
+        let (mut traffic, links) = {
+            let state = self.lock();
+            (state.carried, state.links.clone())
+        };
+        traffic.add_open(links.iter().map(|link| link.link().stats()));
+        traffic
+    }
+
     /// Waits until the session has fewer links than `wanted`; at once if it has.
     pub async fn links_fewer_than(&self, wanted: usize) {
         loop {
@@ -328,7 +341,9 @@ impl Session {
         let (links, jobs) = {
             let mut state = self.lock();
             state.closed = true;
-            (std::mem::take(&mut state.links), std::mem::take(&mut state.jobs))
+            let links = std::mem::take(&mut state.links);
+            links.iter().for_each(|link| state.carried.add_gone(&link.link().stats()));
+            (links, std::mem::take(&mut state.jobs))
         };
         for job in jobs.values() {
             if !job.is_over() {
@@ -351,7 +366,10 @@ impl Session {
         tracing::debug!(link = %link.id(), why, "link lost");
         {
             let mut state = self.lock();
-            state.links.retain(|l| l.id() != link.id());
+            if state.has(link) {
+                state.links.retain(|l| l.id() != link.id());
+                state.carried.add_gone(&link.link().stats());
+            }
             for job in state.jobs.values() {
                 job.link_lost(link.id());
                 if let Some(next) = state.links.first() {

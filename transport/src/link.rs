@@ -179,10 +179,14 @@ pub struct LinkStats {
     pub cwnd: u64,
     /// Largest datagram that the path is known to carry. Bytes of UDP payload.
     pub mtu: u16,
-    /// Sent, headers of the transport included. Bytes.
+    /// Sent, headers of the transport included, those of UDP and IP not. Bytes.
     pub sent_bytes: u64,
-    /// Received, headers of the transport included. Bytes.
+    /// Received, headers of the transport included, those of UDP and IP not. Bytes.
     pub received_bytes: u64,
+    /// Datagrams sent.
+    pub sent_datagrams: u64,
+    /// Datagrams received.
+    pub received_datagrams: u64,
     /// Packets sent.
     pub sent_packets: u64,
     /// Packets taken for lost.

@@ -275,6 +275,7 @@ impl SinkJob {
             announced: core.announced,
             complete: state.sink.root().is_some(),
             moved: stats.received_bytes,
+            repeated: 0,
             verified: core.verified,
             durable: core.durable,
             first_byte: state.first_byte.map(|at| at - self.started),

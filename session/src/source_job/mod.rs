@@ -373,6 +373,7 @@ impl SourceJob {
             announced: core.announced,
             complete: state.source.root().is_some(),
             moved: stats.bytes_sent,
+            repeated: stats.bytes_resent,
             verified: core.held,
             durable: core.durable,
             first_byte: state.first_byte.map(|at| at - self.started),

@@ -74,6 +74,13 @@ enum End {
     Closed { side: usize, code: Code, reason: String },
 }
 
+/// What one side has counted.
+#[derive(Default)]
+struct Wire {
+    sent: (AtomicU64, AtomicU64),
+    received: (AtomicU64, AtomicU64),
+}
+
 /// What both ends of a link share; a test's handle to it.
 pub(crate) struct Cable {
     path: Path,
@@ -81,6 +88,8 @@ pub(crate) struct Cable {
     /// What was on the way when the link was lost stays here.
     swallowed: Mutex<Vec<Stream>>,
     carried: AtomicU64,
+    /// What each side has sent, and what was on the way to it.
+    wire: [Wire; 2],
     /// Every chunk that was sent, in order.
     pub(crate) sent: Mutex<Vec<ChunkHeader>>,
     ends: Mutex<Vec<Weak<FakeLink>>>,
@@ -90,6 +99,34 @@ impl Cable {
     /// Loses the link: both ends find out at once, and nothing that was on the way arrives.
     pub(crate) fn cut(&self) {
         self.end(End::Cut);
+    }
+
+    /// A piece goes out at `side`, and arrives or not.
+    fn count(&self, side: usize, bytes: usize, arrives: bool) {
+        let add = |counters: &(AtomicU64, AtomicU64)| {
+            counters.0.fetch_add(bytes as u64, Ordering::Relaxed);
+            counters.1.fetch_add(1, Ordering::Relaxed);
+        };
+        add(&self.wire[side].sent);
+        if arrives {
+            add(&self.wire[1 - side].received);
+        }
+    }
+
+    /// What a side of it has measured.
+    pub(crate) fn stats(&self, side: usize) -> LinkStats {
+        let Wire { sent, received } = &self.wire[side];
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LinkStats {
+            rtt: 2 * self.path.latency,
+            min_rtt: 2 * self.path.latency,
+            sent_bytes: get(&sent.0),
+            received_bytes: get(&received.0),
+            sent_datagrams: get(&sent.1),
+            received_datagrams: get(&received.1),
+            sent_packets: get(&sent.1),
+            ..LinkStats::default()
+        }
     }
 
     /// Bytes of chunks sent so far.
@@ -160,6 +197,7 @@ pub(crate) fn connect(path: Path) -> (Arc<FakeLink>, Arc<FakeLink>, Arc<Cable>) 
         end: watch::channel(None).0,
         swallowed: Mutex::default(),
         carried: AtomicU64::new(0),
+        wire: Default::default(),
         sent: Mutex::default(),
         ends: Mutex::default(),
     });
@@ -210,7 +248,7 @@ impl Link for FakeLink {
     }
 
     fn stats(&self) -> LinkStats {
-        LinkStats { rtt: 2 * self.cable.path.latency, ..LinkStats::default() }
+        self.cable.stats(self.side)
     }
 
     fn control(&self) -> BoxFuture<'_, Result<ControlStream, LinkError>> {
@@ -288,6 +326,7 @@ impl FakeLink {
         let at = Instant::now() + self.cable.path.latency;
         let stream = Stream { at, pieces, rest: Bytes::new(), ended: false, stop, cable: None };
         if fault == Fault::Swallow {
+            self.cable.count(self.side, bytes.len(), false);
             self.cable.swallowed.lock().unwrap().push(stream);
             return Ok(());
         }
@@ -314,6 +353,7 @@ impl FakeLink {
                 }
                 _ = tx.send(Piece::Data(Bytes::copy_from_slice(piece))) => {}
             }
+            self.cable.count(self.side, piece.len(), true);
             sent += piece.len();
         }
         let _ = tx.send(Piece::End).await;
@@ -400,6 +440,7 @@ impl ControlSend for Control<mpsc::Sender<(Instant, Bytes)>> {
     fn send(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), LinkError>> {
         async move {
             let at = Instant::now() + self.cable.path.latency;
+            self.cable.count(self.side, bytes.len(), true);
             tokio::select! {
                 biased;
                 why = self.cable.ended(self.side) => Err(why),

@@ -7,5 +7,6 @@ mod landing;
 mod lifecycle;
 mod link;
 mod links;
+mod measured;
 mod rig;
 mod transfer;

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use metra_core::code::Code;
@@ -31,7 +32,14 @@ pub(super) struct QuicLink {
     connection: Connection,
     handshake: Handshake,
     control_taken: AtomicBool,
+    min_rtt: MinRtt,
 }
+
+/// The smallest smoothed round-trip time that was looked at. Nanoseconds.
+struct MinRtt(AtomicU64);
+
+/// What quinn takes for the round-trip time before it has measured it (RFC 9002 section 6.2.2).
+const INITIAL_RTT: Duration = Duration::from_millis(333);
 
 /// How far the handshake is, as everybody who waits for it sees it.
 #[derive(Clone)]
@@ -85,7 +93,24 @@ impl QuicLink {
             connection,
             handshake,
             control_taken: AtomicBool::new(false),
+            min_rtt: MinRtt::new(),
         })
+    }
+}
+
+impl MinRtt {
+    fn new() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+
+    /// The smallest round-trip time. quinn's begins with its first guess and only goes down, so that on a longer path it
+    /// stays there: then it is the smallest of the smoothed ones.
+    fn update(&self, smoothed: Duration, quinns: Duration) -> Duration {
+        if quinns < INITIAL_RTT || smoothed == INITIAL_RTT {
+            return quinns;
+        }
+        let nanos = u64::try_from(smoothed.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.0.fetch_min(nanos, Ordering::Relaxed).min(nanos))
     }
 }
 
@@ -114,11 +139,13 @@ impl Link for QuicLink {
         let stats = self.connection.stats();
         LinkStats {
             rtt: stats.path.rtt,
-            min_rtt: stats.path.min_rtt,
+            min_rtt: self.min_rtt.update(stats.path.rtt, stats.path.min_rtt),
             cwnd: stats.path.cwnd,
             mtu: stats.path.current_mtu,
             sent_bytes: stats.udp_tx.bytes,
             received_bytes: stats.udp_rx.bytes,
+            sent_datagrams: stats.udp_tx.datagrams,
+            received_datagrams: stats.udp_rx.datagrams,
             sent_packets: stats.path.sent_packets,
             lost_packets: stats.path.lost_packets,
             lost_bytes: stats.path.lost_bytes,
@@ -276,5 +303,23 @@ impl Drop for QuicChunkRecv {
         if !self.ended {
             let _ = self.stream.stop(error::number(Code::Cancelled));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_longer_than_the_first_guess_has_its_own_smallest_round_trip() {
+        let ms = Duration::from_millis;
+        let short = MinRtt::new();
+        assert_eq!(short.update(INITIAL_RTT, INITIAL_RTT), INITIAL_RTT);
+        assert_eq!(short.update(ms(50), ms(40)), ms(40));
+        let long = MinRtt::new();
+        assert_eq!(long.update(INITIAL_RTT, INITIAL_RTT), INITIAL_RTT, "nothing is measured yet");
+        assert_eq!(long.update(ms(650), INITIAL_RTT), ms(650));
+        assert_eq!(long.update(ms(600), INITIAL_RTT), ms(600));
+        assert_eq!(long.update(ms(900), INITIAL_RTT), ms(600));
     }
 }
