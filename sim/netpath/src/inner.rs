@@ -23,7 +23,7 @@ use super::args::Job;
 use super::lane::{Filter, Lane};
 use super::namespace::{Site, interface};
 use super::report::{LaneStats, Named, Series, Stats};
-use super::supervise::{End, Notice, Signals};
+use super::supervise::{self, End, Notice, Signals};
 use super::topology::{Firewall, Topology};
 
 /// Does the job that comes out of the file with this number.
@@ -196,9 +196,9 @@ impl Commands<'_> {
         let job = self.network.job;
         for (host, text) in &job.background {
             let said = io::stderr().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
-            let mut command = Command::new("sh");
+            let mut command = supervise::command(&["sh".into(), "-c".into(), text.clone()]);
             // A group of its own: it can be ended as a whole, and a terminal's ^C is for the command alone.
-            command.args(["-c", text]).stdin(Stdio::null()).stdout(said).process_group(0);
+            command.stdin(Stdio::null()).stdout(said).process_group(0);
             let pid = self.network.spawn(*host, &mut command).map_err(|e| format!("sh: {e}"))?;
             let host = &job.topology.hosts[*host].name;
             self.background.push((pid, format!("{text:?} at {host}")));
@@ -208,14 +208,9 @@ impl Commands<'_> {
                 return Ok(End::Signal(signal).code());
             }
         }
-        let mut command = Command::new(&job.command[0]);
-        match self.network.spawn(job.place, command.args(&job.command[1..])) {
-            Ok(pid) => self.await_command(pid).map_err(|e| e.to_string()),
-            Err(error) => {
-                eprintln!("netpath: {}: {error}", job.command[0]);
-                Ok(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
-            }
-        }
+        let command = self.network.spawn(job.place, &mut supervise::command(&job.command));
+        let command = command.map_err(|e| format!("{}: {e}", job.command[0]))?;
+        self.await_command(command).map_err(|e| e.to_string())
     }
 
     fn await_command(&mut self, command: Pid) -> nix::Result<u8> {

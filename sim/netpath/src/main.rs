@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let done = match words.as_slice() {
         [first, pipe] if first == outer::INNER => inner::run(pipe),
+        [first, command @ ..] if first == supervise::BECOME => Ok(supervise::become_command(command)),
         _ => args::Args::parse().job().and_then(|job| outer::run(&job)),
     };
     match done {

@@ -1,6 +1,9 @@
 //! Signals and ends of child processes, as things that can be waited for.
 
+use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -48,7 +51,7 @@ impl End {
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
-    /// Takes them away from this thread and those that it starts. Commands get them back.
+    /// Takes them away from this thread, and from threads and processes that it starts; see [`command`].
     pub(crate) fn take() -> nix::Result<Self> {
         let mut set: SigSet = ASKING.into_iter().collect();
         set.add(Signal::SIGCHLD);
@@ -88,5 +91,32 @@ fn reap(notices: &mut Vec<Notice>) -> nix::Result<()> {
         }
     }
 }
+
+/// A command that gets its signals: they are given back between fork and exec, in the child alone, by a process of this
+/// program that becomes the command.
+pub(crate) fn command(words: &[String]) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("netpath").arg(BECOME).args(words);
+    command
+}
+
+/// Turns this process into a command. An exit code if that cannot be.
+pub(crate) fn become_command(words: &[String]) -> u8 {
+    let [program, rest @ ..] = words else { return NOT_FOUND };
+    if let Err(error) = SigSet::all().thread_unblock() {
+        eprintln!("netpath: signals: {error}");
+        return NOT_RUN;
+    }
+    let error = Command::new(program).args(rest).exec();
+    eprintln!("netpath: {program}: {error}");
+    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN }
+}
+
+/// The argument that makes [`become_command`] of this program. The others are the command.
+pub(crate) const BECOME: &str = "--become";
+
+/// Exit codes of shells, POSIX.1-2024 section 2.8.2.
+const NOT_FOUND: u8 = 127;
+const NOT_RUN: u8 = 126;
 
 const ASKING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
