@@ -162,7 +162,7 @@ impl<'a> Network<'a> {
     }
 }
 
-fn tun(sites: &[Site], host: usize, link: usize) -> &super::tun::Tun {
+fn tun(sites: &[Site], host: usize, link: usize) -> &super::sys::Tun {
     let tun = sites[host].tuns.iter().find(|(end, _)| end.link == link);
     &tun.expect("each end has its interface").1
 }

@@ -22,8 +22,8 @@ mod namespace;
 mod outer;
 mod report;
 mod supervise;
+mod sys;
 mod topology;
-mod tun;
 
 use std::process::ExitCode;
 

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::addresses::{self, End, Route};
+use super::sys::Tun;
 use super::topology::Topology;
-use super::tun::Tun;
 
 /// A network namespace.
 #[derive(Debug)]

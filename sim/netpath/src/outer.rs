@@ -14,7 +14,7 @@ use nix::unistd::{Pid, geteuid};
 
 use super::args::Job;
 use super::supervise::{End, Notice, Signals};
-use super::tun;
+use super::sys;
 
 /// The argument that makes an inner process. The next is the number of the file with the job.
 pub(crate) const INNER: &str = "--inner-process";
@@ -68,8 +68,8 @@ fn check() -> Result<(), String> {
     if !geteuid().is_root() {
         return Err("this needs root: it makes network namespaces and interfaces (try sudo)".into());
     }
-    if !Path::new(tun::DEVICE).exists() {
-        return Err(format!("{} is missing: this needs a kernel with TUN (try modprobe tun)", tun::DEVICE));
+    if !Path::new(sys::DEVICE).exists() {
+        return Err(format!("{} is missing: this needs a kernel with TUN (try modprobe tun)", sys::DEVICE));
     }
     Ok(())
 }

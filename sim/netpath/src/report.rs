@@ -53,16 +53,26 @@ impl Stats {
 
     /// What makes the figures wrong, if something does.
     pub(crate) fn complaints(&self) -> Vec<String> {
-        let slow = self.lanes.iter().filter(|lane| lane.overruns > 0 || lane.deeds.undelivered > 0);
-        slow.map(|LaneStats { link, from, to, overruns, deeds, .. }| {
+        let mut complaints = Vec::new();
+        for LaneStats { link, from, to, overruns, deeds, .. } in &self.lanes {
             let lost = overruns + deeds.undelivered;
-            format!(
-                "link{link}, {from} to {to}: {lost} packets lost because the emulator was too slow for them"
-            )
-        })
-        .collect()
+            let lane = format!("link{link}, {from} to {to}");
+            if lost > 0 {
+                complaints
+                    .push(format!("{lane}: {lost} packets lost because this machine is too slow for them"));
+            }
+            if deeds.latest_us > LATE_US {
+                let late = deeds.latest_us / 1000;
+                complaints
+                    .push(format!("{lane}: packets up to {late} ms late because this machine is too busy"));
+            }
+        }
+        complaints
     }
 }
+
+/// What is worth a word. µs.
+const LATE_US: u64 = 10_000;
 
 /// A time series that is asked for.
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
-//! TUN devices: an interface of a namespace whose packets this process reads and writes.
+//! Two system calls for which there is no safe function: one makes TUN interfaces, whose packets this process reads and
+//! writes, and one makes a thread urgent.
 
-#![allow(unsafe_code, reason = "no safe function makes an interface of /dev/net/tun")]
+#![allow(unsafe_code, reason = "see above; nothing else here is unsafe")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -48,6 +49,16 @@ impl AsFd for Tun {
     }
 }
 
+/// Makes the calling thread run as soon as it can, before all that is not urgent.
+pub(crate) fn make_urgent() -> io::Result<()> {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the call reads one `sched_param`, which lives until it returns, and 0 stands for the calling thread.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &priority) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Where TUN interfaces come from.
 pub(crate) const DEVICE: &str = "/dev/net/tun";
 
@@ -79,5 +90,28 @@ mod tests {
         for name in ["", "sixteen-letters!"] {
             assert_eq!(Tun::new(name).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         }
+    }
+
+    #[test]
+    fn urgency_is_of_one_thread_and_its_alone() {
+        let policy = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // The 41st word (proc_pid_stat(5)); the second ends with the last parenthesis.
+            stat.rsplit(')').next().unwrap().split_whitespace().nth(38).unwrap().parse::<i32>().unwrap()
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| match make_urgent() {
+                Ok(()) => {
+                    assert_eq!(policy() & libc::SCHED_RR, libc::SCHED_RR);
+                    assert_eq!(
+                        std::thread::scope(|scope| scope.spawn(policy).join().unwrap()),
+                        libc::SCHED_OTHER
+                    );
+                }
+                // Without root.
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
+            });
+        });
+        assert_eq!(policy(), libc::SCHED_OTHER);
     }
 }
