@@ -12,7 +12,7 @@ use metra_core::manifest::Entry;
 use metra_core::wire::Frame;
 use metra_session::{Request, Session, SessionConfig};
 use metra_store::Catalogue;
-use metra_transport::quic::Congestion;
+use metra_transport::quic::Tuning;
 use metra_transport::{AbortOnDrop, Rt};
 use tokio::sync::mpsc;
 
@@ -44,8 +44,8 @@ pub struct ConnectOptions {
     pub links: usize,
     /// How long to try again when the gateway cannot be reached, or asks to come back later.
     pub retry_for: Duration,
-    /// Congestion controller; `None`: the transport's choice.
-    pub congestion: Option<Congestion>,
+    /// How its connections behave.
+    pub tuning: Tuning,
     /// Name and version of the program, for the gateway's log.
     pub agent: String,
 }

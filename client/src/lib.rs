@@ -26,7 +26,7 @@ pub use connect::{Client, ConnectOptions};
 pub use error::ClientError;
 pub use get::{GetRequest, GetTo};
 pub use manifest::{HashError, Hashed, hash};
-pub use metra_transport::quic::Congestion;
+pub use metra_transport::quic::{Congestion, Tuning};
 pub use receipts::{Verified, VerifyError, keep_receipt, verify};
 pub use report::{JobReport, Watch};
 pub use send::SendRequest;

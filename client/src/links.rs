@@ -50,10 +50,6 @@ impl Links {
     pub(crate) fn new(rt: Rt, options: &ConnectOptions, session: Session) -> Result<Self, ClientError> {
         let certificate = options.certificate.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
         let tls = client_config(&options.trust, certificate)?;
-        let mut tuning = Tuning::default();
-        if let Some(congestion) = options.congestion {
-            tuning.congestion = congestion;
-        }
         Ok(Self {
             rt,
             address: options.address.clone(),
@@ -61,7 +57,7 @@ impl Links {
             token: options.token.clone(),
             retry_for: options.retry_for,
             tls,
-            tuning,
+            tuning: options.tuning.clone(),
             session,
             state: Mutex::default(),
             failed: Notify::new(),

@@ -11,6 +11,7 @@ use metra_gateway::Gateway;
 use metra_gateway::config::RawConfig;
 use metra_store::source::{Root, SourceSpec};
 use metra_transport::Rt;
+use metra_transport::quic::Tuning;
 use tempfile::TempDir;
 
 struct World {
@@ -62,7 +63,7 @@ impl World {
             state: self.path("client"),
             links: 1,
             retry_for: Duration::from_secs(20),
-            congestion: None,
+            tuning: Tuning::default(),
             agent: "test".into(),
         };
         Client::connect(Rt::tokio(), options).await.unwrap()

@@ -27,11 +27,11 @@ impl fmt::Debug for LinkHandle {
 
 impl LinkHandle {
     /// A handle, and the queue that the link's writer empties. It begins with a frame of no meaning, another one on
-    /// each link, so that peers stay used to them.
-    pub(crate) fn new(link: Arc<dyn Link>) -> (Self, mpsc::Receiver<Bytes>) {
+    /// each link of a session, so that peers stay used to them; this is the `number`th.
+    pub(crate) fn new(link: Arc<dyn Link>, number: u64) -> (Self, mpsc::Receiver<Bytes>) {
         let (out, queue) = mpsc::channel(OUT_QUEUE);
         let mut first = Vec::new();
-        grease(link.id().0, &mut first);
+        grease(number, &mut first);
         let _ = out.try_send(first.into());
         (Self { link, out }, queue)
     }

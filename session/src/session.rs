@@ -1,6 +1,6 @@
 //! A session: links that come and go, jobs that stay.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -62,7 +62,10 @@ struct State {
     links: Vec<LinkHandle>,
     /// What links that are gone have carried.
     carried: Traffic,
-    jobs: HashMap<JobId, Job>,
+    // In order: what is done for each of them is done in the same order in every run.
+    jobs: BTreeMap<JobId, Job>,
+    /// Links that there have ever been.
+    attached: u64,
     closed: bool,
 }
 
@@ -160,9 +163,10 @@ impl Session {
         recv: Box<dyn ControlRecv>,
         decoder: FrameDecoder,
     ) -> Result<LinkHandle, JobError> {
-        let (handle, queue) = LinkHandle::new(link);
-        {
+        let (handle, queue) = {
             let mut state = self.lock();
+            state.attached += 1;
+            let (handle, queue) = LinkHandle::new(link, state.attached);
             let refused = if state.closed {
                 Some(JobError::new(Code::Draining, "the session is closed"))
             } else if state.links.len() >= self.0.config.links {
@@ -179,7 +183,8 @@ impl Session {
                 job.add_link(&handle);
                 job.adopt(&handle);
             }
-        }
+            (handle, queue)
+        };
         let rt = &self.0.rt;
         let writer = rt.spawn(write_control(handle.link().clone(), send, queue)).abort_on_drop();
         let chunks = rt.spawn(self.clone().accept_chunks(handle.clone())).abort_on_drop();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use metra_certs::{Pin, TrustAnchors};
-use metra_client::{Address, Congestion, ConnectOptions};
+use metra_client::{Address, Congestion, ConnectOptions, Tuning};
 
 use crate::exit::{Exit, Failure};
 use crate::state;
@@ -68,6 +68,11 @@ impl ConnectArgs {
             certificate.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path())),
         )
         .map_err(|e| Failure::usage(e.to_string()))?;
+        let default = Tuning::default();
+        let congestion = self.congestion.map_or(default.congestion, |name| match name {
+            CongestionName::Cubic => Congestion::Cubic,
+            CongestionName::Bbr => Congestion::Bbr,
+        });
         Ok(ConnectOptions {
             address,
             trust,
@@ -79,10 +84,7 @@ impl ConnectArgs {
             },
             links: usize::from(self.connections),
             retry_for: Duration::from_secs(self.timeout),
-            congestion: self.congestion.map(|name| match name {
-                CongestionName::Cubic => Congestion::Cubic,
-                CongestionName::Bbr => Congestion::Bbr,
-            }),
+            tuning: Tuning { congestion, ..default },
             agent: concat!("metra/", env!("CARGO_PKG_VERSION")).to_owned(),
         })
     }

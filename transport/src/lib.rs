@@ -27,4 +27,4 @@ pub use link::{
     BoxFuture, ChunkRecv, ControlRecv, ControlSend, ControlStream, Link, LinkError, LinkId, LinkKind,
     LinkStats,
 };
-pub use rt::{AbortOnDrop, Elapsed, Rt, Task, TaskError};
+pub use rt::{AbortOnDrop, Elapsed, Executor, Rt, Task, TaskError};

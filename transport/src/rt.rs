@@ -1,10 +1,13 @@
 //! [`Rt`]: time and tasks, whichever executor runs.
 //!
-//! Code above this crate takes the time, sleeps and spawns through an `Rt` only. Non-goal: I/O; sockets belong
-//! to the transports, which ask the `Rt` for what their library needs.
+//! Code above this crate takes the time, sleeps and spawns through an `Rt` only. An [`Executor`] that is not tokio's
+//! can thus run all of it in virtual time, over sockets of its own. Non-goal: I/O; what is sent belongs to the
+//! transports, which ask the `Rt` for the sockets that they send it on.
 
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +15,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
+use quinn::AsyncUdpSocket;
 use tokio::sync::oneshot;
+
+use crate::quic::Tuning;
+use crate::socket;
 
 /// A handle to the executor. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -51,6 +58,11 @@ impl Rt {
     /// of one.
     pub fn tokio() -> Self {
         Self(Arc::new(TokioExecutor))
+    }
+
+    /// An executor of one's own.
+    pub fn new(executor: Arc<dyn Executor>) -> Self {
+        Self(executor)
     }
 
     /// The time. Monotonic; in virtual time it moves only when every task waits.
@@ -123,6 +135,14 @@ impl Rt {
     pub(crate) fn quinn_runtime(&self) -> Arc<dyn quinn::Runtime> {
         self.0.quinn_runtime()
     }
+
+    pub(crate) fn bind(&self, address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        self.0.bind(address, tuning)
+    }
+
+    pub(crate) fn seed(&self) -> Option<u64> {
+        self.0.seed()
+    }
 }
 
 impl<T> Task<T> {
@@ -169,12 +189,27 @@ impl<T> Drop for AbortOnDrop<T> {
 
 /// What an executor must be able to do. Object safe: everything is boxed here, so that nothing above is
 /// generic.
-trait Executor: Send + Sync + fmt::Debug + 'static {
+pub trait Executor: Send + Sync + fmt::Debug + 'static {
+    /// See [`Rt::now`].
     fn now(&self) -> Instant;
+    /// See [`Rt::sleep_until`].
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()>;
+    /// Runs `future` as a task. A panic in it ends nothing else.
     fn spawn(&self, future: BoxFuture<'static, ()>);
+    /// Runs `work` where it may block; nobody but `work` knows when it is done.
     fn blocking(&self, work: Box<dyn FnOnce() + Send>);
+    /// The same, as the QUIC library wants it.
     fn quinn_runtime(&self) -> Arc<dyn quinn::Runtime>;
+    /// A UDP socket.
+    ///
+    /// # Errors
+    /// What the system says of the address.
+    fn bind(&self, address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>>;
+    /// What the random choices of a new endpoint are made from, where a run is to be repeated; another one at each
+    /// call. `None`, as it must be on a real network: from the system's randomness. Keys never come from it.
+    fn seed(&self) -> Option<u64> {
+        None
+    }
 }
 
 #[derive(Debug)]
@@ -200,6 +235,10 @@ impl Executor for TokioExecutor {
 
     fn quinn_runtime(&self) -> Arc<dyn quinn::Runtime> {
         Arc::new(quinn::TokioRuntime)
+    }
+
+    fn bind(&self, address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        socket::bind(address, tuning)
     }
 }
 

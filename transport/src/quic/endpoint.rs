@@ -4,12 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use metra_core::code::Code;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig};
-use quinn_proto::HashedConnectionIdGenerator;
+use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator};
 
 use super::error;
 use super::link::QuicLink;
@@ -78,9 +79,9 @@ impl QuicServer {
         reset_secret: Option<&[u8; 32]>,
     ) -> io::Result<Self> {
         let (network, loopback) = server_configs(&tls, &tuning)?;
-        let socket = socket::bind(address, &tuning)?;
+        let socket = rt.bind(address, &tuning)?;
         let endpoint = Endpoint::new_with_abstract_socket(
-            endpoint_config(reset_secret),
+            endpoint_config(reset_secret, rt.seed()),
             Some(network),
             socket,
             rt.quinn_runtime(),
@@ -225,10 +226,17 @@ impl QuicClient {
     /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the
     /// address.
     pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
-        let (network, loopback) = client_configs(&tls, &tuning)?;
-        let socket = socket::bind(bind, &tuning)?;
-        let endpoint =
-            Endpoint::new_with_abstract_socket(endpoint_config(None), None, socket, rt.quinn_runtime())?;
+        let (mut network, mut loopback) = client_configs(&tls, &tuning)?;
+        let seed = rt.seed();
+        if let Some(seed) = seed {
+            let first_id: Arc<dyn Fn() -> ConnectionId + Send + Sync> =
+                Arc::new(move || SeededIds { seed: !seed, next: 0 }.generate_cid());
+            network.initial_dst_cid_provider(first_id.clone());
+            loopback.initial_dst_cid_provider(first_id);
+        }
+        let socket = rt.bind(bind, &tuning)?;
+        let config = endpoint_config(None, seed);
+        let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, rt.quinn_runtime())?;
         Ok(Self { rt, endpoint, network, loopback, bind, tuning })
     }
 
@@ -263,7 +271,7 @@ impl QuicClient {
     /// # Errors
     /// What the system says; the old socket stays in use then.
     pub fn rebind(&self) -> io::Result<()> {
-        self.endpoint.rebind_abstract(socket::bind(self.bind, &self.tuning)?)
+        self.endpoint.rebind_abstract(self.rt.bind(self.bind, &self.tuning)?)
     }
 
     /// The address in use.
@@ -308,7 +316,8 @@ impl Drop for HalfOpen {
 
 /// With a secret, connection ids and reset tokens (RFC 9000 section 10.3) are those of every endpoint with the same
 /// secret, so that a restarted server can disown what its predecessor had.
-fn endpoint_config(secret: Option<&[u8; 32]>) -> EndpointConfig {
+/// With a seed, every run makes the same choices: then nobody can disown anything.
+fn endpoint_config(secret: Option<&[u8; 32]>, seed: Option<u64>) -> EndpointConfig {
     let mut config = EndpointConfig::default();
     if let Some(secret) = secret {
         let derive = |label: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), label);
@@ -317,8 +326,39 @@ fn endpoint_config(secret: Option<&[u8; 32]>) -> EndpointConfig {
         config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, token.as_ref())));
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id)));
     }
+    if let Some(seed) = seed {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        config.rng_seed(Some(bytes)).cid_generator(move || Box::new(SeededIds { seed, next: 0 }));
+    }
     config.max_udp_payload_size(socket::DATAGRAM_MAX).expect("within the range of RFC 9000 section 18.2");
     config
+}
+
+/// Connection ids of a run that is to be repeated.
+#[derive(Debug)]
+struct SeededIds {
+    seed: u64,
+    next: u64,
+}
+
+impl ConnectionIdGenerator for SeededIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        self.next += 1;
+        // SplitMix64 (Steele, Lea, Flood 2014): neighbours look unrelated.
+        let mut id = self.seed.wrapping_add(self.next.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        id = (id ^ (id >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        id = (id ^ (id >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ConnectionId::new(&(id ^ (id >> 31)).to_be_bytes())
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// For clients elsewhere, and for clients on this host.

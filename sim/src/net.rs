@@ -1,0 +1,233 @@
+//! The virtual network: hosts, the pipes between them, and what happens to hosts on the way.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use metra_sim_model::{Counts, Direction, Packet, Passage, Pipe, SpecError};
+use quinn::udp::EcnCodepoint;
+
+use crate::clock::{Clock, lock};
+use crate::socket::Mailbox;
+
+/// Bytes of an IPv4 and a UDP header, which links carry as well.
+pub(crate) const HEADERS: usize = 28;
+
+/// A host, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct HostId(usize);
+
+/// A pipe, by number. Flows whose routes name the same pipe share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PipeId(usize);
+
+/// A datagram on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Datagram {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) ecn: Option<EcnCodepoint>,
+    pub(crate) payload: Bytes,
+}
+
+/// Hosts and pipes. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Net {
+    clock: Clock,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    hosts: Vec<Host>,
+    pipes: Vec<Pipe>,
+    routes: HashMap<(HostId, HostId), Arc<[PipeId]>>,
+    random: fastrand::Rng,
+    /// Mean time from a packet's arrival until whoever waits for it is woken. ns.
+    wake_delay: f64,
+}
+
+struct Host {
+    inside: IpAddr,
+    /// What others see: behind a NAT that has changed its mind it is another address, and other ports.
+    outside: IpAddr,
+    port_shift: u16,
+    next_port: u16,
+    sockets: BTreeMap<u16, Weak<Mailbox>>,
+}
+
+impl Net {
+    /// No hosts yet. Readers are woken late by `wake_delay` on average (exponentially distributed), and find all that
+    /// has come meanwhile: without that, arrivals are more regular than on any real machine.
+    pub(crate) fn new(clock: Clock, seed: u64, wake_delay: Duration) -> Self {
+        let state = State {
+            random: fastrand::Rng::with_seed(seed),
+            wake_delay: wake_delay.as_nanos() as f64,
+            ..State::default()
+        };
+        Self { clock, state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// One more host, with an address of 10.0.0.0/16.
+    pub(crate) fn add_host(&self) -> HostId {
+        let mut state = lock(&self.state);
+        let number = state.hosts.len();
+        let address = address(0, number);
+        state.hosts.push(Host {
+            inside: address,
+            outside: address,
+            port_shift: 0,
+            next_port: 40_000,
+            sockets: BTreeMap::new(),
+        });
+        HostId(number)
+    }
+
+    pub(crate) fn address(&self, host: HostId) -> IpAddr {
+        lock(&self.state).hosts[host.0].inside
+    }
+
+    /// One more pipe.
+    ///
+    /// # Errors
+    /// What makes no sense in `spec`.
+    pub(crate) fn add_pipe(&self, spec: &Direction, seed: u64) -> Result<PipeId, SpecError> {
+        let pipe = Pipe::new(spec, seed)?;
+        let mut state = lock(&self.state);
+        state.pipes.push(pipe);
+        Ok(PipeId(state.pipes.len() - 1))
+    }
+
+    /// What goes from one host to another goes through these pipes, in this order.
+    pub(crate) fn route(&self, from: HostId, to: HostId, pipes: &[PipeId]) {
+        lock(&self.state).routes.insert((from, to), pipes.into());
+    }
+
+    pub(crate) fn counts(&self, pipe: PipeId) -> Counts {
+        lock(&self.state).pipes[pipe.0].counts()
+    }
+
+    /// Bytes that wait before a pipe now.
+    pub(crate) fn backlog(&self, pipe: PipeId) -> u64 {
+        lock(&self.state).pipes[pipe.0].backlog(self.clock.elapsed())
+    }
+
+    /// The NAT before `host` forgets its mappings: from now on others see other ports, and what is sent to the old ones is
+    /// lost.
+    pub(crate) fn rebind_nat(&self, host: HostId) {
+        let mut state = lock(&self.state);
+        let host = &mut state.hosts[host.0];
+        host.port_shift = host.port_shift.wrapping_add(1000) % 10_000;
+    }
+
+    /// Others see another address of `host` from now on; what is sent to the old one is lost.
+    pub(crate) fn change_address(&self, host: HostId) {
+        let mut state = lock(&self.state);
+        let IpAddr::V4(old) = state.hosts[host.0].outside else { return };
+        state.hosts[host.0].outside = address(usize::from(old.octets()[1]) + 1, host.0);
+    }
+
+    /// Opens a socket; port 0 takes a free one.
+    pub(crate) fn bind(&self, host: HostId, port: u16, mailbox: &Arc<Mailbox>) -> io::Result<SocketAddr> {
+        let mut state = lock(&self.state);
+        let host = &mut state.hosts[host.0];
+        host.sockets.retain(|_, socket| socket.strong_count() > 0);
+        let port = if port == 0 {
+            host.next_port += 1;
+            host.next_port
+        } else {
+            port
+        };
+        if host.sockets.contains_key(&port) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        host.sockets.insert(port, Arc::downgrade(mailbox));
+        Ok(SocketAddr::new(host.inside, port))
+    }
+
+    /// Sends what `host` sends.
+    pub(crate) fn send(&self, host: HostId, mut datagram: Datagram) {
+        let mut state = lock(&self.state);
+        let sender = &state.hosts[host.0];
+        datagram.from = SocketAddr::new(sender.outside, datagram.from.port().wrapping_add(sender.port_shift));
+        let to = datagram.to.ip();
+        // Nobody there, or nobody there any more: it goes nowhere.
+        let Some(target) = state.hosts.iter().position(|h| h.outside == to).map(HostId) else { return };
+        let Some(route) = state.routes.get(&(host, target)).cloned() else { return };
+        self.hop(&mut state, target, route, 0, datagram);
+    }
+
+    /// The datagram is at the beginning of pipe number `at` of its route.
+    fn hop(&self, state: &mut State, target: HostId, route: Arc<[PipeId]>, at: usize, datagram: Datagram) {
+        let Some(pipe) = route.get(at) else { return self.deliver(state, target, datagram) };
+        let packet = Packet {
+            len: (datagram.payload.len() + HEADERS) as u32,
+            ecn: datagram.ecn.is_some_and(|ecn| ecn != EcnCodepoint::Ce),
+            udp: true,
+        };
+        let Passage::Passes(first, second) = state.pipes[pipe.0].offer(self.clock.elapsed(), packet) else {
+            return;
+        };
+        for arrival in std::iter::once(first).chain(second) {
+            let mut datagram = datagram.clone();
+            if arrival.marked {
+                datagram.ecn = Some(EcnCodepoint::Ce);
+            }
+            if let Some(bit) = arrival.wrong_bit {
+                datagram.payload = flip(&datagram.payload, bit);
+            }
+            let (net, route) = (self.clone(), route.clone());
+            self.clock.call_at(arrival.at, move || {
+                let mut state = lock(&net.state);
+                net.hop(&mut state, target, route, at + 1, datagram);
+            });
+        }
+    }
+
+    fn deliver(&self, state: &mut State, target: HostId, mut datagram: Datagram) {
+        let host = &state.hosts[target.0];
+        if host.outside != datagram.to.ip() {
+            return;
+        }
+        let port = datagram.to.port().wrapping_sub(host.port_shift);
+        let Some(mailbox) = host.sockets.get(&port).and_then(Weak::upgrade) else { return };
+        datagram.to = SocketAddr::new(host.inside, port);
+        if let Some(waker) = mailbox.put(datagram) {
+            // 1 - f64() is never 0.
+            let late = -(1.0 - state.random.f64()).ln() * state.wake_delay;
+            let at = self.clock.elapsed() + Duration::from_nanos(late as u64);
+            self.clock.call_at(at, move || {
+                mailbox.woken();
+                waker.wake();
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Net")
+    }
+}
+
+fn address(net: usize, host: usize) -> IpAddr {
+    let [high, low] = (host as u16 + 1).to_be_bytes();
+    Ipv4Addr::new(10, net as u8, high, low).into()
+}
+
+fn flip(payload: &Bytes, bit: u64) -> Bytes {
+    let mut bytes = payload.to_vec();
+    if !bytes.is_empty() {
+        let bit = bit % (bytes.len() as u64 * 8);
+        bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
+    }
+    bytes.into()
+}

@@ -1,0 +1,115 @@
+//! What is to be run.
+
+use metra_sim_model::Direction;
+use serde::{Deserialize, Serialize};
+
+/// One run: a gateway, clients that all reach it over one link, and what they transfer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Decides over all randomness of the network.
+    #[serde(default = "one")]
+    pub seed: u64,
+    /// From the clients to the gateway.
+    #[serde(default)]
+    pub up: Direction,
+    /// From the gateway to the clients.
+    #[serde(default)]
+    pub down: Direction,
+    /// What is transferred.
+    pub flows: Vec<Flow>,
+    /// Readers are woken so late on average, as on a real machine. us.
+    #[serde(default = "wake_delay")]
+    pub wake_delay_us: f64,
+    /// The state of everything is noted so often; absent: never. ms.
+    #[serde(default)]
+    pub sample_ms: Option<f64>,
+    /// After so much virtual time a run counts as stuck. s.
+    #[serde(default = "limit")]
+    pub limit_s: f64,
+}
+
+/// One client with one job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flow {
+    /// Push or pull.
+    #[serde(default)]
+    pub way: Way,
+    /// Content.
+    pub bytes: u64,
+    /// When it begins. s.
+    #[serde(default)]
+    pub start_s: f64,
+    /// Connections.
+    #[serde(default = "one_link")]
+    pub links: usize,
+    /// Congestion controller of the client's connections, and of the gateway's for a pull.
+    #[serde(default)]
+    pub controller: Controller,
+    /// A link of its own before the one that is shared.
+    #[serde(default)]
+    pub access: Option<Access>,
+    /// What happens to the client.
+    #[serde(default)]
+    pub events: Vec<HostEvent>,
+}
+
+/// A link of one client alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Access {
+    /// From the client.
+    pub up: Direction,
+    /// To the client.
+    pub down: Direction,
+}
+
+/// Which side has the data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// The client sends.
+    #[default]
+    Push,
+    /// The client fetches.
+    Pull,
+}
+
+/// A congestion controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Controller {
+    /// CUBIC.
+    #[default]
+    Cubic,
+    /// quinn's BBR.
+    Bbr,
+}
+
+/// Something happens to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostEvent {
+    /// When. s.
+    pub at_s: f64,
+    /// Whether its address changes; otherwise the NAT before it forgets its port.
+    #[serde(default)]
+    pub change_address: bool,
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn one_link() -> usize {
+    1
+}
+
+fn wake_delay() -> f64 {
+    100.0
+}
+
+fn limit() -> f64 {
+    3600.0
+}

@@ -1,0 +1,148 @@
+//! What the simulator must show of itself: the same seed does the same, and the real stack over a path has the results
+//! that arithmetic says it must have. All bounds are stated; nothing depends on the speed of the machine.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use metra_sim::{Controller, Flow, FlowOutcome, HostEvent, Outcome, Scenario, Way, run};
+use metra_sim_model::{Direction, Event};
+
+const MB: u64 = 1_000_000;
+
+fn path(rate: f64, rtt: f64, loss: f64) -> Direction {
+    let bdp = (rate * 1e6 / 8.0 * rtt / 1e3) as u64;
+    Direction {
+        rate_mbit: Some(rate),
+        delay_ms: rtt / 2.0,
+        loss_percent: loss,
+        queue_bytes: Some(bdp.max(64_000)),
+        ..Direction::default()
+    }
+}
+
+fn flow(bytes: u64, controller: Controller) -> Flow {
+    Flow { way: Way::Push, bytes, start_s: 0.0, links: 1, controller, access: None, events: vec![] }
+}
+
+fn scenario(rate: f64, rtt: f64, loss: f64, flows: Vec<Flow>) -> Scenario {
+    Scenario {
+        seed: 1,
+        up: path(rate, rtt, loss),
+        down: path(rate, rtt, loss),
+        flows,
+        wake_delay_us: 100.0,
+        sample_ms: None,
+        limit_s: 600.0,
+    }
+}
+
+/// Mbit/s of content, from the beginning of the flow to its end.
+fn goodput(flow: &FlowOutcome) -> f64 {
+    flow.report.as_ref().unwrap().bytes as f64 * 8e-6 / flow.elapsed.as_secs_f64()
+}
+
+/// All that must be the same.
+fn facts(outcome: &Outcome) -> String {
+    let flows: Vec<_> = outcome
+        .flows
+        .iter()
+        .map(|flow| {
+            let report = flow.report.as_ref().unwrap();
+            (flow.elapsed, report.first_byte, report.verify, report.chunks_sent, report.resumes)
+        })
+        .collect();
+    format!("{flows:?} {:?} {:?} {:?}", outcome.up, outcome.down, outcome.samples)
+}
+
+#[test]
+fn the_same_seed_does_the_same() {
+    let mut scenario =
+        scenario(50.0, 40.0, 0.3, vec![flow(8 * MB, Controller::Bbr), flow(8 * MB, Controller::Cubic)]);
+    scenario.up.jitter_ms = 2.0;
+    scenario.up.reorder = true;
+    scenario.sample_ms = Some(100.0);
+    let first = facts(&run(&scenario).unwrap());
+    for _ in 0..2 {
+        assert!(facts(&run(&scenario).unwrap()) == first, "a run with seed 1 was not the same again");
+    }
+    scenario.seed = 2;
+    assert!(facts(&run(&scenario).unwrap()) != first, "the seed makes no difference");
+}
+
+#[test]
+fn a_clean_link_is_filled_and_no_more() {
+    let outcome = run(&scenario(100.0, 20.0, 0.0, vec![flow(40 * MB, Controller::Cubic)])).unwrap();
+    // IP, UDP and QUIC take 1 - 1400/1480 = 5 % at most of packets of 1480 bytes; the rest is slow start.
+    let goodput = goodput(&outcome.flows[0]);
+    assert!((80.0..97.0).contains(&goodput), "{goodput} Mbit/s of 100");
+    assert_eq!(outcome.up.lost, 0);
+}
+
+#[test]
+fn the_first_byte_takes_the_round_trips_that_it_needs() {
+    let outcome = run(&scenario(1000.0, 100.0, 0.0, vec![flow(MB, Controller::Cubic)])).unwrap();
+    // TLS handshake 1, hello 1, push until the first want 1; then it leaves. Timers and wake-ups may add a little.
+    let first = outcome.flows[0].report.as_ref().unwrap().first_byte.unwrap().as_secs_f64() * 1e3;
+    assert!((99.0..330.0).contains(&first), "{first} ms");
+}
+
+#[test]
+fn random_loss_is_repaired() {
+    let outcome = run(&scenario(100.0, 20.0, 2.0, vec![flow(8 * MB, Controller::Bbr)])).unwrap();
+    let report = outcome.flows[0].report.as_ref().unwrap();
+    assert_eq!((report.bytes, report.failed), (8 * MB, 0));
+    assert!(outcome.up.lost > 50, "{:?}", outcome.up);
+}
+
+#[test]
+fn corruption_duplication_and_reordering_do_no_harm() {
+    let mut scenario = scenario(100.0, 10.0, 0.0, vec![flow(8 * MB, Controller::Cubic)]);
+    for direction in [&mut scenario.up, &mut scenario.down] {
+        direction.corrupt_percent = 0.1;
+        direction.duplicate_percent = 1.0;
+        direction.jitter_ms = 3.0;
+        direction.reorder = true;
+    }
+    let outcome = run(&scenario).unwrap();
+    assert_eq!(outcome.flows[0].report.as_ref().unwrap().bytes, 8 * MB);
+    assert!(outcome.up.corrupted > 0 && outcome.up.duplicated > 0);
+}
+
+#[test]
+fn a_pull_is_as_good_as_a_push() {
+    let pull = Flow { way: Way::Pull, ..flow(8 * MB, Controller::Cubic) };
+    let outcome = run(&scenario(100.0, 20.0, 0.0, vec![pull])).unwrap();
+    assert_eq!(outcome.flows[0].report.as_ref().unwrap().bytes, 8 * MB);
+    assert!(outcome.down.bytes > 8 * MB && outcome.up.bytes < MB);
+}
+
+#[test]
+fn two_flows_share_a_bottleneck() {
+    let flows = vec![flow(20 * MB, Controller::Cubic), flow(20 * MB, Controller::Cubic)];
+    let outcome = run(&scenario(100.0, 20.0, 0.0, flows)).unwrap();
+    let rates: Vec<f64> = outcome.flows.iter().map(goodput).collect();
+    assert!(rates.iter().all(|rate| (30.0..75.0).contains(rate)), "{rates:?}");
+}
+
+#[test]
+fn an_outage_a_new_port_and_a_new_address_are_survived() {
+    let mut moving = flow(40 * MB, Controller::Cubic);
+    moving.events =
+        vec![HostEvent { at_s: 1.0, change_address: false }, HostEvent { at_s: 2.0, change_address: true }];
+    let mut scenario = scenario(100.0, 20.0, 0.0, vec![moving]);
+    let outage = Event { at_s: 3.0, outage_ms: Some(500.0), ..Event::default() };
+    scenario.up.events.push(outage);
+    scenario.down.events.push(outage);
+    let outcome = run(&scenario).unwrap();
+    let report = outcome.flows[0].report.as_ref().unwrap();
+    assert_eq!((report.bytes, report.resumes), (40 * MB, 0), "one connection carried all of it");
+    assert!(outcome.up.blocked + outcome.down.blocked > 0);
+    assert!(outcome.elapsed.as_secs_f64() < 10.0, "{:?}", outcome.elapsed);
+}
+
+#[test]
+fn a_link_that_blocks_udp_gives_an_error_and_no_hang() {
+    let mut scenario = scenario(100.0, 20.0, 0.0, vec![flow(MB, Controller::Cubic)]);
+    scenario.up.events.push(Event { at_s: 0.0, block_udp: Some(true), ..Event::default() });
+    let outcome = run(&scenario).unwrap();
+    let error = outcome.flows[0].report.as_ref().unwrap_err();
+    assert!(error.contains("does not answer"), "{error}");
+}
