@@ -22,16 +22,16 @@ pub enum Side {
 
 /// Measures one job, over all its attempts.
 ///
-/// Throughput by the second is taken from the wire: a source does not see how much of what it has handed to the
-/// transport has left, and a sink sees chunks only when they are whole. What went forward in a second, without what was
-/// lost, is multiplied by the share that content has in what went forward in the whole transfer.
+/// Throughput by the second is taken from the wire, as chunks are too large for a slow path, and what a source has handed
+/// to the transport may not have left yet: at a source what the peer has acknowledged, at a sink what came in. What that
+/// was in a second is multiplied by the share that content has in what it was in the whole transfer.
 #[derive(Clone, Debug)]
 pub struct Meter {
     side: Side,
     before: Traffic,
     /// Since `before`.
     traffic: Traffic,
-    /// Bytes that went forward and were not lost.
+    /// Bytes that went forward and, as far as this side knows, arrived.
     forward: u64,
     /// From the first byte of a chunk on.
     seconds: Option<Seconds>,
@@ -76,12 +76,10 @@ impl Meter {
     pub fn look(&mut self, now: Instant, started: Instant, progress: &Progress, traffic: &Traffic) {
         let before = self.forward;
         self.traffic = traffic.since(&self.before);
-        let arrived = match self.side {
-            Side::Source => self.traffic.sent_bytes.saturating_sub(self.traffic.lost_bytes),
+        self.forward = match self.side {
+            Side::Source => self.traffic.acked_bytes,
             Side::Sink => self.traffic.received_bytes,
         };
-        // A loss is found out later than what was lost was sent.
-        self.forward = self.forward.max(arrived);
         self.current = Content { moved: progress.moved, repeated: progress.repeated };
         self.announced = self.announced.max(progress.announced);
         self.last_look = Some(now);
@@ -227,6 +225,7 @@ mod tests {
         Traffic {
             links: 1,
             sent_bytes: MB + forward,
+            acked_bytes: MB + forward,
             received_bytes: forward / 50,
             min_rtt: rtt,
             rtt,
@@ -291,21 +290,22 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_did_not_go_forward() {
+    fn what_has_not_arrived_does_not_count() {
         let mut run = Run::new();
         run.look(100, 0, 0, 0);
-        let progress = |moved| Progress {
-            moved,
-            announced: moved,
+        let progress = Progress {
+            moved: 10 * MB,
+            announced: 10 * MB,
             first_byte: Some(Duration::ZERO),
             ..Progress::default()
         };
-        for (second, lost) in [(1, MB), (2, 2 * MB), (3, 2 * MB)] {
-            let traffic = Traffic { lost_bytes: lost, ..traffic(4 * MB * second) };
+        // All is sent in the first second, and a part of it again in the second: that fills a queue.
+        for (second, sent, acked) in [(1, 12, 3), (2, 14, 6), (3, 14, 10)] {
+            let traffic =
+                Traffic { sent_bytes: (1 + sent) * MB, acked_bytes: (1 + acked) * MB, ..traffic(0) };
             let at = run.start + Duration::from_millis(100 + 1000 * second);
-            run.meter.look(at, run.start, &progress(10 * MB), &traffic);
+            run.meter.look(at, run.start, &progress, &traffic);
         }
-        // 12 MB went out, 2 of them in vain: 3, 3 and 4 MB of wire were 10 MB of content.
         for (percent, rate) in [(1, 3 * MB), (50, 3 * MB), (100, 4 * MB)] {
             let measured = run.meter.kpis().throughput(percent).unwrap();
             assert!(measured.abs_diff(rate) <= rate / 250, "{measured} for {rate}");

@@ -16,6 +16,8 @@ pub struct Traffic {
     pub sent_bytes: u64,
     /// Received by this side. Bytes.
     pub received_bytes: u64,
+    /// Of what was sent, packets that the peer has acknowledged, but for those that only acknowledge. Bytes.
+    pub acked_bytes: u64,
     /// Datagrams sent.
     pub sent_datagrams: u64,
     /// Datagrams received.
@@ -58,6 +60,7 @@ impl Traffic {
         self.links += 1;
         self.sent_bytes += stats.sent_bytes;
         self.received_bytes += stats.received_bytes;
+        self.acked_bytes += stats.acked_bytes;
         self.sent_datagrams += stats.sent_datagrams;
         self.received_datagrams += stats.received_datagrams;
         self.sent_packets += stats.sent_packets;
@@ -75,6 +78,7 @@ impl Traffic {
             links: self.links.saturating_sub(before.links),
             sent_bytes: self.sent_bytes.saturating_sub(before.sent_bytes),
             received_bytes: self.received_bytes.saturating_sub(before.received_bytes),
+            acked_bytes: self.acked_bytes.saturating_sub(before.acked_bytes),
             sent_datagrams: self.sent_datagrams.saturating_sub(before.sent_datagrams),
             received_datagrams: self.received_datagrams.saturating_sub(before.received_datagrams),
             sent_packets: self.sent_packets.saturating_sub(before.sent_packets),
@@ -97,6 +101,7 @@ mod tests {
             min_rtt: Duration::from_millis(n),
             sent_bytes: n,
             received_bytes: 10 * n,
+            acked_bytes: n,
             sent_datagrams: n,
             received_datagrams: n,
             sent_packets: n,
@@ -125,6 +130,7 @@ mod tests {
 
         let since = now.since(&gone);
         assert_eq!((since.links, since.sent_bytes, since.lost_packets), (2, 12, 12));
+        assert_eq!(since.acked_bytes, 12);
         assert_eq!((since.min_rtt, since.rtt), (now.min_rtt, now.rtt));
     }
 

@@ -183,6 +183,8 @@ pub struct LinkStats {
     pub sent_bytes: u64,
     /// Received, headers of the transport included, those of UDP and IP not. Bytes.
     pub received_bytes: u64,
+    /// Of what was sent, packets that the peer has acknowledged, but for those that only acknowledge. Bytes.
+    pub acked_bytes: u64,
     /// Datagrams sent.
     pub sent_datagrams: u64,
     /// Datagrams received.

@@ -122,6 +122,7 @@ impl Cable {
             min_rtt: 2 * self.path.latency,
             sent_bytes: get(&sent.0),
             received_bytes: get(&received.0),
+            acked_bytes: get(&self.wire[1 - side].received.0),
             sent_datagrams: get(&sent.1),
             received_datagrams: get(&received.1),
             sent_packets: get(&sent.1),

@@ -13,6 +13,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
+use super::acked::Acked;
 use super::control::{self, QuicControlRecv, QuicControlSend};
 use super::error;
 use crate::link::{
@@ -33,6 +34,7 @@ pub(super) struct QuicLink {
     handshake: Handshake,
     control_taken: AtomicBool,
     min_rtt: MinRtt,
+    acked: Acked,
 }
 
 /// The smallest smoothed round-trip time that was looked at. Nanoseconds.
@@ -94,6 +96,7 @@ impl QuicLink {
             handshake,
             control_taken: AtomicBool::new(false),
             min_rtt: MinRtt::new(),
+            acked: Acked::default(),
         })
     }
 }
@@ -103,14 +106,16 @@ impl MinRtt {
         Self(AtomicU64::new(u64::MAX))
     }
 
-    /// The smallest round-trip time. quinn's begins with its first guess and only goes down, so that on a longer path it
-    /// stays there: then it is the smallest of the smoothed ones.
+    /// The smallest round-trip time: quinn's, where that can be. quinn's begins with its first guess and only goes down,
+    /// so that on a longer path it stays there; and it is 0 when an acknowledgement is handled with the time at which
+    /// its batch was begun, before the packet was sent. Then it is the smallest of the smoothed ones.
     fn update(&self, smoothed: Duration, quinns: Duration) -> Duration {
-        if quinns < INITIAL_RTT || smoothed == INITIAL_RTT {
+        if smoothed == INITIAL_RTT {
             return quinns;
         }
         let nanos = u64::try_from(smoothed.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos(self.0.fetch_min(nanos, Ordering::Relaxed).min(nanos))
+        let seen = self.0.fetch_min(nanos, Ordering::Relaxed).min(nanos);
+        if quinns.is_zero() || quinns >= INITIAL_RTT { Duration::from_nanos(seen) } else { quinns }
     }
 }
 
@@ -144,6 +149,7 @@ impl Link for QuicLink {
             mtu: stats.path.current_mtu,
             sent_bytes: stats.udp_tx.bytes,
             received_bytes: stats.udp_rx.bytes,
+            acked_bytes: self.acked.bytes(&self.connection),
             sent_datagrams: stats.udp_tx.datagrams,
             received_datagrams: stats.udp_rx.datagrams,
             sent_packets: stats.path.sent_packets,
@@ -311,11 +317,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_longer_than_the_first_guess_has_its_own_smallest_round_trip() {
+    fn the_smallest_round_trip_is_one_that_can_be() {
         let ms = Duration::from_millis;
         let short = MinRtt::new();
         assert_eq!(short.update(INITIAL_RTT, INITIAL_RTT), INITIAL_RTT);
         assert_eq!(short.update(ms(50), ms(40)), ms(40));
+        assert_eq!(short.update(ms(60), Duration::ZERO), ms(50), "no path takes no time");
         let long = MinRtt::new();
         assert_eq!(long.update(INITIAL_RTT, INITIAL_RTT), INITIAL_RTT, "nothing is measured yet");
         assert_eq!(long.update(ms(650), INITIAL_RTT), ms(650));

@@ -11,6 +11,7 @@
 //! its first packet. Nothing else goes out early, so what may be replayed is known to be that message. A server
 //! that rejects early data gets it again, unseen by the caller.
 
+mod acked;
 mod control;
 mod endpoint;
 mod error;

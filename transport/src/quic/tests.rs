@@ -436,4 +436,9 @@ async fn plain_sockets_work_too() {
     assert_eq!(got.unwrap().len(), 4_000_001);
     let stats = client.stats();
     assert!(stats.sent_bytes > 4_000_000 && stats.sent_packets > 0 && stats.mtu > 1452, "{stats:?}");
+    assert!(
+        stats.sent_datagrams > 0 && stats.received_datagrams > 0 && stats.received_bytes > 0,
+        "{stats:?}"
+    );
+    assert!(stats.acked_bytes > 1_000_000 && stats.acked_bytes <= stats.sent_bytes, "{stats:?}");
 }

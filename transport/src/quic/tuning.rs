@@ -8,6 +8,8 @@ use metra_core::limits::CHUNK_MAX;
 use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use super::acked::CountedConfig;
+
 /// How an endpoint and its connections behave. The defaults are for bulk transfer on Internet paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
@@ -156,9 +158,12 @@ impl Tuning {
                     // the MTU would fill that, and quinn lets even the close of a refused link wait behind it.
                     cubic.initial_window(10 * u64::from(self.mtu_upper_bound_loopback));
                 }
-                config.congestion_controller_factory(Arc::new(cubic))
+                config.congestion_controller_factory(Arc::new(CountedConfig::new(cubic)))
             }
-            Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
+            Congestion::Bbr => {
+                let bbr = CountedConfig::new(BbrConfig::default());
+                config.congestion_controller_factory(Arc::new(bbr))
+            }
         };
         config
     }

@@ -1,0 +1,133 @@
+//! Counts what the peer has acknowledged, which quinn's statistics do not have.
+//!
+//! quinn tells its congestion controller of every packet that was acknowledged. A [`Counted`] controller counts them and is
+//! the one inside it in everything else. Of what a sender knows this comes closest to what has arrived: what was
+//! sent may stand in a queue, or be lost.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use quinn::Connection;
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
+use quinn_proto::RttEstimator;
+
+/// Makes controllers that count.
+pub(super) struct CountedConfig<F>(Arc<F>);
+
+impl<F> CountedConfig<F> {
+    pub(super) fn new(inside: F) -> Self {
+        Self(Arc::new(inside))
+    }
+}
+
+impl<F: ControllerFactory + Send + Sync + 'static> ControllerFactory for CountedConfig<F> {
+    fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
+        Box::new(Counted { inside: self.0.clone().build(now, mtu), acked: Arc::default() })
+    }
+}
+
+struct Counted {
+    inside: Box<dyn Controller>,
+    /// Bytes. One counter with all copies of the controller: quinn gives away copies only.
+    acked: Arc<AtomicU64>,
+}
+
+impl Controller for Counted {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.inside.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        self.acked.fetch_add(bytes, Ordering::Relaxed);
+        self.inside.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_acked: Option<u64>) {
+        self.inside.on_end_acks(now, in_flight, app_limited, largest_acked);
+    }
+
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent: bool, lost_bytes: u64) {
+        self.inside.on_congestion_event(now, sent, is_persistent, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, mtu: u16) {
+        self.inside.on_mtu_update(mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.inside.window()
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inside.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self { inside: self.inside.clone_box(), acked: self.acked.clone() })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inside.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// What was acknowledged on a connection, over all paths that it has used.
+#[derive(Default)]
+pub(super) struct Acked(Mutex<Paths>);
+
+#[derive(Default)]
+struct Paths {
+    /// Bytes on the paths before.
+    before: u64,
+    /// The counter of the path now; a peer that moves to another address gets a new controller.
+    now: Option<Arc<AtomicU64>>,
+}
+
+impl Acked {
+    /// Bytes so far.
+    pub(super) fn bytes(&self, connection: &Connection) -> u64 {
+        let counted = connection.congestion_state().into_any().downcast::<Counted>().ok();
+        let mut paths = self.0.lock().expect("no panic while held");
+        paths.follow(counted.map(|counted| counted.acked));
+        paths.before + paths.current()
+    }
+}
+
+impl Paths {
+    fn current(&self) -> u64 {
+        self.now.as_ref().map_or(0, |now| now.load(Ordering::Relaxed))
+    }
+
+    fn follow(&mut self, counter: Option<Arc<AtomicU64>>) {
+        let same = matches!((&self.now, &counter), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+        if !same {
+            self.before += self.current();
+            self.now = counter;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_were_left_are_not_forgotten() {
+        let counter = |bytes| Some(Arc::new(AtomicU64::new(bytes)));
+        let mut paths = Paths::default();
+        let (first, second) = (counter(5), counter(7));
+        paths.follow(first.clone());
+        paths.follow(first);
+        assert_eq!((paths.before, paths.current()), (0, 5));
+        paths.follow(second.clone());
+        assert_eq!((paths.before, paths.current()), (5, 7));
+        paths.follow(second);
+        assert_eq!(paths.before + paths.current(), 12);
+    }
+}
