@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use metra_client::{JobReport, Watch};
+use metra_client::{JobReport, Measured, Watch};
 use metra_core::code::Code;
 use metra_session::{EntryReport, Progress};
 use serde_json::{Map, Value, json};
@@ -85,7 +85,7 @@ impl Reporter {
                     Ok((exit, report)) => {
                         let mut summary = summary(*exit, report, receipt);
                         // What was on the way in this run; `bytes` are those that are in their places now.
-                        summary.insert(inner.way.done().into(), inner.last.moved.into());
+                        summary.insert(inner.way.done().into(), report.kpis.moved.into());
                         summary
                     }
                     Err(failure) => inner.failed(failure),
@@ -231,8 +231,13 @@ fn summary(exit: Exit, report: &JobReport, receipt: Option<&str>) -> Map<String,
         "receipt": receipt,
     });
     let mut event = event("summary");
-    if let Value::Object(fields) = fields {
-        event.extend(fields);
+    // Structs with plain fields and text keys.
+    let measured =
+        serde_json::to_value(Measured::from(&report.kpis)).expect("plain data can be written as JSON");
+    for fields in [fields, measured] {
+        if let Value::Object(fields) = fields {
+            event.extend(fields);
+        }
     }
     event
 }
@@ -266,9 +271,31 @@ fn sentence(way: Way, report: &JobReport) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use metra_client::{Kpis, Rtts, Traffic};
     use metra_core::id::Digest;
+    use metra_core::measure::Distribution;
+    use metra_session::Side;
 
     use super::*;
+
+    /// Ten seconds, each with one more Gbit than the one before.
+    fn kpis() -> Kpis {
+        let mut seconds = Distribution::default();
+        (1..=10).for_each(|n| seconds.add(n * 125_000_000, 1));
+        let ms = Duration::from_millis;
+        let rtts = Rtts { min: ms(10), p50: ms(20), p95: ms(40), last: Duration::from_micros(12_345) };
+        let traffic = Traffic {
+            sent_bytes: 110_000_000,
+            received_bytes: 1_000_000,
+            sent_datagrams: 80_000,
+            received_datagrams: 2000,
+            sent_packets: 80_001,
+            lost_packets: 7,
+            ..Traffic::default()
+        };
+        let (moved, delivered) = (102_000_000, 100_000_000);
+        Kpis { side: Side::Source, moved, delivered, seconds, rtts: Some(rtts), traffic }
+    }
 
     fn report() -> JobReport {
         JobReport {
@@ -284,6 +311,7 @@ mod tests {
             chunks_resent: 2,
             chunks_reused: 22,
             resumes: 1,
+            kpis: kpis(),
             root: Digest([0xab; 32]),
             links: vec!["quic".into(), "quic".into()],
             receipt: None,
@@ -300,13 +328,32 @@ mod tests {
             "event": "summary", "exit_code": 0, "bytes": 125_000_000, "files": 3, "unchanged": 1, "failed": 0,
             "seconds": 2.0, "ttfb_ms": 1.5, "verify_ms": 7.0, "gbps": 0.5, "chunks": 120, "chunks_sent": 100,
             "chunks_resent": 2, "chunks_reused": 22, "resumes": 1, "root": "ab".repeat(32), "links": ["quic"],
-            "receipt": "/r",
+            "receipt": "/r", "rtt_min_ms": 10.0, "rtt_p50_ms": 20.0, "rtt_p95_ms": 40.0, "rtt_ms": 12.345,
+            "delivered": 100_000_000, "wire_ratio": 1.1, "reverse_bytes_per_gb": 10_000_000.0,
+            "wire_sent": 110_000_000, "wire_received": 1_000_000, "datagrams_sent": 80_000,
+            "datagrams_received": 2000, "packets_sent": 80_001, "packets_lost": 7,
         });
         for (key, expected) in expected.as_object().unwrap() {
             assert_eq!(&value[key], expected, "{key}");
         }
         assert!(value["cpu_s"].is_number());
-        assert_eq!(value.as_object().unwrap().len(), expected.as_object().unwrap().len() + 1);
+        for (key, expected) in [("p5_gbps", 1.0), ("p50_gbps", 5.0), ("p95_gbps", 10.0)] {
+            let gbps = value[key].as_f64().unwrap();
+            assert!((gbps - expected).abs() < 0.004 * expected, "{key}: {gbps}");
+        }
+        assert_eq!(value.as_object().unwrap().len(), expected.as_object().unwrap().len() + 4);
+    }
+
+    #[test]
+    fn what_could_not_be_measured_is_null() {
+        let mut report = report();
+        report.kpis = Kpis { delivered: 0, seconds: Distribution::default(), rtts: None, ..report.kpis };
+        let summary = summary(Exit::Ok, &report, None);
+        for key in
+            ["p5_gbps", "p50_gbps", "p95_gbps", "rtt_ms", "rtt_min_ms", "wire_ratio", "reverse_bytes_per_gb"]
+        {
+            assert_eq!(summary.get(key), Some(&Value::Null), "{key}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use metra_core::code::Code;
 use metra_core::id::JobKey;
 use metra_core::receipt::SignedReceipt;
 use metra_core::wire::{Frame, Keep, Overwrite, Placement, Pull, Symlinks};
-use metra_session::{JobError, SinkConfig, SinkJob, SinkOutcome};
+use metra_session::{JobError, Meter, Side, SinkConfig, SinkJob, SinkOutcome};
 use metra_store::landing::{Landing, NullLanding, StreamLanding, TreeLanding, TreeTarget};
 
 use crate::connect::Client;
@@ -59,7 +59,8 @@ impl Client {
     /// # Errors
     /// Why it cannot go on. What has arrived stays: the same call goes on from there.
     pub async fn get(&self, request: GetRequest, watch: Watch) -> Result<JobReport, ClientError> {
-        let mut collected = Collected::new(watch, self.rt.now());
+        let meter = Meter::new(Side::Sink, self.session.traffic());
+        let mut collected = Collected::new(watch, self.rt.now(), meter);
         let key = self.key(&request)?;
         let mut trying_since = None;
         loop {
@@ -100,7 +101,11 @@ impl Client {
         let config = SinkConfig::default();
         let (job, planner) = SinkJob::new(self.rt.clone(), id, None, Some(open), landing, config);
         self.session.add_sink(job.clone(), None)?;
-        let offset = self.rt.now().saturating_duration_since(collected.started);
+        let began = self.rt.now();
+        let look = |collected: &mut Collected| {
+            let reports = job.take_reports();
+            collected.look(self.rt.now(), began, job.progress(), &self.session.traffic(), reports);
+        };
         let result = {
             let run = async {
                 let outcome = job.run(planner).await?;
@@ -110,10 +115,10 @@ impl Client {
             };
             tokio::pin!(run);
             loop {
-                let look = self.rt.sleep(LOOK);
+                let pause = self.rt.sleep(LOOK);
                 tokio::select! {
                     result = &mut run => break result,
-                    () = look => collected.look(job.progress(), offset, job.take_reports()),
+                    () = pause => look(collected),
                     error = self.links.given_up() => {
                         // What has arrived is journaled before the end.
                         job.cancel(error.code, &error.message);
@@ -124,7 +129,8 @@ impl Client {
                 }
             }
         };
-        collected.look(job.progress(), offset, job.take_reports());
+        look(collected);
+        collected.meter.attempt_over();
         self.session.remove(id);
         Ok((job, result))
     }
@@ -167,6 +173,7 @@ impl Client {
             chunks_resent: collected.chunks_resent,
             chunks_reused: collected.reused(&outcome.finished, outcome.chunks),
             resumes: collected.resumes,
+            kpis: collected.meter.kpis(),
             root: outcome.finished.root,
             links: self.link_kinds(),
             receipt,

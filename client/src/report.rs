@@ -6,7 +6,8 @@ use metra_core::code::Code;
 use metra_core::id::Digest;
 use metra_core::receipt::SignedReceipt;
 use metra_core::wire::Finished;
-use metra_session::{EntryReport, Progress};
+use metra_session::{EntryReport, Kpis, Meter, Progress, Traffic};
+use serde::Serialize;
 
 /// Called while a job runs.
 pub struct Watch {
@@ -49,6 +50,8 @@ pub struct JobReport {
     pub chunks_reused: u64,
     /// How often the job went on after its link was lost or the gateway was restarted.
     pub resumes: u32,
+    /// Throughput by the second, round-trip times, bytes on the wire. [`Measured`] has the usual figures of it.
+    pub kpis: Kpis,
     /// The identity of what was transferred.
     pub root: Digest,
     /// Kinds of the links that were in use.
@@ -59,9 +62,90 @@ pub struct JobReport {
     pub reports: Vec<EntryReport>,
 }
 
+/// What was measured on the way, with the names and units of the summary (`--json`).
+///
+/// Bytes on the wire are UDP payload of all links of the session while the job ran; headers of UDP and IP come on top,
+/// 28 bytes a datagram with IPv4, 48 with IPv6.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// Content in a slow second: 5 % of the full seconds of the transfer were no faster. Gbit/s; `None` if there were
+    /// fewer than two.
+    pub p5_gbps: Option<f64>,
+    /// Content in the median second. Gbit/s.
+    pub p50_gbps: Option<f64>,
+    /// Content in a fast second: 95 % of the seconds were no faster. Gbit/s.
+    pub p95_gbps: Option<f64>,
+    /// Smallest round-trip time that a link has seen. Milliseconds.
+    pub rtt_min_ms: Option<f64>,
+    /// Median of the smoothed round-trip time while content was on its way. Milliseconds.
+    pub rtt_p50_ms: Option<f64>,
+    /// 95th percentile of the same. Milliseconds.
+    pub rtt_p95_ms: Option<f64>,
+    /// Smoothed round-trip time at the end. Milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Content that went over links, each byte counted once. Bytes.
+    pub delivered: u64,
+    /// Bytes on the wire from source to sink for each byte delivered; `None` if nothing was.
+    pub wire_ratio: Option<f64>,
+    /// Bytes on the wire from sink to source for each GB (10^9 bytes) delivered; `None` if nothing was.
+    pub reverse_bytes_per_gb: Option<f64>,
+    /// Sent by this side, on the wire. Bytes.
+    pub wire_sent: u64,
+    /// Received by this side, on the wire. Bytes.
+    pub wire_received: u64,
+    /// Datagrams sent by this side.
+    pub datagrams_sent: u64,
+    /// Datagrams received by this side.
+    pub datagrams_received: u64,
+    /// QUIC packets sent by this side.
+    pub packets_sent: u64,
+    /// Of these, packets taken for lost.
+    pub packets_lost: u64,
+}
+
+impl From<&Kpis> for Measured {
+    fn from(kpis: &Kpis) -> Self {
+        let gbps = |percent| kpis.throughput(percent).map(|bytes| rounded(bytes as f64 * 8e-9));
+        let ms = |time: Option<Duration>| time.map(|time| rounded(time.as_secs_f64() * 1e3));
+        let Traffic {
+            sent_bytes: wire_sent,
+            received_bytes: wire_received,
+            sent_datagrams: datagrams_sent,
+            received_datagrams: datagrams_received,
+            sent_packets: packets_sent,
+            lost_packets: packets_lost,
+            ..
+        } = kpis.traffic;
+        Self {
+            p5_gbps: gbps(5),
+            p50_gbps: gbps(50),
+            p95_gbps: gbps(95),
+            rtt_min_ms: ms(kpis.rtts.map(|rtts| rtts.min)),
+            rtt_p50_ms: ms(kpis.rtts.map(|rtts| rtts.p50)),
+            rtt_p95_ms: ms(kpis.rtts.map(|rtts| rtts.p95)),
+            rtt_ms: ms(kpis.rtts.map(|rtts| rtts.last)),
+            delivered: kpis.delivered,
+            wire_ratio: kpis.wire_ratio().map(rounded),
+            reverse_bytes_per_gb: kpis.reverse_bytes_per_gb().map(f64::round),
+            wire_sent,
+            wire_received,
+            datagrams_sent,
+            datagrams_received,
+            packets_sent,
+            packets_lost,
+        }
+    }
+}
+
+/// To the sixth digit after the point: a slow path is some kbit/s, a short one some microseconds.
+fn rounded(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
+}
+
 /// Collects over all attempts at a job.
 pub(crate) struct Collected {
     watch: Watch,
+    pub(crate) meter: Meter,
     pub(crate) started: Instant,
     pub(crate) first_byte: Option<Duration>,
     pub(crate) reports: Vec<EntryReport>,
@@ -73,9 +157,10 @@ pub(crate) struct Collected {
 const REPORTS_MAX: usize = 10_000;
 
 impl Collected {
-    pub(crate) fn new(watch: Watch, started: Instant) -> Self {
+    pub(crate) fn new(watch: Watch, started: Instant, meter: Meter) -> Self {
         Self {
             watch,
+            meter,
             started,
             first_byte: None,
             reports: Vec::new(),
@@ -92,8 +177,17 @@ impl Collected {
         finished.reused.min(chunks.saturating_sub(moved))
     }
 
-    /// A look at the running attempt, which began `offset` after the call.
-    pub(crate) fn look(&mut self, mut progress: Progress, offset: Duration, reports: Vec<EntryReport>) {
+    /// A look at the running attempt, which began at `began`, and at what the links have carried.
+    pub(crate) fn look(
+        &mut self,
+        now: Instant,
+        began: Instant,
+        mut progress: Progress,
+        traffic: &Traffic,
+        reports: Vec<EntryReport>,
+    ) {
+        self.meter.look(now, began, &progress, traffic);
+        let offset = began.saturating_duration_since(self.started);
         if let Some(first_byte) = progress.first_byte {
             self.first_byte.get_or_insert(first_byte + offset);
         }

@@ -9,7 +9,7 @@ use metra_core::id::{Incarnation, JobKey};
 use metra_core::manifest::{Entry, EntryKind};
 use metra_core::receipt::SignedReceipt;
 use metra_core::wire::{Frame, Overwrite, Placement, Push};
-use metra_session::{JobError, SourceConfig, SourceJob, SourceOutcome};
+use metra_session::{JobError, Meter, Side, SourceConfig, SourceJob, SourceOutcome};
 use metra_store::source::{Loader, LocalFile, ManifestCache, Part, Reader, Root, SourceSpec, resolve};
 
 use crate::connect::Client;
@@ -45,7 +45,8 @@ impl Client {
     /// # Errors
     /// Why it cannot go on. What has arrived stays: the same call goes on from there.
     pub async fn send(&self, request: SendRequest, watch: Watch) -> Result<JobReport, ClientError> {
-        let mut collected = Collected::new(watch, self.rt.now());
+        let meter = Meter::new(Side::Source, self.session.traffic());
+        let mut collected = Collected::new(watch, self.rt.now(), meter);
         let key = key(&request)?;
         let mut trying_since = None;
         loop {
@@ -102,15 +103,19 @@ impl Client {
         let loader = Loader::new(&request.spec);
         let job = SourceJob::new(self.rt.clone(), id, incarnation, open, loader, config);
         self.session.add_source(job.clone(), None)?;
-        let offset = self.rt.now().saturating_duration_since(collected.started);
+        let began = self.rt.now();
+        let look = |collected: &mut Collected| {
+            let reports = job.take_reports();
+            collected.look(self.rt.now(), began, job.progress(), &self.session.traffic(), reports);
+        };
         let result = {
             let run = job.run(reader, true);
             tokio::pin!(run);
             loop {
-                let look = self.rt.sleep(LOOK);
+                let pause = self.rt.sleep(LOOK);
                 tokio::select! {
                     result = &mut run => break result,
-                    () = look => collected.look(job.progress(), offset, job.take_reports()),
+                    () = pause => look(collected),
                     error = self.links.given_up() => {
                         self.session.remove(id);
                         return Err(error);
@@ -118,7 +123,8 @@ impl Client {
                 }
             }
         };
-        collected.look(job.progress(), offset, job.take_reports());
+        look(collected);
+        collected.meter.attempt_over();
         self.session.remove(id);
         Ok((job, result))
     }
@@ -170,6 +176,7 @@ impl Client {
             chunks_resent: collected.chunks_resent,
             chunks_reused: collected.reused(&outcome.finished, outcome.chunks),
             resumes: collected.resumes,
+            kpis: collected.meter.kpis(),
             root: outcome.finished.root,
             links: self.link_kinds(),
             receipt,
