@@ -12,6 +12,7 @@ mod account;
 mod browse;
 pub mod config;
 mod jobs;
+mod measure;
 mod open;
 mod service;
 mod sessions;

@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::{Service, ServiceExt};
 
 use crate::config::{self, Config};
+use crate::measure;
 use crate::open::{Arrival, Opener, stack};
 use crate::sessions::Sessions;
 
@@ -85,10 +86,10 @@ impl Gateway {
             servers.push(Arc::new(server));
         }
         if let Some(address) = config.metrics_listen {
-            PrometheusBuilder::new()
-                .with_http_listener(address)
-                .install()
+            measure::buckets(PrometheusBuilder::new())
+                .and_then(|builder| builder.with_http_listener(address).install())
                 .map_err(|e| StartError::Metrics(format!("{address}: {e}")))?;
+            measure::describe();
         }
         let sessions = Sessions::new(
             rt.clone(),

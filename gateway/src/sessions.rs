@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::account::Account;
 use crate::config::Config;
 use crate::jobs::{Claims, Memory, serve_requests};
+use crate::measure;
 use crate::open::Refused;
 
 /// How long a ticket is good for: a client that was away for a night can take its session up without its token.
@@ -230,6 +231,7 @@ impl Sessions {
         metrics::gauge!("metra_sessions").set(state.live.len() as f64);
         drop(state);
         self.rt.spawn(serve_requests(self.clone(), live.clone(), queue));
+        self.rt.spawn(measure::links(self.rt.clone(), live.clone()));
         self.rt.spawn(self.clone().watch(live.clone()));
         Ok((live, false))
     }

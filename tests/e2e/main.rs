@@ -30,6 +30,7 @@ mod edited;
 mod harness;
 mod hostile;
 mod interrupt;
+mod measured;
 mod names;
 mod options;
 mod receipts;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         edited::tests(),
         disk::tests(),
         concurrency::tests(),
+        measured::tests(),
         interrupt::tests(),
         abuse::tests(),
         source::tests(),

@@ -13,6 +13,7 @@ use metra_session::{LinkHandle, SourceConfig, SourceJob};
 use metra_store::source::{Filters, Loader, ManifestCache, Reader, Root, SourceSpec, expand};
 
 use super::{Counted, Receipt, sign, unix_millis};
+use crate::measure;
 use crate::sessions::{Live, Sessions, random};
 
 /// Most paths that one pull may name once its globs are expanded.
@@ -61,7 +62,13 @@ pub(super) async fn serve(
     }
     let path = first_path(&pull);
     tracing::info!(user = account.name, job = pull.job.0, path, "pull begins");
-    match job.run(reader, false).await {
+    let progress = || job.progress();
+    let run = job.run(reader, false);
+    let (result, kpis) =
+        measure::watched(sessions.rt(), live.session(), Direction::Pull, progress, run).await;
+    let verify = result.as_ref().ok().map(|outcome| outcome.verify);
+    measure::job_ended(Direction::Pull, &kpis, job.progress().first_byte, verify, job.attachments());
+    match result {
         Ok(outcome) => {
             let receipt = Receipt {
                 user: &account.name,

@@ -11,6 +11,7 @@ use metra_session::{LinkHandle, SinkConfig, SinkJob};
 use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
 
 use super::{Counted, Receipt, sign, unix_millis};
+use crate::measure;
 use crate::sessions::{Live, Sessions};
 
 /// The destination that verifies and forgets, for measuring.
@@ -58,7 +59,11 @@ pub(super) async fn serve(
     live.session().add_sink(job.clone(), Some(link.clone())).map_err(|e| (e.code, e.reason))?;
     sessions.memory().add(&job);
     tracing::info!(user = account.name, job = push.job.0, dest, key = %push.key, "push begins");
-    let result = job.run(planner).await;
+    let progress = || job.progress();
+    let run = job.run(planner);
+    let (result, kpis) = measure::watched(&rt, live.session(), Direction::Push, progress, run).await;
+    let verify = result.as_ref().ok().map(|outcome| outcome.verify);
+    measure::job_ended(Direction::Push, &kpis, job.progress().first_byte, verify, job.attachments());
     if result.is_err() {
         live.session().remove(push.job);
     }

@@ -1,0 +1,184 @@
+//! What the gateway measures of jobs and links, for Prometheus. The names are in `docs/operations.md`.
+//!
+//! Labels come from closed sets: the direction of a job, as seen by the client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metra_core::receipt::Direction;
+use metra_session::{Kpis, Meter, Progress, Session, Side, Traffic};
+use metra_transport::Rt;
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+
+use crate::sessions::Live;
+
+/// How often a running job is looked at. Full seconds are cut from what grew between two looks.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often the links of a session are looked at.
+const LINKS: Duration = Duration::from_secs(1);
+
+/// From a local disk to a day at a slow one. Seconds.
+const SECONDS: [f64; 18] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
+    7200.0,
+];
+/// From one machine to geostationary satellites and full queues. Seconds.
+const RTT_SECONDS: [f64; 16] =
+    [0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0];
+/// 0, and 1 Mbit/s to 100 Gbit/s. Bytes per second.
+const RATES: [f64; 17] = [
+    0.0, 125e3, 250e3, 625e3, 1.25e6, 2.5e6, 6.25e6, 12.5e6, 25e6, 62.5e6, 125e6, 250e6, 625e6, 1.25e9,
+    2.5e9, 5e9, 12.5e9,
+];
+
+const FIRST_BYTE: &str = "metra_job_first_byte_seconds";
+const VERIFY: &str = "metra_job_verify_seconds";
+const THROUGHPUT: &str = "metra_job_throughput_bytes_per_second";
+const DELIVERED: &str = "metra_job_delivered_bytes_total";
+const FORWARD: &str = "metra_job_forward_bytes_total";
+const REVERSE: &str = "metra_job_reverse_bytes_total";
+const RESUMES: &str = "metra_job_resumes_total";
+const RTT: &str = "metra_link_rtt_seconds";
+const SENT: &str = "metra_wire_sent_bytes_total";
+const RECEIVED: &str = "metra_wire_received_bytes_total";
+const SENT_DATAGRAMS: &str = "metra_wire_sent_datagrams_total";
+const RECEIVED_DATAGRAMS: &str = "metra_wire_received_datagrams_total";
+const SENT_PACKETS: &str = "metra_packets_sent_total";
+const LOST_PACKETS: &str = "metra_packets_lost_total";
+const CONGESTION: &str = "metra_congestion_events_total";
+
+/// Histograms with buckets, which may be added up over gateways.
+///
+/// # Errors
+/// None but the exporter's, for buckets that are not as it wants them.
+pub(crate) fn buckets(builder: PrometheusBuilder) -> Result<PrometheusBuilder, BuildError> {
+    builder
+        .set_buckets_for_metric(Matcher::Full(RTT.to_owned()), &RTT_SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(THROUGHPUT.to_owned()), &RATES)?
+        .set_buckets_for_metric(Matcher::Full(FIRST_BYTE.to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(VERIFY.to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full("metra_opening_seconds".to_owned()), &SECONDS)
+}
+
+/// Says what the numbers are, for whoever reads the endpoint.
+pub(crate) fn describe() {
+    describe_histogram!(
+        FIRST_BYTE,
+        Unit::Seconds,
+        "From the begin of a job here to the first byte of a chunk"
+    );
+    describe_histogram!(VERIFY, Unit::Seconds, "From the last chunk on a link to the final names");
+    describe_histogram!(THROUGHPUT, "Content in each full second of each job");
+    describe_counter!(DELIVERED, Unit::Bytes, "Content that went over links, each byte once");
+    describe_counter!(FORWARD, Unit::Bytes, "On the wire from source to sink while jobs ran");
+    describe_counter!(REVERSE, Unit::Bytes, "On the wire from sink to source while jobs ran");
+    describe_counter!(RESUMES, "Jobs that were attached to another link and went on");
+    describe_histogram!(RTT, Unit::Seconds, "Smoothed round-trip time of links in use, each second");
+    describe_counter!(SENT, Unit::Bytes, "UDP payload sent");
+    describe_counter!(RECEIVED, Unit::Bytes, "UDP payload received");
+    describe_counter!(SENT_DATAGRAMS, "Datagrams sent");
+    describe_counter!(RECEIVED_DATAGRAMS, "Datagrams received");
+    describe_counter!(SENT_PACKETS, "QUIC packets sent");
+    describe_counter!(LOST_PACKETS, "QUIC packets sent and taken for lost");
+    describe_counter!(CONGESTION, "How often congestion controllers were told of congestion");
+}
+
+/// Runs a job and looks at it meanwhile.
+pub(crate) async fn watched<T>(
+    rt: &Rt,
+    session: &Session,
+    direction: Direction,
+    progress: impl Fn() -> Progress,
+    run: impl Future<Output = T>,
+) -> (T, Kpis) {
+    let side = match direction {
+        Direction::Push => Side::Sink,
+        Direction::Pull => Side::Source,
+    };
+    let started = rt.now();
+    let mut meter = Meter::new(side, session.traffic());
+    let look = |meter: &mut Meter| meter.look(rt.now(), started, &progress(), &session.traffic());
+    tokio::pin!(run);
+    loop {
+        tokio::select! {
+            result = &mut run => {
+                look(&mut meter);
+                return (result, meter.kpis());
+            }
+            () = rt.sleep(LOOK) => look(&mut meter),
+        }
+    }
+}
+
+/// A job has ended, well or not: `verify` is known only of one that ended well.
+pub(crate) fn job_ended(
+    direction: Direction,
+    kpis: &Kpis,
+    first_byte: Option<Duration>,
+    verify: Option<Duration>,
+    attachments: u32,
+) {
+    let direction = name(direction);
+    if let Some(first_byte) = first_byte {
+        histogram!(FIRST_BYTE, "direction" => direction).record(first_byte);
+    }
+    if let Some(verify) = verify {
+        histogram!(VERIFY, "direction" => direction).record(verify);
+    }
+    let throughput = histogram!(THROUGHPUT, "direction" => direction);
+    if kpis.delivered > 0 {
+        for (bytes, times) in kpis.seconds.iter() {
+            throughput.record_many(bytes as f64, usize::try_from(times).unwrap_or(usize::MAX));
+        }
+    }
+    counter!(DELIVERED, "direction" => direction).increment(kpis.delivered);
+    counter!(FORWARD, "direction" => direction).increment(kpis.forward_bytes());
+    counter!(REVERSE, "direction" => direction).increment(kpis.reverse_bytes());
+    counter!(RESUMES, "direction" => direction).increment(u64::from(attachments.saturating_sub(1)));
+}
+
+fn name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Push => "push",
+        Direction::Pull => "pull",
+    }
+}
+
+/// Counts what the links of a session carry until it is closed.
+pub(crate) async fn links(rt: Rt, live: Arc<Live>) {
+    let session = live.session();
+    let mut before = Traffic::default();
+    let mut sampled = false;
+    loop {
+        let closed = rt.timeout(LINKS, session.closed()).await.is_ok();
+        let traffic = session.traffic();
+        let since = traffic.since(&before);
+        // The time of a link on which nothing arrives is an old one.
+        if since.received_bytes > 0 {
+            let links = session.links();
+            for link in &links {
+                histogram!(RTT).record(link.link().stats().rtt);
+            }
+            sampled |= !links.is_empty();
+        }
+        // A session that was shorter than that has a time as well.
+        if closed
+            && !sampled
+            && let Some(rtt) = traffic.rtt
+        {
+            histogram!(RTT).record(rtt);
+        }
+        counter!(SENT).increment(since.sent_bytes);
+        counter!(RECEIVED).increment(since.received_bytes);
+        counter!(SENT_DATAGRAMS).increment(since.sent_datagrams);
+        counter!(RECEIVED_DATAGRAMS).increment(since.received_datagrams);
+        counter!(SENT_PACKETS).increment(since.sent_packets);
+        counter!(LOST_PACKETS).increment(since.lost_packets);
+        counter!(CONGESTION).increment(since.congestion_events);
+        before = traffic;
+        if closed {
+            return;
+        }
+    }
+}
