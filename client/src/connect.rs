@@ -13,7 +13,7 @@ use metra_core::wire::Frame;
 use metra_session::{Request, Session, SessionConfig};
 use metra_store::Catalogue;
 use metra_transport::quic::Tuning;
-use metra_transport::{AbortOnDrop, Rt};
+use metra_transport::{AbortOnDrop, LinkStats, Rt};
 use tokio::sync::mpsc;
 
 use crate::error::ClientError;
@@ -94,6 +94,11 @@ impl Client {
     /// The name by which the gateway knows this client.
     pub fn user(&self) -> String {
         self.links.user()
+    }
+
+    /// What its open links say of themselves.
+    pub fn links(&self) -> Vec<LinkStats> {
+        self.session.links().iter().map(|link| link.link().stats()).collect()
     }
 
     /// The entries at and below `path`, to `depth` levels; the first is the path itself, with the path "".

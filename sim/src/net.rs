@@ -231,3 +231,99 @@ fn flip(payload: &Bytes, bit: u64) -> Bytes {
     }
     bytes.into()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use metra_sim_model::Event;
+
+    use super::*;
+    use crate::clock::Stuck;
+
+    /// Two hosts with a link each way, and the times at which what one sends arrives at the other.
+    struct Wire {
+        net: Net,
+        hosts: [HostId; 2],
+        pipe: PipeId,
+        inbox: Arc<Mailbox>,
+    }
+
+    impl Wire {
+        fn new(there: &Direction) -> Self {
+            let net = Net::new(Clock::new(), 1, Duration::ZERO);
+            let hosts = [net.add_host(), net.add_host()];
+            let pipe = net.add_pipe(there, 1).unwrap();
+            net.route(hosts[0], hosts[1], &[pipe]);
+            let inbox = Mailbox::new(1 << 20);
+            net.bind(hosts[1], 9, &inbox).unwrap();
+            Self { net, hosts, pipe, inbox }
+        }
+
+        fn send_at(&self, at: Duration, len: usize, port: u16) {
+            let (net, host) = (self.net.clone(), self.hosts[0]);
+            let to = SocketAddr::new(self.net.address(self.hosts[1]), port);
+            let from = SocketAddr::new(self.net.address(host), 8);
+            let payload = Bytes::from(vec![7; len]);
+            self.net.clock().call_at(at, move || net.send(host, Datagram { from, to, ecn: None, payload }));
+        }
+
+        /// Runs until nothing happens any more.
+        fn settle(&self) {
+            let ended = self.net.clock().run(Duration::MAX / 4, std::future::pending::<()>());
+            assert!(matches!(ended, Err(Stuck::Forever)));
+        }
+    }
+
+    #[test]
+    fn a_packet_takes_its_time_on_the_link_and_its_delay() {
+        let spec = Direction { rate_mbit: Some(12.0), delay_ms: 40.0, ..Direction::default() };
+        let wire = Wire::new(&spec);
+        // With its headers it is 1500 bytes long: 1 ms.
+        wire.send_at(Duration::ZERO, 1500 - HEADERS, 9);
+        wire.settle();
+        assert_eq!(wire.net.clock().elapsed(), Duration::from_millis(41));
+        assert_eq!(wire.inbox.waiting(), 1);
+    }
+
+    #[test]
+    fn what_is_sent_to_nobody_goes_nowhere() {
+        let wire = Wire::new(&Direction::default());
+        wire.send_at(Duration::ZERO, 100, 10);
+        wire.settle();
+        assert_eq!(wire.inbox.waiting(), 0);
+        assert_eq!(wire.net.counts(wire.pipe).passed, 1);
+    }
+
+    #[test]
+    fn a_nat_that_forgets_and_an_address_that_changes_lose_what_comes_to_the_old_one() {
+        let spec = Direction { delay_ms: 10.0, ..Direction::default() };
+        let wire = Wire::new(&spec);
+        let ms = Duration::from_millis;
+        wire.send_at(ms(0), 100, 9);
+        let (net, host) = (wire.net.clone(), wire.hosts[1]);
+        wire.net.clock().call_at(ms(20), move || net.rebind_nat(host));
+        wire.send_at(ms(30), 100, 9);
+        wire.send_at(ms(31), 100, 1009);
+        let (net, host) = (wire.net.clone(), wire.hosts[1]);
+        wire.net.clock().call_at(ms(50), move || net.change_address(host));
+        wire.send_at(ms(60), 100, 1009);
+        wire.settle();
+        assert_eq!(wire.inbox.waiting(), 2, "the first, and the one to the new port");
+    }
+
+    #[test]
+    fn the_same_link_in_two_routes_is_shared() {
+        let outage = Event { at_s: 0.0, outage_ms: Some(5.0), ..Event::default() };
+        let wire =
+            Wire::new(&Direction { rate_mbit: Some(12.0), events: vec![outage], ..Direction::default() });
+        let third = wire.net.add_host();
+        wire.net.route(third, wire.hosts[1], &[wire.pipe]);
+        wire.send_at(Duration::from_millis(1), 1472, 9);
+        for _ in 0..2 {
+            wire.send_at(Duration::from_millis(6), 1472, 9);
+        }
+        wire.settle();
+        assert_eq!(wire.net.counts(wire.pipe).blocked, 1);
+        assert_eq!(wire.net.clock().elapsed(), Duration::from_millis(8), "one behind the other");
+    }
+}

@@ -11,8 +11,9 @@ use metra_client::{
     Address, Client, ClientError, ConnectOptions, GetRequest, GetTo, JobReport, SendRequest, Watch,
 };
 use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
-use metra_gateway::config::{OneOrMany, RawConfig, RawUser};
+use metra_gateway::config::{self, OneOrMany, RawConfig, RawUser};
 use metra_gateway::{Gateway, StartError};
+use metra_session::Progress;
 use metra_sim_model::{Counts, SpecError};
 use metra_store::source::{Filters, Root, SourceSpec};
 use metra_transport::Rt;
@@ -55,12 +56,22 @@ pub struct Outcome {
 pub struct FlowOutcome {
     /// From the beginning of the flow to its end.
     pub elapsed: Duration,
+    /// Content that had moved by then. Bytes.
+    pub moved: u64,
     /// The client's report, or why there is none.
     pub report: Result<JobReport, String>,
 }
 
+impl FlowOutcome {
+    /// Content per time, from the beginning of the flow to its end. Mbit/s.
+    pub fn goodput_mbit(&self) -> f64 {
+        let bytes = self.report.as_ref().map_or(self.moved, |report| report.bytes);
+        bytes as f64 * 8e-6 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
 /// A look at a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// Since the start.
     pub at: Duration,
@@ -68,8 +79,23 @@ pub struct Sample {
     pub queue: (u64, u64),
     /// Bytes that the bottleneck has let through, to the gateway and from it.
     pub passed: (u64, u64),
-    /// Of each flow, content bytes sent (or received) so far.
-    pub moved: Vec<u64>,
+    /// Of each flow.
+    pub flows: Vec<FlowSample>,
+}
+
+/// A look at a flow, from its client's side. What only a sender knows is 0 at a client that fetches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowSample {
+    /// Content handed to QUIC (or received from it) so far; looked at ten times a second. Bytes.
+    pub moved: u64,
+    /// What the other side is known to have (or what this side received), with all that QUIC adds. Bytes.
+    pub arrived: u64,
+    /// Smoothed round-trip time of the first link.
+    pub rtt: Duration,
+    /// Congestion windows of all links. Bytes.
+    pub cwnd: u64,
+    /// Sent, and neither acknowledged nor taken for lost. Bytes.
+    pub in_flight: u64,
 }
 
 /// Why there is no outcome.
@@ -151,35 +177,28 @@ impl<'a> World<'a> {
         let started = self.clock.run(limit, async move { Gateway::start(rt, config).await });
         let gateway = started.map_err(stuck)??;
 
-        let moved = Arc::new(Mutex::new(vec![0; self.scenario.flows.len()]));
+        let slots: Vec<Arc<Slot>> = self.scenario.flows.iter().map(Slot::new).collect();
         let mut running = Vec::new();
         for (i, (flow, host)) in self.scenario.flows.iter().zip(&self.clients).enumerate() {
             let rt = Host::rt(&self.net, *host, self.scenario.seed.wrapping_mul(1000) + 100 * (1 + i as u64));
-            let moved = moved.clone();
-            let watch = Watch {
-                progress: Box::new(move |progress| lock(&moved)[i] = progress.moved),
-                ..Watch::default()
-            };
-            let options = self.options(i, flow)?;
-            let task = rt.spawn(drive(rt.clone(), flow.clone(), i as u64, options, watch));
-            running.push(task);
+            let drive = drive(rt.clone(), flow.clone(), i as u64, self.options(i, flow)?, slots[i].clone());
+            running.push(rt.spawn(drive));
         }
         let samples = Arc::new(Mutex::new(Vec::new()));
-        self.sample(samples.clone(), moved);
-        let clock = self.clock.clone();
-        let (flows, elapsed) = self
-            .clock
-            .run(limit, async move {
-                let mut flows = Vec::new();
-                for flow in running {
-                    flows.push(flow.await.unwrap_or_else(|e| FlowOutcome {
-                        elapsed: Duration::ZERO,
-                        report: Err(e.to_string()),
-                    }));
-                }
-                (flows, clock.elapsed())
-            })
-            .map_err(stuck)?;
+        self.sample(samples.clone(), slots.clone());
+        let ended = self.clock.run(limit, async move {
+            for flow in running {
+                // A panic is not caught: it ends the run.
+                let _ = flow.await;
+            }
+        });
+        match ended {
+            Ok(()) | Err(Stuck::Limit(_)) => {}
+            Err(forever) => return Err(stuck(forever)),
+        }
+        let elapsed = self.clock.elapsed();
+        let flows =
+            self.scenario.flows.iter().zip(&slots).map(|(flow, slot)| slot.outcome(flow, elapsed)).collect();
         let (up, down) = (self.net.counts(self.up), self.net.counts(self.down));
         drop(gateway);
         let samples = std::mem::take(&mut *lock(&samples));
@@ -187,7 +206,7 @@ impl<'a> World<'a> {
     }
 
     /// Looks at everything again and again, for as long as the clock runs.
-    fn sample(&self, samples: Arc<Mutex<Vec<Sample>>>, moved: Arc<Mutex<Vec<u64>>>) {
+    fn sample(&self, samples: Arc<Mutex<Vec<Sample>>>, slots: Vec<Arc<Slot>>) {
         let Some(every) = self.scenario.sample_ms.map(|ms| Duration::from_secs_f64(ms / 1e3)) else { return };
         let (net, clock, up, down) = (self.net.clone(), self.clock.clone(), self.up, self.down);
         self.clock.spawn(Box::pin(async move {
@@ -197,14 +216,14 @@ impl<'a> World<'a> {
                     at: clock.elapsed(),
                     queue: (net.backlog(up), net.backlog(down)),
                     passed: (net.counts(up).bytes, net.counts(down).bytes),
-                    moved: lock(&moved).clone(),
+                    flows: slots.iter().map(|slot| slot.sample()).collect(),
                 };
                 lock(&samples).push(sample);
             }
         }));
     }
 
-    fn config(&self) -> Result<metra_gateway::config::Config, RunError> {
+    fn config(&self) -> Result<config::Config, RunError> {
         let state = self.dir.join("gateway");
         let root = self.dir.join("root");
         std::fs::create_dir_all(&root)?;
@@ -219,6 +238,11 @@ impl<'a> World<'a> {
         (raw.tls.cert, raw.tls.key) = (Some(cert), Some(key));
         raw.quic.receive_window_mib = Some(window);
         raw.quic.send_window_mib = Some(window);
+        // Of the first flow: a gateway has one controller for all.
+        raw.quic.congestion = self.scenario.flows.first().map(|flow| match flow.controller {
+            Controller::Cubic => config::Congestion::Cubic,
+            Controller::Bbr => config::Congestion::Bbr,
+        });
         raw.limits.receive_memory_mib = Some((3 * window).max(256));
         let user = RawUser { token_hash: Some(TokenHash::of(TOKEN).to_string()), ..RawUser::default() };
         raw.users.insert("sim".to_owned(), user);
@@ -259,11 +283,62 @@ impl<'a> World<'a> {
 }
 
 /// A client from its beginning to its end.
-async fn drive(rt: Rt, flow: Flow, number: u64, options: ConnectOptions, watch: Watch) -> FlowOutcome {
+async fn drive(rt: Rt, flow: Flow, number: u64, options: ConnectOptions, slot: Arc<Slot>) {
     rt.sleep(Duration::from_secs_f64(flow.start_s)).await;
     let began = rt.now();
-    let result = transfer(&rt, &flow, number, options, watch).await;
-    FlowOutcome { elapsed: rt.now() - began, report: result.map_err(|e| e.to_string()) }
+    let report = transfer(&rt, &flow, number, options, &slot).await.map_err(|e| e.to_string());
+    lock(&slot.seen).end = Some((rt.now() - began, report));
+}
+
+/// What can be seen of a flow from outside.
+struct Slot {
+    way: Way,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    moved: u64,
+    client: Option<Arc<Client>>,
+    end: Option<(Duration, Result<JobReport, String>)>,
+}
+
+impl Slot {
+    fn new(flow: &Flow) -> Arc<Self> {
+        Arc::new(Self { way: flow.way, seen: Mutex::default() })
+    }
+
+    fn sample(&self) -> FlowSample {
+        let (moved, client) = {
+            let seen = lock(&self.seen);
+            (seen.moved, seen.client.clone())
+        };
+        let links = client.map_or_else(Vec::new, |client| client.links());
+        let in_flight =
+            links.iter().map(|link| link.sent_bytes.saturating_sub(link.acked_bytes + link.lost_bytes)).sum();
+        let arrived = links.iter().map(|link| match self.way {
+            Way::Push => link.acked_bytes,
+            Way::Pull => link.received_bytes,
+        });
+        FlowSample {
+            moved,
+            arrived: arrived.sum(),
+            rtt: links.first().map_or(Duration::ZERO, |link| link.rtt),
+            cwnd: links.iter().map(|link| link.cwnd).sum(),
+            in_flight,
+        }
+    }
+
+    fn outcome(&self, flow: &Flow, now: Duration) -> FlowOutcome {
+        let mut seen = lock(&self.seen);
+        seen.client = None;
+        let moved = seen.moved;
+        let (elapsed, report) = seen.end.take().unwrap_or_else(|| {
+            let elapsed = now.saturating_sub(Duration::from_secs_f64(flow.start_s));
+            (elapsed, Err(format!("not done after {:.3} s", elapsed.as_secs_f64())))
+        });
+        FlowOutcome { elapsed, moved, report }
+    }
 }
 
 async fn transfer(
@@ -271,9 +346,13 @@ async fn transfer(
     flow: &Flow,
     number: u64,
     options: ConnectOptions,
-    watch: Watch,
+    slot: &Arc<Slot>,
 ) -> Result<JobReport, ClientError> {
-    let client = Client::connect(rt.clone(), options).await?;
+    let client = Arc::new(Client::connect(rt.clone(), options).await?);
+    lock(&slot.seen).client = Some(client.clone());
+    let seen = slot.clone();
+    let progress = Box::new(move |progress: &Progress| lock(&seen.seen).moved = progress.moved);
+    let watch = Watch { progress, ..Watch::default() };
     let report = match flow.way {
         Way::Push => {
             let root = Root::Random { size: flow.bytes, seed: number, name: data(number) };
@@ -304,7 +383,10 @@ async fn transfer(
             client.get(request, watch).await
         }
     };
-    client.close().await;
+    lock(&slot.seen).client = None;
+    if let Some(client) = Arc::into_inner(client) {
+        client.close().await;
+    }
     report
 }
 

@@ -44,7 +44,7 @@ pub struct Flow {
     /// Connections.
     #[serde(default = "one_link")]
     pub links: usize,
-    /// Congestion controller of the client's connections, and of the gateway's for a pull.
+    /// Congestion controller of the client. The gateway, which sends in a pull, has that of the first flow.
     #[serde(default)]
     pub controller: Controller,
     /// A link of its own before the one that is shared.
@@ -85,6 +85,26 @@ pub enum Controller {
     Cubic,
     /// quinn's BBR.
     Bbr,
+}
+
+impl Way {
+    /// As in plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Push => "push",
+            Way::Pull => "pull",
+        }
+    }
+}
+
+impl Controller {
+    /// As in plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Controller::Cubic => "cubic",
+            Controller::Bbr => "bbr",
+        }
+    }
 }
 
 /// Something happens to a client.

@@ -29,7 +29,6 @@ struct State {
     waker: Option<Waker>,
     /// A wake-up is on its way.
     waking: bool,
-    overflows: u64,
 }
 
 impl Mailbox {
@@ -41,7 +40,6 @@ impl Mailbox {
     pub(crate) fn put(&self, datagram: Datagram) -> Option<Waker> {
         let mut state = lock(&self.state);
         if state.bytes + datagram.payload.len() > self.room {
-            state.overflows += 1;
             return None;
         }
         state.bytes += datagram.payload.len();
@@ -52,6 +50,12 @@ impl Mailbox {
         let waker = state.waker.take();
         state.waking = waker.is_some();
         waker
+    }
+
+    /// Datagrams that wait to be read.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.state).queue.len()
     }
 
     /// Whoever waited is awake.

@@ -34,11 +34,6 @@ fn scenario(rate: f64, rtt: f64, loss: f64, flows: Vec<Flow>) -> Scenario {
     }
 }
 
-/// Mbit/s of content, from the beginning of the flow to its end.
-fn goodput(flow: &FlowOutcome) -> f64 {
-    flow.report.as_ref().unwrap().bytes as f64 * 8e-6 / flow.elapsed.as_secs_f64()
-}
-
 /// All that must be the same.
 fn facts(outcome: &Outcome) -> String {
     let flows: Vec<_> = outcome
@@ -71,7 +66,7 @@ fn the_same_seed_does_the_same() {
 fn a_clean_link_is_filled_and_no_more() {
     let outcome = run(&scenario(100.0, 20.0, 0.0, vec![flow(40 * MB, Controller::Cubic)])).unwrap();
     // IP, UDP and QUIC take 1 - 1400/1480 = 5 % at most of packets of 1480 bytes; the rest is slow start.
-    let goodput = goodput(&outcome.flows[0]);
+    let goodput = outcome.flows[0].goodput_mbit();
     assert!((80.0..97.0).contains(&goodput), "{goodput} Mbit/s of 100");
     assert_eq!(outcome.up.lost, 0);
 }
@@ -118,7 +113,7 @@ fn a_pull_is_as_good_as_a_push() {
 fn two_flows_share_a_bottleneck() {
     let flows = vec![flow(20 * MB, Controller::Cubic), flow(20 * MB, Controller::Cubic)];
     let outcome = run(&scenario(100.0, 20.0, 0.0, flows)).unwrap();
-    let rates: Vec<f64> = outcome.flows.iter().map(goodput).collect();
+    let rates: Vec<f64> = outcome.flows.iter().map(FlowOutcome::goodput_mbit).collect();
     assert!(rates.iter().all(|rate| (30.0..75.0).contains(rate)), "{rates:?}");
 }
 
