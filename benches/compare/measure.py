@@ -32,7 +32,7 @@ def measure(bench, netpath, cell, tool, work, options, number):
         "--wait-for", f"server:{tool.port}", "--", "bash", "-c", f"{settings} exec {client}",
     ]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL, env=environment())
+                          stdin=subprocess.DEVNULL, env=environment(bench))
     row = Row(*cell, work.kind, tool.name, number)
     try:
         outcome(row, bench, tool, work)
@@ -45,10 +45,9 @@ def measure(bench, netpath, cell, tool, work, options, number):
     return row
 
 
-def environment():
-    """Of clients and servers: nothing of the user's own settings for them."""
-    kept = {name: os.environ[name] for name in ("TMPDIR", "LANG") if name in os.environ}
-    return dict(kept, PATH=os.environ.get("PATH", "") + ":/usr/sbin:/sbin", HOME="/root", LC_ALL="C")
+def environment(bench):
+    """Of clients and servers."""
+    return {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", "HOME": str(bench.home), "LC_ALL": "C"}
 
 
 def outcome(row, bench, tool, work):

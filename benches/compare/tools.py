@@ -64,9 +64,11 @@ class Bench:
     def __init__(self, folder, metra):
         self.folder, self.metra = Path(folder), metra
         self.a, self.b, self.run = self.folder / "a", self.folder / "b", self.folder / "run"
+        # Of clients, servers and what sshd starts: nothing of the user's own settings and start files.
+        self.home = self.folder / "home"
         self.token = secrets.token_hex(16)
         self.destination = self.b / "dest"
-        for place in (self.a, self.b, self.run):
+        for place in (self.a, self.b, self.run, self.home):
             place.mkdir()
         self.folder.chmod(0o755)
         for configure in (self._ssh, self._rclone, self._https, self._metra):
@@ -88,6 +90,7 @@ class Bench:
             PasswordAuthentication no
             AuthorizedKeysFile {self.folder}/user_key.pub
             Subsystem sftp internal-sftp
+            SetEnv HOME={self.home}
         """)
         self._write("ssh_config", f"""
             Host *
