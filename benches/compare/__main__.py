@@ -56,8 +56,9 @@ def arguments():
     parser = argparse.ArgumentParser(prog="benches/paths", formatter_class=argparse.RawDescriptionHelpFormatter,
                                      description=__doc__)
     add = parser.add_argument
-    add("--cells", action="append", metavar="CELL,...", help="which paths, as RATE/RTT/LOSS in Mbit/s, ms and %%; each may be "
-        "*, as in 100/*/0.5 (default: %s x %s x %s)" % tuple(",".join(map(str, l)) for l in (RATES, RTTS, LOSSES)))
+    grid = " x ".join(",".join(map(str, list_)) for list_ in (RATES, RTTS, LOSSES))
+    add("--cells", action="append", metavar="CELL,...", help="which paths, as RATE/RTT/LOSS in Mbit/s, ms and %%; each may "
+        f"be *, as in 100/*/0.5 (default: {grid})")
     add("--what", metavar="KIND,...", help="large, small (default: both)")
     add("--tools", metavar="TOOL,...", help=f"of: {', '.join(names)} (default: all)")
     add("--rounds", type=int, metavar="N", help="of everything; the medians are reported (default 3)")
@@ -76,12 +77,14 @@ def arguments():
     add("--plan", action="store_true", help="only say how long it would take")
     add("--out", default="docs/benchmarks", metavar="DIR", help="where paths.csv, paths.md and paths-*.svg are "
         "(default %(default)s)")
-    add("--dir", metavar="DIR", help="where the data is while it runs (default: /dev/shm, which is memory, if there is room)")
+    add("--dir", metavar="DIR", help="where the data is while it runs (default: /dev/shm, which is memory, if there is "
+        "room)")
     add("--no-build", dest="build", action="store_false", help="take metra and netpath from target/release as they are")
     options = parser.parse_args()
 
     quick = options.quick
-    for name, usual, short in (("rounds", 3, 1), ("seconds", 10, 5), ("files", SMALL_FILES, SMALL_FILES), ("limit", 60, 12)):
+    defaults = (("rounds", 3, 1), ("seconds", 10, 5), ("files", SMALL_FILES, SMALL_FILES), ("limit", 60, 12))
+    for name, usual, short in defaults:
         if getattr(options, name) is None:
             setattr(options, name, short if quick else usual)
         if getattr(options, name) < 1:
@@ -150,7 +153,7 @@ def run(options, plan, path):
     buffers = tcp_buffers(netpath)
     results = Results(path)
     results.say("command", shlex.join(["benches/paths", *sys.argv[1:]]))
-    for name, text in machine.facts(metra, used(options)).items():
+    for name, text in machine.facts(metra, options.build, used(options)).items():
         results.say(name, text)
     results.say("settings", f"large file of {options.seconds} s at the link's rate; {options.files} small files of "
                 f"{SMALL_BYTES} bytes; stopped after {options.limit} s; what uses kernel TCP: "
@@ -175,9 +178,10 @@ def run(options, plan, path):
                 row = measure(bench, netpath, cell, tool, work, options, number)
                 results.add(row)
                 tries[key] = options.again + 1 if row.counts else tries.get(key, 0) + 1
-                too_slow = f" - the emulator was too slow ({row.overruns} lost, {row.late_ms:.0f} ms late)" if row.slow else ""
-                say(f"[{done}/{len(plan)}] {cell.rate:g}/{cell.rtt:g}/{cell.loss:g} {kind} {tool.name}: {row.outcome}, "
-                    f"{row.seconds:.2f} s, {row.goodput_mbit:.1f} Mbit/s{too_slow}{' - ' if row.note else ''}{row.note}")
+                slow = f"the emulator was too slow ({row.overruns} lost, {row.late_ms:.0f} ms late)" if row.slow else ""
+                figures = f"{row.outcome}, {row.seconds:.2f} s, {row.goodput_mbit:.1f} Mbit/s"
+                say(f"[{done}/{len(plan)}] {cell.rate:g}/{cell.rtt:g}/{cell.loss:g} {kind} {tool.name}: "
+                    + " - ".join(filter(None, [figures, slow, row.note])))
 
 
 def tcp_buffers(netpath):

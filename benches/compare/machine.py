@@ -57,7 +57,7 @@ def binaries(build):
     return TARGET / "release/metra", TARGET / "release/netpath"
 
 
-def facts(metra, used):
+def facts(metra, built, used):
     """What the report says of this machine and of the programs that were used: name to text."""
     cpu = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     said = {
@@ -67,7 +67,8 @@ def facts(metra, used):
         "socket buffers": f"UDP at most {setting('core/rmem_max')} bytes to receive, {setting('core/wmem_max')} to send "
                           "(net.core.rmem_max, wmem_max)",
         "load": f"{os.getloadavg()[0]:.2f} in the minute before the start",
-        "metra": f"{first_line([metra, '--version'])}, commit {commit()}",
+        "metra": f"{first_line([metra, '--version'])}, "
+                 + (f"commit {commit()}" if built else f"as it was, not built anew; the repository is at {commit()}"),
     }
     versions = {
         "ssh": (["ssh", "-V"], r"OpenSSH_\S+"), "rsync": (["rsync", "--version"], r"version (\S+)"),

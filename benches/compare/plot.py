@@ -43,7 +43,7 @@ def draw(title, found, names):
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        text(LEFT, 22, f"{title}: goodput as a fraction of the link's rate, by loss", size=15),
+        text(LEFT, 22, f"{title}: goodput as a fraction of the link's rate (logarithmic), by loss", size=15),
     ]
     for i, rtt in enumerate(rtts):
         left, top = LEFT + i % columns * (width + GAP), TOP + i // columns * (PANEL_HEIGHT + GAP)
@@ -90,7 +90,8 @@ def legend(names, top):
         left, place = LEFT + i % 5 * 178, top + i // 5 * 24
         shapes.append(f'<line x1="{left}" x2="{left + 34}" y1="{place}" y2="{place}" stroke="{colour}" '
                       f'stroke-width="{2.6 if name == "metra" else 1.6}" stroke-dasharray="{dashes or "none"}"/>')
-        shapes.append(f'<circle cx="{left + 17}" cy="{place}" r="2.8" fill="{"#ffffff" if dashes else colour}" stroke="{colour}"/>')
+        shapes.append(f'<circle cx="{left + 17}" cy="{place}" r="2.8" fill="{"#ffffff" if dashes else colour}" '
+                      f'stroke="{colour}"/>')
         shapes.append(text(left + 42, place + 4, name))
     return shapes
 

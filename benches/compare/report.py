@@ -30,9 +30,9 @@ def head(results, shown):
         if name != "skipped":
             lines.append(f"| {name} | {f'`{text}`' if name == 'command' else text} |")
     lines += [f"| rounds | {rounds} |", "",
-              "**Absolute figures are those of this one machine**, which runs both programs and the emulated path. Only ratios "
-              "are worth comparing, and only within this report: everything in it went over the same paths, one tool after the "
-              "other.", "", "| Name | What it is |", "|---|---|"]
+              "**Absolute figures are those of this one machine**, which runs both programs and the emulated path. Only "
+              "ratios are worth comparing, and only within this report: everything in it went over the same paths, one tool "
+              "after the other.", "", "| Name | What it is |", "|---|---|"]
     return [*lines, *(f"| {tool.name} | {tool.says} |" for tool in shown), ""]
 
 
@@ -69,7 +69,8 @@ def losses(medians, shown):
 
 def ratios(medians, shown):
     lines = ["## Ratios", "", "metra's goodput by that of the other, over all paths that were run with both.", "",
-             "| | paths | metra faster | alike | metra slower | smallest | median | largest |", "|---|---|---|---|---|---|---|---|"]
+             "| | paths | metra faster | alike | metra slower | smallest | median | largest |",
+             "|---|---|---|---|---|---|---|---|"]
     for tool in shown:
         for what in ("large", "small"):
             pairs = [ratio for (w, _), ratio in compared(medians, tool.name).items() if w == what]
@@ -112,8 +113,8 @@ def remarks(results):
     failed = [row for row in results.rows if row.outcome == "failed"]
     lines += [f"- Skipped: {text}" for text in skipped]
     if slow:
-        lines.append(f"- {len(slow)} of {len(results.rows)} runs are not in the medians, because the emulator was too slow: it "
-                     "lost packets itself, or was late by more than 10 ms. They are marked `slow` in paths.csv: "
+        lines.append(f"- {len(slow)} of {len(results.rows)} runs are not in the medians, because the emulator was too slow: "
+                     "it lost packets itself, or was late by more than 10 ms. They are marked `slow` in paths.csv: "
                      + where(slow) + ".")
     if failed:
         lines.append(f"- {len(failed)} runs failed: " + where(failed) + ". The reasons are in paths.csv.")

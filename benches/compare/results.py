@@ -63,7 +63,8 @@ class Results:
         """Adds a fact, unless it is there."""
         if (name, text) not in self.facts:
             self.facts.append((name, text))
-            self._write()
+        # In any case: the last line may be half a one.
+        self._write()
 
     def add(self, row):
         row.goodput_mbit = row.bytes * 8e-6 / row.seconds if row.seconds > 0 else 0.0

@@ -177,8 +177,8 @@ def tools():
              curl("--http2"), down=True),
         Tool("tcp-cubic", "iperf3 -C cubic: kernel TCP alone, nothing read, encrypted or written", ("large",), ("iperf3",),
              IPERF_PORT, iperf_server, iperf("cubic"), down=True, congestion="cubic", tells=True),
-        Tool("tcp-bbr", "iperf3 -C bbr: the same", ("large",), ("iperf3",), IPERF_PORT, iperf_server, iperf("bbr"), down=True,
-             congestion="bbr", tells=True),
+        Tool("tcp-bbr", "iperf3 -C bbr: the same", ("large",), ("iperf3",), IPERF_PORT, iperf_server, iperf("bbr"),
+             down=True, congestion="bbr", tells=True),
     ]
 
 
