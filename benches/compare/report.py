@@ -87,8 +87,8 @@ def section(what, medians, shown, plots):
     cells = sorted({cell for cell, kind, _ in medians if kind == what})
     lines = [f"## {TITLES[what]}", ""]
     lines += [f"![goodput by loss]({plot.name})" for plot in plots]
-    lines += ["", "Medians of the goodput, in % of the link's rate. *: stopped at the time limit, what had arrived by then "
-              "counts. The rate is that of IP packets: headers keep some 4 % of it from everybody.", ""]
+    lines += ["", "Medians of the goodput, in % of the link's rate. *: stopped at the time limit; what had arrived by then "
+              "counts, written or not. The rate is that of IP packets: headers keep some 4 % of it from everybody.", ""]
     lines += table(cells, shown, lambda cell, tool: percent(medians.get((cell, what, tool.name))))
     others = [tool for tool in shown if tool.name != "metra"]
     if len(others) < len(shown):

@@ -30,6 +30,8 @@ class Row:
     # Packets, in the direction of the content.
     lost: int = 0
     queue_drops: int = 0
+    # IP packets that the link delivered, headers and repetitions included.
+    wire_bytes: int = 0
     # Packets that the emulator lost, and how late it was at most.
     overruns: int = 0
     late_ms: float = 0.0
