@@ -1,5 +1,7 @@
 //! `metra-sim`: runs plans in virtual time.
 
+mod agree;
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,6 +29,16 @@ enum Args {
         #[arg(long, value_name = "TEXT")]
         only: Option<String>,
     },
+    /// Run a plan in virtual time and in real time through netpath (needs root), and compare
+    Agree {
+        /// TOML file; one client that sends
+        plan: PathBuf,
+        #[command(flatten)]
+        programs: agree::Programs,
+        /// Only runs whose name contains this
+        #[arg(long, value_name = "TEXT")]
+        only: Option<String>,
+    },
     /// List the runs of a plan
     List {
         /// TOML file
@@ -41,6 +53,9 @@ fn main() -> ExitCode {
                 println!("{}", cell.name());
             }
         }),
+        Args::Agree { plan, programs, only } => Plan::load(&plan)
+            .map_err(|e| e.to_string())
+            .and_then(|plan| agree::agree(&plan, &programs, only.as_deref())),
         Args::Run { plan, out, jobs, only } => run_plan(&plan, out, jobs, only.as_deref()),
     };
     match done {

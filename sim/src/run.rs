@@ -56,7 +56,7 @@ pub struct Outcome {
 pub struct FlowOutcome {
     /// From the beginning of the flow to its end.
     pub elapsed: Duration,
-    /// Content that had moved by then. Bytes.
+    /// Of a flow that was stopped: what the other side is known to have got, with all that QUIC adds. Bytes.
     pub moved: u64,
     /// The client's report, or why there is none.
     pub report: Result<JobReport, String>,
@@ -144,8 +144,10 @@ impl<'a> World<'a> {
         let seed = scenario.seed;
         let net = Net::new(clock.clone(), seed ^ 3, Duration::from_secs_f64(scenario.wake_delay_us / 1e6));
         let gateway = net.add_host();
-        let up = net.add_pipe(&scenario.up, seed ^ 1)?;
-        let down = net.add_pipe(&scenario.down, seed ^ 2)?;
+        // As in the emulator: the same seed loses the same packets in both.
+        let links = seed.wrapping_mul(1_000_003);
+        let up = net.add_pipe(&scenario.up, links)?;
+        let down = net.add_pipe(&scenario.down, links.wrapping_add(1))?;
         let mut clients = Vec::new();
         for (i, flow) in scenario.flows.iter().enumerate() {
             let host = net.add_host();
@@ -286,8 +288,23 @@ impl<'a> World<'a> {
 async fn drive(rt: Rt, flow: Flow, number: u64, options: ConnectOptions, slot: Arc<Slot>) {
     rt.sleep(Duration::from_secs_f64(flow.start_s)).await;
     let began = rt.now();
-    let report = transfer(&rt, &flow, number, options, &slot).await.map_err(|e| e.to_string());
-    lock(&slot.seen).end = Some((rt.now() - began, report));
+    let client = match Client::connect(rt.clone(), options).await {
+        Ok(client) => Arc::new(client),
+        Err(error) => {
+            lock(&slot.seen).end = Some((rt.now() - began, Err(error.to_string())));
+            return;
+        }
+    };
+    lock(&slot.seen).client = Some(client.clone());
+    let report = transfer(&client, &flow, number, &slot).await.map_err(|e| e.to_string());
+    {
+        let mut seen = lock(&slot.seen);
+        seen.client = None;
+        seen.end = Some((rt.now() - began, report));
+    }
+    if let Some(client) = Arc::into_inner(client) {
+        client.close().await;
+    }
 }
 
 /// What can be seen of a flow from outside.
@@ -330,9 +347,9 @@ impl Slot {
     }
 
     fn outcome(&self, flow: &Flow, now: Duration) -> FlowOutcome {
+        let moved = self.sample().arrived;
         let mut seen = lock(&self.seen);
         seen.client = None;
-        let moved = seen.moved;
         let (elapsed, report) = seen.end.take().unwrap_or_else(|| {
             let elapsed = now.saturating_sub(Duration::from_secs_f64(flow.start_s));
             (elapsed, Err(format!("not done after {:.3} s", elapsed.as_secs_f64())))
@@ -342,18 +359,15 @@ impl Slot {
 }
 
 async fn transfer(
-    rt: &Rt,
+    client: &Client,
     flow: &Flow,
     number: u64,
-    options: ConnectOptions,
     slot: &Arc<Slot>,
 ) -> Result<JobReport, ClientError> {
-    let client = Arc::new(Client::connect(rt.clone(), options).await?);
-    lock(&slot.seen).client = Some(client.clone());
     let seen = slot.clone();
     let progress = Box::new(move |progress: &Progress| lock(&seen.seen).moved = progress.moved);
     let watch = Watch { progress, ..Watch::default() };
-    let report = match flow.way {
+    match flow.way {
         Way::Push => {
             let root = Root::Random { size: flow.bytes, seed: number, name: data(number) };
             let request = SendRequest {
@@ -382,12 +396,7 @@ async fn transfer(
             };
             client.get(request, watch).await
         }
-    };
-    lock(&slot.seen).client = None;
-    if let Some(client) = Arc::into_inner(client) {
-        client.close().await;
     }
-    report
 }
 
 /// The name of what a flow transfers.
