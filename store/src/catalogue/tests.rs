@@ -121,7 +121,7 @@ fn many_scattered_chunks_become_one_range() {
 }
 
 #[test]
-#[ignore = "takes seconds: a measurement"]
+#[ignore = "takes seconds: `tests/run --long` runs it"]
 fn a_million_durable_chunks_take_seconds() {
     let took = scattered(10_000);
     assert!(took < Duration::from_secs(30), "{took:?}");

@@ -232,7 +232,7 @@ fn crashes_between_the_steps_of_tidying_up() {
 
 /// The child of the next test: lands a tree, until it is killed.
 #[test]
-#[ignore = "started by another test"]
+#[ignore = "the child process of the test after it, which starts it"]
 fn land_until_killed() {
     let Ok(dir) = std::env::var("METRA_TEST_LAND") else { return };
     let dir = Path::new(&dir);

@@ -154,14 +154,14 @@ fn land_many(target: &TreeTarget, catalogue: &Arc<Catalogue>, finish: bool) -> u
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: `tests/run --long` runs it, or the command at the top of this file"]
 fn measure_many_files() {
     let (_dir, target, catalogue) = ground();
     assert!(land_many(&target, &catalogue, true) > 0);
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: `tests/run --long` runs it, or the command at the top of this file"]
 fn measure_many_files_resumed() {
     let (_dir, target, catalogue) = ground();
     land_many(&target, &catalogue, false);
@@ -170,7 +170,7 @@ fn measure_many_files_resumed() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: `tests/run --long` runs it, or the command at the top of this file"]
 fn measure_many_files_unchanged() {
     let (_dir, target, catalogue) = ground();
     land_many(&target, &catalogue, true);
@@ -179,7 +179,7 @@ fn measure_many_files_unchanged() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: `tests/run --long` runs it, or the command at the top of this file"]
 fn measure_large() {
     const CHUNKS: u32 = 4096;
     let (_dir, target, catalogue) = ground();
@@ -225,7 +225,7 @@ fn measure_large() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: `tests/run --long` runs it, or the command at the top of this file"]
 fn measure_sync_of_nothing() {
     const TIMES: u32 = 200;
     let (_dir, target, catalogue) = ground();
