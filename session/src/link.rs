@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use metra_core::code::Code;
 use metra_core::wire::{Frame, FrameDecoder, WireError, grease};
 use metra_transport::{ControlRecv, ControlSend, Link, LinkError, LinkId};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Encoded frames that wait to be written to one link. A sender waits when it is full.
 const OUT_QUEUE: usize = 64;
@@ -51,6 +51,29 @@ impl LinkHandle {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes);
         self.out.send(bytes.into()).await.is_ok()
+    }
+
+    /// Sends a frame for as long as `attached` holds, which is looked at again whenever `changed` says so. `false`: the
+    /// link is gone, or the job has left it.
+    pub(crate) async fn send_while(
+        &self,
+        frame: &Frame,
+        changed: &Notify,
+        attached: impl Fn() -> bool,
+    ) -> bool {
+        let send = self.send(frame);
+        tokio::pin!(send);
+        loop {
+            let change = changed.notified();
+            if !attached() {
+                return false;
+            }
+            tokio::select! {
+                biased;
+                sent = &mut send => return sent,
+                () = change => {}
+            }
+        }
     }
 }
 

@@ -132,7 +132,7 @@ impl Clock {
     pub(crate) fn timer(&self, deadline: Instant) -> Timer {
         let slot = Slot { state: Mutex::new(SlotState { deadline: 0, queued: None, waker: None }) };
         let timer = Timer { clock: self.clone(), slot: Arc::new(slot) };
-        timer.put_off(deadline);
+        timer.set_deadline(deadline);
         timer
     }
 
@@ -270,7 +270,7 @@ struct SlotState {
 }
 
 impl Timer {
-    pub(crate) fn put_off(&self, deadline: Instant) {
+    pub(crate) fn set_deadline(&self, deadline: Instant) {
         let deadline = deadline.saturating_duration_since(self.clock.0.base).as_nanos() as u64;
         let deadline = deadline.div_ceil(TICK) * TICK;
         let mut state = lock(&self.slot.state);
@@ -305,7 +305,7 @@ impl Future for Timer {
 
 impl quinn::AsyncTimer for Timer {
     fn reset(self: Pin<&mut Self>, deadline: Instant) {
-        self.put_off(deadline);
+        self.set_deadline(deadline);
     }
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -386,12 +386,12 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_can_be_put_off_and_brought_forward() {
+    fn a_timer_can_be_set_deadline_and_brought_forward() {
         for (first, then) in [(10, 50), (50, 10), (10, 0)] {
             let clock = Clock::new();
             let inner = clock.clone();
             let timer = clock.timer(clock.now() + Duration::from_millis(first));
-            timer.put_off(clock.now() + Duration::from_millis(then));
+            timer.set_deadline(clock.now() + Duration::from_millis(then));
             let at = clock.run(LONG, async move {
                 timer.await;
                 inner.elapsed()

@@ -46,28 +46,12 @@ impl SinkJob {
                 out.await;
                 continue;
             };
-            let sent = self.hand_over(&link, attachment, &frame).await;
+            let attached = || self.lock().is_attached(attachment);
+            let sent = link.send_while(&frame, &self.out, attached).await;
             self.told(frame, attachment, sent);
             if !sent {
                 // The job moves to another link, or the session learns of the loss from the link's reader.
                 out.await;
-            }
-        }
-    }
-
-    /// Queues a frame on a link. `false`: the link is gone, or the job has left it.
-    async fn hand_over(&self, link: &LinkHandle, attachment: u32, frame: &Frame) -> bool {
-        let send = link.send(frame);
-        tokio::pin!(send);
-        loop {
-            let out = self.out.notified();
-            if !self.lock().is_attached(attachment) {
-                return false;
-            }
-            tokio::select! {
-                biased;
-                sent = &mut send => return sent,
-                () = out => {}
             }
         }
     }
