@@ -14,6 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def main():
     path = out / "paths.csv"
     if not options.report:
         plan = list(planned(options))
-        at_most = len(plan) * (options.limit + AROUND)
+        at_most = int(sum((options.limit + AROUND) / at_once(options, cell) for _, cell, _, _ in plan))
         say(f"{len(plan)} runs, at most {at_most // 3600} h {at_most % 3600 // 60} min")
         if options.plan:
             return
@@ -66,6 +68,8 @@ def arguments():
     add("--files", type=int, metavar="N", help=f"small files, of {SMALL_BYTES} bytes (default {SMALL_FILES})")
     add("--limit", type=int, metavar="SECONDS", help="after which a run is stopped; what has arrived by then counts "
         "(default 60)")
+    add("--at-once", type=int, default=0, metavar="MBIT", help="try several paths at the same time, as long as their rates "
+        "add up to no more than this (default: one after the other)")
     add("--again", type=int, default=1, metavar="N", help="how often a run is tried again that failed, or for which the "
         "emulator was too slow (default %(default)s)")
     add("--tcp", default="cubic", metavar="NAME", help="congestion control of all that uses kernel TCP, but iperf3 "
@@ -122,6 +126,11 @@ def cells(patterns):
     return sorted(found)
 
 
+def at_once(options, cell):
+    """How many paths like this one are tried at the same time."""
+    return max(1, int(options.at_once / cell.rate))
+
+
 def planned(options):
     """What is to be run, in order. In each round another tool is first: none is always after the same one."""
     for number in range(1, options.rounds + 1):
@@ -169,19 +178,42 @@ def run(options, plan, path):
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="metra-paths.", dir=place(options)) as folder:
-        bench = Bench(folder, metra)
-        works = make_data(bench, options)
-        for done, (number, cell, kind, tool) in enumerate(plan, 1):
-            work = works["small" if kind == "small" else cell.rate]
-            key = (*cell, kind, tool.name, number)
-            while tool.name not in skipped and tries.get(key, 0) <= options.again:
-                row = measure(bench, netpath, cell, tool, work, options, number)
-                results.add(row)
-                tries[key] = options.again + 1 if row.counts else tries.get(key, 0) + 1
-                slow = f"the emulator was too slow ({row.overruns} lost, {row.late_ms:.0f} ms late)" if row.slow else ""
-                figures = f"{row.outcome}, {row.seconds:.2f} s, {row.goodput_mbit:.1f} Mbit/s"
-                say(f"[{done}/{len(plan)}] {cell.rate:g}/{cell.rtt:g}/{cell.loss:g} {kind} {tool.name}: "
-                    + " - ".join(filter(None, [figures, slow, row.note])))
+        Path(folder).chmod(0o755)
+        data = Path(folder, "data")
+        works = make_data(data, options)
+        benches = [Bench(Path(folder, str(i)), metra, data)
+                   for i in range(max(at_once(options, cell) for cell in options.paths))]
+        stop, adding, count = threading.Event(), threading.Lock(), itertools.count(1)
+
+        def one_path(runs):
+            """All tools in turn, in a bench that nobody else uses meanwhile."""
+            with adding:
+                bench = benches.pop()
+            for number, cell, kind, tool in runs:
+                work = works["small" if kind == "small" else cell.rate]
+                key = (*cell, kind, tool.name, number)
+                done = next(count)
+                while tool.name not in skipped and tries.get(key, 0) <= options.again and not stop.is_set():
+                    row = measure(bench, netpath, cell, tool, work, options, number)
+                    slow = f"the emulator was too slow ({row.overruns} lost, {row.late_ms:.0f} ms late)" if row.slow else ""
+                    with adding:
+                        results.add(row)
+                    tries[key] = options.again + 1 if row.counts else tries.get(key, 0) + 1
+                    figures = f"{row.outcome}, {row.seconds:.2f} s, {row.goodput_mbit:.1f} Mbit/s"
+                    say(f"[{done}/{len(plan)}] {cell.rate:g}/{cell.rtt:g}/{cell.loss:g} {kind} {tool.name}: "
+                        + " - ".join(filter(None, [figures, slow, row.note])))
+            with adding:
+                benches.append(bench)
+
+        for _, same in itertools.groupby(plan, lambda run: (run[0], run[1].rate)):
+            same = list(same)
+            paths = [list(runs) for _, runs in itertools.groupby(same, lambda run: run[:3])]
+            with ThreadPoolExecutor(at_once(options, same[0][1])) as workers:
+                try:
+                    list(workers.map(one_path, paths))
+                except BaseException:
+                    stop.set()
+                    raise
 
 
 def tcp_buffers(netpath):
@@ -215,21 +247,22 @@ def place(options):
     return sys.exit("benches/paths: no room for the data; --dir says where else it may be")
 
 
-def make_data(bench, options):
+def make_data(folder, options):
     """Random content: nothing can be compressed, or is there already."""
-    say(f"making data in {bench.folder}")
+    say(f"making data in {folder}")
+    folder.mkdir()
     works = {}
     with open("/dev/urandom", "rb") as noise:
         for rate in sorted({cell.rate for cell in options.paths}) if "large" in options.kinds else []:
             size, name = int(rate * 125_000 * options.seconds), f"large-{rate:g}"
-            with open(bench.a / name, "wb") as file:
+            with open(folder / name, "wb") as file:
                 for offset in range(0, size, 1 << 20):
                     file.write(noise.read(min(1 << 20, size - offset)))
             works[rate] = Work("large", name, size)
         if "small" in options.kinds:
             names = [f"{i // 1000:04}/{i % 1000:03}" for i in range(options.files)]
             for name in names:
-                file = bench.a / "small" / name
+                file = folder / "small" / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(noise.read(SMALL_BYTES))
             works["small"] = Work("small", "small", options.files * SMALL_BYTES, names)

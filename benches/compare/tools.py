@@ -59,18 +59,18 @@ class Work:
 
 
 class Bench:
-    """Folders and secrets of this run of the benchmark."""
+    """Folders and secrets of one tool at a time; `data` is what all of them transfer."""
 
-    def __init__(self, folder, metra):
-        self.folder, self.metra = Path(folder), metra
+    def __init__(self, folder, metra, data):
+        self.folder, self.metra = folder, metra
         self.a, self.b, self.run = self.folder / "a", self.folder / "b", self.folder / "run"
         # Of clients, servers and what sshd starts: nothing of the user's own settings and start files.
         self.home = self.folder / "home"
         self.token = secrets.token_hex(16)
         self.destination = self.b / "dest"
-        for place in (self.a, self.b, self.run, self.home):
+        for place in (self.folder, self.b, self.run, self.home):
             place.mkdir()
-        self.folder.chmod(0o755)
+        self.a.symlink_to(data)
         for configure in (self._ssh, self._rclone, self._https, self._metra):
             configure()
 
