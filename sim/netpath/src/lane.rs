@@ -1,11 +1,11 @@
 //! One direction of one link: takes packets out of one interface, and puts them into another when the model says so.
 //!
 //! ```text
-//!  Tun::read --> firewall --> Pipe::offer --> held, in order of arrival --> Tun::write
+//!  Tun::read --> firewall --> Pipe::offer each of the Parts --> held, in order of arrival --> runs --> Tun::write
 //! ```
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Mutex;
@@ -18,6 +18,7 @@ use nix::sys::prctl;
 use nix::sys::time::TimeSpec;
 
 use super::ip::Header;
+use super::offload::{Parts, Run, VIRTIO, finish, runs};
 use super::sys::{Tun, make_urgent};
 
 /// What a lane does not let through.
@@ -142,72 +143,97 @@ impl Lane {
     /// Takes a batch. Whether there may be more.
     fn take(&self, from: &Tun, held: &mut Held, start: Instant) -> io::Result<bool> {
         let mut pipe = self.pipe();
-        for _ in 0..BATCH {
-            let mut buffer = held.buffer();
-            let len = match from.read(&mut buffer) {
+        let mut taken = 0;
+        while taken < BATCH {
+            let len = match from.read(&mut held.read) {
                 Ok(len) => len,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    held.free(buffer);
-                    return Ok(false);
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             };
-            let packet = &mut buffer[..len];
-            let header = match Header::of(packet) {
-                Some(header) if !self.filter.stops(&header, packet) => header,
-                _ => {
-                    self.stopped.fetch_add(1, Relaxed);
-                    held.free(buffer);
-                    continue;
-                }
-            };
-            match pipe.offer(start.elapsed(), header.packet(len)) {
-                Passage::Dropped(_) => held.free(buffer),
-                Passage::Passes(first, second) => {
-                    if let Some(second) = second {
-                        let mut copy = held.buffer();
-                        copy[..len].copy_from_slice(&buffer[..len]);
-                        self.hold(held, copy, len, header, second);
-                    }
-                    self.hold(held, buffer, len, header, first);
-                }
-            }
+            let read = std::mem::take(&mut held.read);
+            taken += self.take_frame(&mut pipe, &read[..len], held, start);
+            held.read = read;
         }
         Ok(true)
     }
 
-    fn hold(&self, held: &mut Held, mut buffer: Buffer, len: usize, header: Header, arrival: Arrival) {
-        let packet = &mut buffer[..len];
+    /// Takes the packets of a frame: how many.
+    fn take_frame(&self, pipe: &mut Pipe, frame: &[u8], held: &mut Held, start: Instant) -> usize {
+        let parts = Parts::of(frame).and_then(|parts| Some((parts, Header::of(parts.packet())?)));
+        let Some((parts, header)) = parts else {
+            self.stopped.fetch_add(1, Relaxed);
+            return 1;
+        };
+        let count = parts.count();
+        if self.filter.stops(&header, parts.packet()) {
+            self.stopped.fetch_add(count as u64, Relaxed);
+            return count;
+        }
+        for part in 0..count {
+            if let Passage::Passes(first, second) =
+                pipe.offer(start.elapsed(), header.packet(parts.len(part)))
+            {
+                for arrival in second.into_iter().chain([first]) {
+                    let mut frame = held.buffer();
+                    parts.put(part, &mut frame);
+                    self.hold(held, frame, header, arrival);
+                }
+            }
+        }
+        count
+    }
+
+    fn hold(&self, held: &mut Held, mut frame: Vec<u8>, header: Header, arrival: Arrival) {
         if arrival.marked {
-            header.mark(packet);
+            header.mark(&mut frame[VIRTIO..]);
         }
         if let Some(bit) = arrival.wrong_bit {
-            header.damage(packet, bit);
+            finish(&mut frame);
+            header.damage(&mut frame[VIRTIO..], bit);
         }
-        if let Err(buffer) = held.put(arrival.at, buffer, len) {
+        if let Err(frame) = held.put(Parcel { at: arrival.at, frame }) {
             self.undelivered.fetch_add(1, Relaxed);
-            held.free(buffer);
+            held.free(frame);
         }
     }
 
     /// Gives what is due.
     fn give(&self, to: &Tun, held: &mut Held, start: Instant) {
-        let mut now = start.elapsed();
-        let (mut packets, mut bytes, mut latest) = (0, 0, 0);
-        while let Some((at, buffer, len)) = held.due(now) {
-            if to.write(&buffer[..len]).is_ok() {
-                packets += 1;
-                bytes += len as u64;
+        loop {
+            let now = start.elapsed();
+            let due: Vec<Parcel> = std::iter::from_fn(|| held.due(now)).take(BATCH).collect();
+            if due.is_empty() {
+                return;
+            }
+            for run in runs(due.iter().map(|parcel| &*parcel.frame)) {
+                self.give_run(to, &due, &run, start);
+            }
+            for Parcel { frame, .. } in due {
+                held.free(frame);
+            }
+        }
+    }
+
+    /// Gives packets as one, if they can be; else, or where the kernel does not know how (of UDP before Linux 6.2), one by
+    /// one.
+    fn give_run(&self, to: &Tun, due: &[Parcel], run: &Run, start: Instant) {
+        let parcels = || run.packets.iter().map(|place| &due[*place]);
+        let first = &due[run.packets[0]];
+        let late = (start.elapsed() - first.at).as_nanos() as u64;
+        self.latest.fetch_max(late, Relaxed);
+        let whole = run.head(first.packet()).is_some_and(|head| {
+            let payloads = parcels().map(|parcel| IoSlice::new(&parcel.packet()[run.headers()..]));
+            let parts: Vec<_> = std::iter::once(IoSlice::new(&head)).chain(payloads).collect();
+            to.write(&parts).is_ok()
+        });
+        for parcel in parcels() {
+            if whole || to.write(&[IoSlice::new(&parcel.frame)]).is_ok() {
+                self.delivered.fetch_add(1, Relaxed);
+                self.delivered_bytes.fetch_add(parcel.packet().len() as u64, Relaxed);
             } else {
                 self.undelivered.fetch_add(1, Relaxed);
             }
-            held.free(buffer);
-            latest = latest.max((now - at).as_nanos() as u64);
-            now = start.elapsed();
         }
-        self.delivered.fetch_add(packets, Relaxed);
-        self.delivered_bytes.fetch_add(bytes, Relaxed);
-        self.latest.fetch_max(latest, Relaxed);
     }
 
     fn pipe(&self) -> std::sync::MutexGuard<'_, Pipe> {
@@ -215,59 +241,79 @@ impl Lane {
     }
 }
 
-type Buffer = Box<[u8]>;
+/// A packet on its way.
+#[derive(Debug)]
+struct Parcel {
+    /// When it arrives.
+    at: Duration,
+    /// With its virtio header.
+    frame: Vec<u8>,
+}
+
+impl Parcel {
+    fn packet(&self) -> &[u8] {
+        &self.frame[VIRTIO..]
+    }
+}
 
 /// Packets on their way, in order of arrival; and buffers to use again.
 #[derive(Debug)]
 struct Held {
-    packets: VecDeque<(Duration, Buffer, usize)>,
-    free: Vec<Buffer>,
+    parcels: VecDeque<Parcel>,
+    free: Vec<Vec<u8>>,
     mtu: usize,
+    /// What is read goes here.
+    read: Vec<u8>,
 }
 
 impl Held {
     fn new(mtu: usize) -> Self {
-        Self { packets: VecDeque::new(), free: Vec::new(), mtu }
+        Self { parcels: VecDeque::new(), free: Vec::new(), mtu, read: vec![0; VIRTIO + LONGEST] }
     }
 
-    fn buffer(&mut self) -> Buffer {
-        self.free.pop().unwrap_or_else(|| vec![0; self.mtu].into())
+    /// For a frame.
+    fn buffer(&mut self) -> Vec<u8> {
+        self.free.pop().unwrap_or_else(|| Vec::with_capacity(VIRTIO + self.mtu))
     }
 
-    fn free(&mut self, buffer: Buffer) {
+    fn free(&mut self, buffer: Vec<u8>) {
         self.free.push(buffer);
     }
 
     /// Gives the buffer back if there are too many.
-    fn put(&mut self, at: Duration, buffer: Buffer, len: usize) -> Result<(), Buffer> {
-        if self.packets.len() >= MOST / self.mtu {
-            return Err(buffer);
+    fn put(&mut self, parcel: Parcel) -> Result<(), Vec<u8>> {
+        if self.parcels.len() >= MOST / self.mtu {
+            return Err(parcel.frame);
         }
+        let at = parcel.at;
         // Nearly always the last; jitter that changes the order puts it a little before that.
-        let place = match self.packets.back() {
-            Some((last, ..)) if *last > at => self.packets.partition_point(|(other, ..)| *other <= at),
-            _ => self.packets.len(),
+        let place = match self.parcels.back() {
+            Some(last) if last.at > at => self.parcels.partition_point(|other| other.at <= at),
+            _ => self.parcels.len(),
         };
-        self.packets.insert(place, (at, buffer, len));
+        self.parcels.insert(place, parcel);
         Ok(())
     }
 
     /// When the next is due.
     fn next(&self) -> Option<Duration> {
-        self.packets.front().map(|(at, ..)| *at)
+        self.parcels.front().map(|parcel| parcel.at)
     }
 
-    fn due(&mut self, now: Duration) -> Option<(Duration, Buffer, usize)> {
-        if self.next()? <= now { self.packets.pop_front() } else { None }
+    fn due(&mut self, now: Duration) -> Option<Parcel> {
+        if self.next()? <= now { self.parcels.pop_front() } else { None }
     }
 }
 
-/// Packets that are taken at once.
+/// Packets that are taken at once, more or less, and packets that are given at once.
 const BATCH: usize = 64;
 
 /// Packets that are due within this time may be given together; those that come meanwhile are taken as late. So both add
 /// at most this much to the delay of a busy link, and nothing to that of an idle one.
 const GROUP: Duration = Duration::from_micros(150);
+
+/// The longest IP packet. Bytes.
+const LONGEST: usize = 65_535;
 
 /// Memory for packets on their way: 1 Gbit/s for 4 s, or 10 Gbit/s for 400 ms. Bytes.
 const MOST: usize = 512 << 20;
@@ -283,15 +329,15 @@ mod tests {
         let mut held = Held::new(1500);
         for (at, mark) in [(5, 0), (7, 1), (6, 2), (7, 3), (5, 4)] {
             let mut buffer = held.buffer();
-            buffer[0] = mark;
-            held.put(ms(at), buffer, 1).unwrap();
+            buffer.push(mark);
+            held.put(Parcel { at: ms(at), frame: buffer }).unwrap();
         }
         assert_eq!(held.next(), Some(ms(5)));
         assert!(held.due(ms(4)).is_none());
         let mut order = Vec::new();
-        while let Some((_, buffer, _)) = held.due(ms(10)) {
-            order.push(buffer[0]);
-            held.free(buffer);
+        while let Some(Parcel { frame, .. }) = held.due(ms(10)) {
+            order.push(frame[0]);
+            held.free(frame);
         }
         assert_eq!(order, [0, 4, 2, 1, 3]);
         assert_eq!((held.free.len(), held.next()), (5, None));
@@ -301,7 +347,8 @@ mod tests {
     fn there_is_an_end_to_what_is_held() {
         let mut held = Held::new(MOST / 2);
         for fits in [true, true, false] {
-            assert_eq!(held.put(Duration::ZERO, Box::default(), 0).is_ok(), fits);
+            let parcel = Parcel { at: Duration::ZERO, frame: Vec::new() };
+            assert_eq!(held.put(parcel).is_ok(), fits);
         }
     }
 

@@ -19,6 +19,7 @@ mod inner;
 mod ip;
 mod lane;
 mod namespace;
+mod offload;
 mod outer;
 mod report;
 mod supervise;
