@@ -4,7 +4,21 @@ use std::fs;
 
 use super::harness::{Bed, needs};
 
-tests!(delay, loss, rate, cpu, marks, damage, duplicates, mtu, outage, series);
+tests!(
+    delay,
+    loss,
+    rate,
+    cpu,
+    cpu_both_ways,
+    marks,
+    damage,
+    damage_of_large_packets,
+    duplicates,
+    mtu,
+    mtu_of_large_packets,
+    outage,
+    series
+);
 
 /// Round-trip times that ping printed. ms, sorted.
 pub(crate) fn times(out: &str) -> Vec<f64> {
@@ -89,6 +103,17 @@ fn cpu(bed: &Bed) {
     assert!(rate >= 0.5, "{rate} Gbit/s for each core: {stats}");
 }
 
+fn cpu_both_ways(bed: &Bed) {
+    needs("iperf3");
+    let options =
+        ["--stats", "stats.json", "--at", "server", "iperf3 -s", "--wait-for", "server:5201", "--rtt", "20"];
+    bed.netpath(&options).with(["--rate", "1000"]).run("iperf3 -J -t 5 --bidir -c $NETPATH_SERVER").fine();
+    let stats = bed.stats();
+    let cores = stats["cpu_seconds"].as_f64().unwrap() / stats["seconds"].as_f64().unwrap();
+    let bytes = [0, 1].map(|lane| stats["lanes"][lane]["delivered_bytes"].as_f64().unwrap());
+    assert!(bytes.iter().all(|bytes| *bytes > 0.0) && cores < 1.0, "{cores} cores: {stats}");
+}
+
 fn topology(bed: &Bed, link: &str) {
     let text = "[[host]]\nname = 'client'\n[[host]]\nname = 'server'\n[[link]]\na = 'client'\nb = 'server'\n";
     bed.write("topology.toml", &format!("{text}{link}"));
@@ -118,6 +143,27 @@ fn damage(bed: &Bed) {
     assert_eq!(stats["lanes"][0]["delivered"], 5, "they arrive: {stats}");
 }
 
+fn damage_of_large_packets(bed: &Bed) {
+    needs("iperf3");
+    topology(bed, "down = { corrupt_percent = 1, rate_mbit = 200, delay_ms = 1 }");
+    let out = bed
+        .netpath(&["--topology", "topology.toml", "--stats", "stats.json"])
+        .with(["--at", "server", "iperf3 -s", "--wait-for", "server:5201"])
+        .run("iperf3 -c $NETPATH_SERVER -R -n 10M >&2; grep ^Tcp: /proc/net/snmp")
+        .fine();
+    let mut lines = out.lines().map(str::split_whitespace);
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let found: u64 = names
+        .zip(values)
+        .find(|(name, _)| *name == "InCsumErrors")
+        .map(|(_, value)| value.parse().unwrap())
+        .unwrap();
+    // All are found by their checksums, but for those whose wrong bit makes nonsense of the header's length.
+    let stats = bed.stats();
+    let corrupted = stats["lanes"][1]["model"]["corrupted"].as_u64().unwrap();
+    assert!(corrupted >= 30 && (corrupted * 9 / 10..=corrupted).contains(&found), "{found}: {stats}");
+}
+
 fn duplicates(bed: &Bed) {
     needs("ping");
     topology(bed, "down = { duplicate_percent = 100 }");
@@ -139,6 +185,19 @@ fn mtu(bed: &Bed) {
     assert_eq!((run(1372), run(1373)), (Some(0), Some(1)), "the path takes less than its interfaces");
     topology(bed, "mtu = 9000");
     assert_eq!(run(8972), Some(0));
+}
+
+fn mtu_of_large_packets(bed: &Bed) {
+    needs("iperf3");
+    topology(bed, "both = { mtu = 1400 }");
+    bed.netpath(&["--topology", "topology.toml", "--stats", "stats.json"])
+        .with(["--at", "server", "iperf3 -s", "--wait-for", "server:5201"])
+        .run("timeout 2 iperf3 -c $NETPATH_SERVER -n 1M; true")
+        .fine();
+    // The kernel sends its first ten packets (RFC 6928) at once.
+    let lane = &bed.stats()["lanes"][0];
+    assert!(lane["model"]["too_long"].as_u64() >= Some(10), "{lane}");
+    assert!(lane["delivered_bytes"].as_u64() < Some(10_000), "{lane}");
 }
 
 fn outage(bed: &Bed) {
