@@ -5,6 +5,7 @@
 //! a task, reads a clock or draws a random number: time, bytes and randomness are arguments. The same code
 //! therefore runs in the gateway, in the client, in virtual time and under a fuzzer.
 
+pub mod bbr;
 pub mod chunker;
 pub mod code;
 pub mod credit;

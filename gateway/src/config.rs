@@ -132,7 +132,9 @@ pub struct Quic {
 pub enum Congestion {
     /// CUBIC (RFC 9438): backs off at every loss.
     Cubic,
-    /// BBR: follows the measured bandwidth and delay.
+    /// BBRv2: follows the measured bandwidth and delay, and bears random loss.
+    Bbr2,
+    /// The QUIC library's BBR: overfills queues.
     Bbr,
 }
 

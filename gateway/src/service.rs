@@ -158,6 +158,7 @@ fn tuning(config: &Config) -> Tuning {
         send_window: config.quic.send_window,
         congestion: match config.quic.congestion {
             Some(config::Congestion::Cubic) => Congestion::Cubic,
+            Some(config::Congestion::Bbr2) => Congestion::Bbr2,
             Some(config::Congestion::Bbr) => Congestion::Bbr,
             None => default.congestion,
         },

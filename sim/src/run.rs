@@ -243,6 +243,7 @@ impl<'a> World<'a> {
         // Of the first flow: a gateway has one controller for all.
         raw.quic.congestion = self.scenario.flows.first().map(|flow| match flow.controller {
             Controller::Cubic => config::Congestion::Cubic,
+            Controller::Bbr2 => config::Congestion::Bbr2,
             Controller::Bbr => config::Congestion::Bbr,
         });
         raw.limits.receive_memory_mib = Some((3 * window).max(256));
@@ -265,6 +266,7 @@ impl<'a> World<'a> {
             tuning: Tuning {
                 congestion: match flow.controller {
                     Controller::Cubic => Congestion::Cubic,
+                    Controller::Bbr2 => Congestion::Bbr2,
                     Controller::Bbr => Congestion::Bbr,
                 },
                 receive_window: self.window(),
@@ -280,7 +282,7 @@ impl<'a> World<'a> {
         let Scenario { up, down, .. } = self.scenario;
         let rtt = up.delay_ms + up.jitter_ms + down.delay_ms + down.jitter_ms;
         let bdp = up.bdp_bytes(rtt).max(down.bdp_bytes(rtt)).unwrap_or(0);
-        (bdp * 5 / 2).max(WINDOW_MIN)
+        (bdp * 5).max(WINDOW_MIN)
     }
 }
 

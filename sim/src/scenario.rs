@@ -83,6 +83,8 @@ pub enum Controller {
     /// CUBIC.
     #[default]
     Cubic,
+    /// Our BBRv2.
+    Bbr2,
     /// quinn's BBR.
     Bbr,
 }
@@ -102,6 +104,7 @@ impl Controller {
     pub fn name(self) -> &'static str {
         match self {
             Controller::Cubic => "cubic",
+            Controller::Bbr2 => "bbr2",
             Controller::Bbr => "bbr",
         }
     }

@@ -47,7 +47,9 @@ pub(crate) struct ConnectArgs {
 enum CongestionName {
     /// Backs off at every loss
     Cubic,
-    /// Follows the measured bandwidth and delay
+    /// BBRv2: follows the measured bandwidth and delay, and bears random loss
+    Bbr2,
+    /// The QUIC library's BBR: overfills queues
     Bbr,
 }
 
@@ -71,6 +73,7 @@ impl ConnectArgs {
         let default = Tuning::default();
         let congestion = self.congestion.map_or(default.congestion, |name| match name {
             CongestionName::Cubic => Congestion::Cubic,
+            CongestionName::Bbr2 => Congestion::Bbr2,
             CongestionName::Bbr => Congestion::Bbr,
         });
         Ok(ConnectOptions {

@@ -15,11 +15,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
-use quinn::AsyncUdpSocket;
+use quinn::{AsyncTimer, AsyncUdpSocket};
 use tokio::sync::oneshot;
 
 use crate::quic::Tuning;
-use crate::socket;
+use crate::socket::{self, Paced};
 
 /// A handle to the executor. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -137,7 +137,11 @@ impl Rt {
     }
 
     pub(crate) fn bind(&self, address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        self.0.bind(address, tuning)
+        Ok(Paced::new(self.0.bind(address, tuning)?, self.clone()))
+    }
+
+    pub(crate) fn precise_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        self.0.precise_timer(deadline)
     }
 
     pub(crate) fn seed(&self) -> Option<u64> {
@@ -200,6 +204,10 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     fn blocking(&self, work: Box<dyn FnOnce() + Send>);
     /// The same, as the QUIC library wants it.
     fn quinn_runtime(&self) -> Arc<dyn quinn::Runtime>;
+    /// A timer that fires well within a millisecond of its deadline, for pacing.
+    fn precise_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        self.quinn_runtime().new_timer(deadline)
+    }
     /// A UDP socket.
     ///
     /// # Errors

@@ -421,12 +421,12 @@ const HANDSHAKE_SECONDS: Bound = Bound::new("limits.handshake_seconds", 1, 300, 
 const IDLE_SECONDS: Bound = Bound::new("limits.idle_seconds", 5, 3600, 30);
 const LINKS_PER_SESSION: Bound = Bound::new("limits.links_per_session", 1, 64, 16);
 const MANIFEST_MEMORY_MIB: Bound = Bound::new("limits.manifest_memory_mib", 16, 1_048_576, 512);
-const RECEIVE_MEMORY_MIB: Bound = Bound::new("limits.receive_memory_mib", 16, 1_048_576, 256);
+const RECEIVE_MEMORY_MIB: Bound = Bound::new("limits.receive_memory_mib", 16, 1_048_576, 1024);
 const ENTRIES: Bound =
     Bound::new("limits.entries", 1, limits::ENTRIES_MAX as u64, limits::ENTRIES_MAX as u64);
 const CHUNKS: Bound = Bound::new("limits.chunks", 1, limits::CHUNKS_MAX as u64, limits::CHUNKS_MAX as u64);
-const RECEIVE_WINDOW_MIB: Bound = Bound::new("quic.receive_window_mib", 1, 4096, 64);
-const SEND_WINDOW_MIB: Bound = Bound::new("quic.send_window_mib", 1, 4096, 64);
+const RECEIVE_WINDOW_MIB: Bound = Bound::new("quic.receive_window_mib", 1, 4096, 512);
+const SEND_WINDOW_MIB: Bound = Bound::new("quic.send_window_mib", 1, 4096, 512);
 
 /// All of them, for the tests.
 #[cfg(test)]

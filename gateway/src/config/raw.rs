@@ -112,7 +112,7 @@ pub struct RawQuic {
     pub receive_window_mib: Option<u64>,
     /// MiB that a connection may have in flight from the gateway. 1 to 4096, default 64. As above.
     pub send_window_mib: Option<u64>,
-    /// Congestion controller: `bbr` or `cubic`. Default: what the transport finds best.
+    /// Congestion controller: `bbr2`, `cubic` or `bbr`. Default: what the transport finds best.
     pub congestion: Option<Congestion>,
 }
 

@@ -63,7 +63,7 @@ fn only_the_root_is_required() {
     assert_eq!(config.anonymous, Anonymous::Loopback);
     assert!(config.users.is_empty() && config.metrics_listen.is_none());
     assert_eq!(config.limits.jobs_per_session, metra_core::limits::JOBS_MAX);
-    assert_eq!(config.quic, Quic { receive_window: 64 << 20, send_window: 64 << 20, congestion: None });
+    assert_eq!(config.quic, Quic { receive_window: 512 << 20, send_window: 512 << 20, congestion: None });
     assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
     assert_eq!(place.errors(""), ["- root: is required: the directory that clients see as /"]);
 }

@@ -9,9 +9,9 @@ use metra_session::{Budget, SinkJob};
 /// No receiving job is given less to ask for ahead than this, however many there are; one chunk. Bytes.
 const LEAST: u64 = metra_core::limits::CHUNK_MAX as u64;
 /// What a receiving job asks for ahead to begin with, if its share allows. Bytes.
-const FLOOR: u64 = 32 << 20;
+const FLOOR: u64 = 64 << 20;
 /// What a sending job keeps in memory of what it has read, if its share allows. Bytes.
-const RING: u64 = 64 << 20;
+const RING: u64 = 256 << 20;
 
 /// See the module's documentation.
 pub(crate) struct Memory {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use metra_core::code::Code;
+use metra_core::credit::Lookahead;
 use metra_core::id::{EntryIndex, Incarnation, JobId};
 use metra_core::manifest::{Entry, EntryKind, LedgerLimits};
 use metra_core::ranges::IndexRange;
@@ -31,7 +32,7 @@ use crate::progress::{Binding, Progress};
 /// What shapes a source job.
 #[derive(Clone, Debug)]
 pub struct SourceConfig {
-    /// Chunk data kept in memory after reading, until the sink has it. Bytes.
+    /// Chunk data kept in memory after reading, until it is sent, at most. Bytes; what does not fit is read again.
     pub ring: usize,
     /// How far the reader runs ahead of what the sink has asked for or confirmed, at first and at most. Bytes.
     pub lookahead: (u64, u64),
@@ -51,7 +52,7 @@ pub struct SourceConfig {
 impl Default for SourceConfig {
     fn default() -> Self {
         Self {
-            ring: 64 << 20,
+            ring: 256 << 20,
             lookahead: (48 << 20, 512 << 20),
             step: 4 << 20,
             senders: 4,
@@ -115,7 +116,7 @@ struct State {
     greet: bool,
     ring: Ring,
     locals: Vec<LocalFile>,
-    lookahead: u64,
+    lookahead: Lookahead,
     /// The last step of the reader found all its chunks in the cache.
     from_cache: bool,
     suspect: HashSet<u32>,
@@ -161,7 +162,7 @@ impl SourceJob {
             greet: false,
             ring: Ring::default(),
             locals: Vec::new(),
-            lookahead: config.lookahead.0,
+            lookahead: Lookahead::new(config.lookahead.0, config.lookahead.1),
             from_cache: false,
             suspect: HashSet::new(),
             gone: BTreeSet::new(),
@@ -440,7 +441,9 @@ impl SourceJob {
             Frame::Ready { from_record, .. } => state.source.ready(from_record).map_err(refused),
             Frame::Want { ranges, .. } => {
                 let result = state.source.want(&ranges).map_err(refused);
-                state.widen(self.config.lookahead.1);
+                let rtt = state.control.as_ref().map_or(Duration::ZERO, |link| link.link().stats().rtt);
+                let asked = state.source.progress().resolved;
+                state.lookahead.asked(self.rt.now(), asked, rtt);
                 result
             }
             Frame::Have { ranges, .. } => state.confirmed(&ranges, false).map_err(refused),
@@ -519,13 +522,5 @@ impl State {
         }
         self.ring.shrink(usize::MAX);
         Ok(())
-    }
-
-    /// The sink has asked for all there is: reading further ahead may keep it busy.
-    fn widen(&mut self, max: u64) {
-        let progress = self.source.progress();
-        if progress.resolved == progress.announced && !self.reading_done {
-            self.lookahead = (self.lookahead * 2).min(max);
-        }
     }
 }

@@ -88,7 +88,7 @@ impl SourceJob {
             if self.rt.timeout(PATIENCE, read).await.is_err() {
                 let mut state = self.lock();
                 if state.source.is_idle() {
-                    state.lookahead = state.lookahead.saturating_mul(2);
+                    state.lookahead.widen();
                 }
             }
         }
@@ -103,7 +103,7 @@ impl SourceJob {
             state.ring.bytes < self.config.ring
         } else {
             // What is known without reading is announced at once: after an interruption the sink has most of it.
-            state.from_cache || progress.announced - progress.resolved < state.lookahead
+            state.from_cache || progress.announced - progress.resolved < state.lookahead.window()
         }
     }
 

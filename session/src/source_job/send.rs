@@ -58,6 +58,10 @@ impl SourceJob {
         match sent {
             Ok(()) => {
                 state.source.sent(sending);
+                // The transport holds it until it has arrived; if its link is lost, it is read again.
+                if !self.config.retain {
+                    state.ring.remove(sending.chunk.0);
+                }
                 state.last_byte = Some(self.rt.now());
                 true
             }

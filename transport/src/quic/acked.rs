@@ -90,12 +90,14 @@ struct Paths {
 }
 
 impl Acked {
-    /// Bytes so far.
-    pub(super) fn bytes(&self, connection: &Connection) -> u64 {
+    /// Bytes so far, and the congestion window now (quinn's own figure for it is what it was last told, see
+    /// [`super::bbr`]).
+    pub(super) fn bytes_and_window(&self, connection: &Connection) -> (u64, u64) {
         let counted = connection.congestion_state().into_any().downcast::<Counted>().ok();
+        let window = counted.as_ref().map_or(0, |counted| counted.inside.metrics().congestion_window);
         let mut paths = self.0.lock().expect("no panic while held");
         paths.follow(counted.map(|counted| counted.acked));
-        paths.before + paths.current()
+        (paths.before + paths.current(), window)
     }
 }
 

@@ -65,9 +65,17 @@ pub(super) async fn open(
     rt.spawn(keep(connection.clone(), handshake.clone(), first_rx, send_tx, recv_tx));
     let early = EarlySend { first: Some(first_tx), handshake, replacement: send_rx };
     Ok((
-        QuicControlSend { stream: send, early: Some(early), finished: false },
+        QuicControlSend { stream: goes_first(send), early: Some(early), finished: false },
         QuicControlRecv { stream: recv, replacement: Some(recv_rx) },
     ))
+}
+
+/// What is said about chunks must not wait behind them: a window of chunks takes long to send, and the sink cannot ask for
+/// what it has not been told of.
+fn goes_first(stream: SendStream) -> SendStream {
+    // Fails only on a stream that is closed.
+    let _ = stream.set_priority(i32::MAX);
+    stream
 }
 
 /// The keeper: sends the first message again, on a new stream, if early data is rejected. On every error it
@@ -83,7 +91,8 @@ async fn keep(
     if !handshake.early_data_rejected().await {
         return;
     }
-    let Ok((mut send, recv)) = connection.open_bi().await else { return };
+    let Ok((send, recv)) = connection.open_bi().await else { return };
+    let mut send = goes_first(send);
     if send.write_chunk(first).await.is_ok() {
         // A half whose other end is gone is dropped here, as its predecessor was.
         let _ = send_tx.send(send);
@@ -93,7 +102,7 @@ async fn keep(
 
 impl QuicControlSend {
     pub(super) fn new(stream: SendStream) -> Self {
-        Self { stream, early: None, finished: false }
+        Self { stream: goes_first(stream), early: None, finished: false }
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), LinkError> {

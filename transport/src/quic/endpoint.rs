@@ -49,6 +49,7 @@ pub struct Incoming {
     /// Instead of the endpoint's.
     config: Option<Arc<quinn::ServerConfig>>,
     half_open: Arc<AtomicUsize>,
+    tuning: Tuning,
 }
 
 /// A socket that opens links.
@@ -78,7 +79,7 @@ impl QuicServer {
         tuning: Tuning,
         reset_secret: Option<&[u8; 32]>,
     ) -> io::Result<Self> {
-        let (network, loopback) = server_configs(&tls, &tuning)?;
+        let (network, loopback) = server_configs(&tls, &tuning, choices(&rt))?;
         let socket = rt.bind(address, &tuning)?;
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config(reset_secret, rt.seed()),
@@ -111,8 +112,8 @@ impl QuicServer {
                 Path::Network => None,
                 Path::Loopback => Some(self.loopback().clone()),
             };
-            let incoming =
-                Incoming { rt: self.rt.clone(), incoming, config, half_open: self.half_open.clone() };
+            let (rt, half_open, tuning) = (self.rt.clone(), self.half_open.clone(), self.tuning.clone());
+            let incoming = Incoming { rt, incoming, config, half_open, tuning };
             let crowded = self.half_open.load(Ordering::Relaxed) >= self.tuning.retry_above;
             if crowded && !incoming.is_validated() {
                 incoming.retry();
@@ -132,7 +133,7 @@ impl QuicServer {
     /// # Errors
     /// As [`QuicServer::bind`]; the old ones stay in use then.
     pub fn set_tls(&self, tls: &rustls::ServerConfig) -> io::Result<()> {
-        let (network, loopback) = server_configs(tls, &self.tuning)?;
+        let (network, loopback) = server_configs(tls, &self.tuning, choices(&self.rt))?;
         self.endpoint.set_server_config(Some(network));
         *self.loopback() = Arc::new(loopback);
         Ok(())
@@ -206,10 +207,12 @@ impl Incoming {
         connecting.handshake_data().await.map_err(error::lost)?;
         // RFC 8446 section 2.3: a server may always send before it has heard the client's Finished.
         match connecting.into_0rtt() {
-            Ok((connection, accepted)) => Ok(QuicLink::handshaking(self.rt, connection, accepted, half_open)),
+            Ok((connection, accepted)) => {
+                Ok(QuicLink::handshaking(self.rt, connection, accepted, half_open, &self.tuning))
+            }
             Err(connecting) => {
                 let connection = connecting.await.map_err(error::lost)?;
-                Ok(QuicLink::confirmed(self.rt, connection))
+                Ok(QuicLink::confirmed(self.rt, connection, &self.tuning))
             }
         }
     }
@@ -226,7 +229,7 @@ impl QuicClient {
     /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the
     /// address.
     pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
-        let (mut network, mut loopback) = client_configs(&tls, &tuning)?;
+        let (mut network, mut loopback) = client_configs(&tls, &tuning, choices(&rt))?;
         let seed = rt.seed();
         if let Some(seed) = seed {
             let first_id: Arc<dyn Fn() -> ConnectionId + Send + Sync> =
@@ -256,11 +259,11 @@ impl QuicClient {
             self.endpoint.connect_with(config.clone(), address, server_name).map_err(error::connect)?;
         match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
-                Ok(QuicLink::handshaking(self.rt.clone(), connection, accepted, ()))
+                Ok(QuicLink::handshaking(self.rt.clone(), connection, accepted, (), &self.tuning))
             }
             Err(connecting) => {
                 let connection = connecting.await.map_err(error::lost)?;
-                Ok(QuicLink::confirmed(self.rt.clone(), connection))
+                Ok(QuicLink::confirmed(self.rt.clone(), connection, &self.tuning))
             }
         }
     }
@@ -365,6 +368,7 @@ impl ConnectionIdGenerator for SeededIds {
 fn server_configs(
     tls: &rustls::ServerConfig,
     tuning: &Tuning,
+    seed: u64,
 ) -> io::Result<(quinn::ServerConfig, quinn::ServerConfig)> {
     let mut tls = tls.clone();
     tls.alpn_protocols = vec![ALPN.to_vec()];
@@ -373,12 +377,12 @@ fn server_configs(
     let crypto = QuicServerConfig::try_from(tls).map_err(invalid)?;
     let mut network = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     network
-        .transport_config(Arc::new(tuning.transport(Path::Network)))
+        .transport_config(Arc::new(tuning.transport(Path::Network, seed)))
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER_ALL);
     let mut loopback = network.clone();
-    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback)));
+    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, !seed)));
     Ok((network, loopback))
 }
 
@@ -386,16 +390,27 @@ fn server_configs(
 fn client_configs(
     tls: &rustls::ClientConfig,
     tuning: &Tuning,
+    seed: u64,
 ) -> io::Result<(quinn::ClientConfig, quinn::ClientConfig)> {
     let mut tls = tls.clone();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.enable_early_data = true;
     let crypto = QuicClientConfig::try_from(tls).map_err(invalid)?;
     let mut network = quinn::ClientConfig::new(Arc::new(crypto));
-    network.transport_config(Arc::new(tuning.transport(Path::Network)));
+    network.transport_config(Arc::new(tuning.transport(Path::Network, seed)));
     let mut loopback = network.clone();
-    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback)));
+    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, !seed)));
     Ok((network, loopback))
+}
+
+/// What controllers' random choices are made from.
+fn choices(rt: &Rt) -> u64 {
+    rt.seed().unwrap_or_else(|| {
+        let mut bytes = [0; 8];
+        // Without randomness flows may probe at the same time; nothing else depends on it.
+        let _ = aws_lc_rs::rand::fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    })
 }
 
 fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {

@@ -16,6 +16,8 @@ use tokio::sync::watch;
 use super::acked::Acked;
 use super::control::{self, QuicControlRecv, QuicControlSend};
 use super::error;
+use super::tuning::Tuning;
+use super::windows::Windows;
 use crate::link::{
     BoxFuture, ChunkRecv, ControlRecv, ControlSend, ControlStream, Link, LinkError, LinkId, LinkKind,
     LinkStats,
@@ -35,6 +37,7 @@ pub(super) struct QuicLink {
     control_taken: AtomicBool,
     min_rtt: MinRtt,
     acked: Acked,
+    windows: Windows,
 }
 
 /// The smallest smoothed round-trip time that was looked at. Nanoseconds.
@@ -63,8 +66,8 @@ enum State {
 
 impl QuicLink {
     /// A link whose handshake is over.
-    pub(super) fn confirmed(rt: Rt, connection: Connection) -> Arc<dyn Link> {
-        Self::start(rt, connection, Handshake(Progress::Done))
+    pub(super) fn confirmed(rt: Rt, connection: Connection, tuning: &Tuning) -> Arc<dyn Link> {
+        Self::start(rt, connection, Handshake(Progress::Done), tuning)
     }
 
     /// A link whose handshake goes on. `until_confirmed` is dropped when it is over, either way.
@@ -73,6 +76,7 @@ impl QuicLink {
         connection: Connection,
         accepted: ZeroRttAccepted,
         until_confirmed: impl Send + 'static,
+        tuning: &Tuning,
     ) -> Arc<dyn Link> {
         let (tx, rx) = watch::channel(State::Running);
         let watched = connection.clone();
@@ -85,10 +89,11 @@ impl QuicLink {
                 None => State::Confirmed { early_data_rejected: watched.side() == Side::Client && !accepted },
             });
         });
-        Self::start(rt, connection, Handshake(Progress::Watched(rx)))
+        Self::start(rt, connection, Handshake(Progress::Watched(rx)), tuning)
     }
 
-    fn start(rt: Rt, connection: Connection, handshake: Handshake) -> Arc<dyn Link> {
+    fn start(rt: Rt, connection: Connection, handshake: Handshake, tuning: &Tuning) -> Arc<dyn Link> {
+        let windows = Windows::new(rt.now(), tuning.receive_window, tuning.send_window);
         Arc::new(Self {
             id: LinkId::next(),
             rt,
@@ -97,6 +102,7 @@ impl QuicLink {
             control_taken: AtomicBool::new(false),
             min_rtt: MinRtt::new(),
             acked: Acked::default(),
+            windows,
         })
     }
 }
@@ -142,14 +148,15 @@ impl Link for QuicLink {
 
     fn stats(&self) -> LinkStats {
         let stats = self.connection.stats();
+        let (acked_bytes, cwnd) = self.acked.bytes_and_window(&self.connection);
         LinkStats {
             rtt: stats.path.rtt,
             min_rtt: self.min_rtt.update(stats.path.rtt, stats.path.min_rtt),
-            cwnd: stats.path.cwnd,
+            cwnd,
             mtu: stats.path.current_mtu,
             sent_bytes: stats.udp_tx.bytes,
             received_bytes: stats.udp_rx.bytes,
-            acked_bytes: self.acked.bytes(&self.connection),
+            acked_bytes,
             sent_datagrams: stats.udp_tx.datagrams,
             received_datagrams: stats.udp_rx.datagrams,
             sent_packets: stats.path.sent_packets,
@@ -184,6 +191,7 @@ impl Link for QuicLink {
         Box::pin(async move {
             self.handshake.clone().confirmed().await?;
             let stream = self.connection.open_uni().await.map_err(error::lost)?;
+            self.windows.follow(self.rt.now(), &self.connection);
             let mut chunk = ChunkSend { stream, finished: false };
             if priority != 0 {
                 // Fails only on a stream that is closed, which this one is not.
@@ -200,6 +208,7 @@ impl Link for QuicLink {
     fn accept_chunk(&self) -> BoxFuture<'_, Result<Box<dyn ChunkRecv>, LinkError>> {
         Box::pin(async {
             let stream = self.connection.accept_uni().await.map_err(error::lost)?;
+            self.windows.follow(self.rt.now(), &self.connection);
             Ok(Box::new(QuicChunkRecv { stream, ended: false }) as Box<dyn ChunkRecv>)
         })
     }

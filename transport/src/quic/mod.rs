@@ -12,11 +12,13 @@
 //! that rejects early data gets it again, unseen by the caller.
 
 mod acked;
+mod bbr;
 mod control;
 mod endpoint;
 mod error;
 mod link;
 mod tuning;
+mod windows;
 
 pub use endpoint::{ALPN, Incoming, QuicClient, QuicServer};
 pub use tuning::{AckFrequency, Congestion, SocketKind, Tuning};

@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metra_core::bbr::Params;
 use metra_core::limits::CHUNK_MAX;
 use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::acked::CountedConfig;
+use super::bbr::BbrFactory;
+use super::windows::START;
 
 /// How an endpoint and its connections behave. The defaults are for bulk transfer on Internet paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,10 +23,10 @@ pub struct Tuning {
     pub keep_alive: Duration,
     /// Credit of one stream. Bytes. At least one chunk and its header, so that a chunk never waits for credit.
     pub stream_receive_window: u64,
-    /// Credit of a connection: what may be in flight and unread. Bytes; 2 x bandwidth x RTT for full speed, and
-    /// the most memory that a peer can make one connection hold.
+    /// Credit of a connection at most: what may be in flight and unread. Bytes; the most memory that a peer can make one
+    /// connection hold. It begins with 64 MiB and grows with the rate; 4 x bandwidth x RTT is full speed with some loss.
     pub receive_window: u64,
-    /// What may be sent and not acknowledged. Bytes; memory of the sender.
+    /// What may be sent and not acknowledged, at most. Bytes; memory of the sender. Grows in the same way.
     pub send_window: u64,
     /// Chunks that a peer may have under way at a time.
     pub max_chunk_streams: u32,
@@ -67,6 +70,8 @@ pub struct AckFrequency {
 pub enum Congestion {
     /// CUBIC (RFC 9438). Backs off at every loss.
     Cubic,
+    /// BBRv2 with pacing ([`metra_core::bbr`]).
+    Bbr2,
     /// quinn's BBR. Withstands random loss, at the price of overfilling queues.
     Bbr,
 }
@@ -101,9 +106,9 @@ impl Default for Tuning {
             idle_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(10),
             stream_receive_window: CHUNK_MAX as u64 + 64 * 1024,
-            receive_window: 64 * 1024 * 1024,
-            send_window: 64 * 1024 * 1024,
-            max_chunk_streams: 512,
+            receive_window: 512 * 1024 * 1024,
+            send_window: 512 * 1024 * 1024,
+            max_chunk_streams: 1024,
             mtu_upper_bound: 1452,
             mtu_upper_bound_loopback: 16_000,
             socket_receive_buffer: 8 * 1024 * 1024,
@@ -119,7 +124,8 @@ impl Default for Tuning {
 
 impl Tuning {
     /// What the connections to peers at `path` use.
-    pub(super) fn transport(&self, path: Path) -> TransportConfig {
+    /// `seed` decides over the random choices of their controllers.
+    pub(super) fn transport(&self, path: Path, seed: u64) -> TransportConfig {
         let mut config = TransportConfig::default();
         let idle = IdleTimeout::try_from(self.idle_timeout).unwrap_or(VarInt::MAX.into());
         let mut mtu = MtuDiscoveryConfig::default();
@@ -131,8 +137,8 @@ impl Tuning {
             .max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(self.keep_alive))
             .stream_receive_window(varint(self.stream_receive_window))
-            .receive_window(varint(self.receive_window))
-            .send_window(self.send_window)
+            .receive_window(varint(self.receive_window.min(START)))
+            .send_window(self.send_window.min(START))
             // Chunks in order, each as early as possible, rather than all at the same pace.
             .send_fairness(false)
             .max_concurrent_uni_streams(self.max_chunk_streams.into())
@@ -160,6 +166,15 @@ impl Tuning {
                 }
                 config.congestion_controller_factory(Arc::new(CountedConfig::new(cubic)))
             }
+            Congestion::Bbr2 => {
+                // Ten packets, as below.
+                let packet = match path {
+                    Path::Network => u64::from(self.mtu_upper_bound),
+                    Path::Loopback => u64::from(self.mtu_upper_bound_loopback),
+                };
+                let bbr = BbrFactory::new(Params::default(), 10 * packet, seed);
+                config.congestion_controller_factory(Arc::new(CountedConfig::new(bbr)))
+            }
             Congestion::Bbr => {
                 let bbr = CountedConfig::new(BbrConfig::default());
                 config.congestion_controller_factory(Arc::new(bbr))
@@ -170,6 +185,6 @@ impl Tuning {
 }
 
 /// Anything above the largest number of QUIC means "no limit".
-fn varint(value: u64) -> VarInt {
+pub(super) fn varint(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap_or(VarInt::MAX)
 }

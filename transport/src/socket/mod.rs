@@ -1,9 +1,10 @@
 //! UDP sockets as quinn sees them: batches to and from the kernel.
 //!
 //! Segmentation offload (GSO) sends many datagrams to one destination with one call; it is most of what
-//! separates 2 Gbit/s from 10. Non-goals: pacing (a later gate), and knowing what is in a datagram.
+//! separates 2 Gbit/s from 10. Non-goal: knowing what is in a datagram.
 
 mod coalesce;
+mod paced;
 mod udp;
 
 use std::io;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use quinn::AsyncUdpSocket;
 
 use crate::quic::Tuning;
+
+pub(crate) use paced::{Paced, hold_until};
 
 /// The largest datagram that is taken in. Bytes of UDP payload: the most of IPv6.
 pub(crate) const DATAGRAM_MAX: u16 = 65_527;

@@ -1,0 +1,290 @@
+//! [`Bbr`]: congestion control by a model of the path, as BBRv2 and its successor do it (sans-io).
+//!
+//! Source: draft-ietf-ccwg-bbr-06, whose names and sections are used here, with the ECN response of Linux' BBRv2. What
+//! the path carries (the largest delivery rate seen) and how long it is (the smallest round-trip time) decide how fast
+//! to send and how much may be in flight; loss and CE marks bound both.
+//!
+//! ```text
+//!  Startup -> Drain -> ProbeBW: DOWN -> CRUISE -> REFILL -> UP -> DOWN ...
+//!                         any of them <-> ProbeRTT
+//! ```
+//!
+//! One file a state; [`sample`] measures, [`model`] remembers, [`congestion`] judges, [`control`] decides.
+//!
+//! Deviations from the draft, each with a switch or a number in [`Params`]:
+//! - **Random loss is borne.** At 10 Gbit/s half a percent of loss means losses in each round, and the draft lowers its
+//!   bounds in each of them. Here a round counts as congested if it met a queue (its smallest round-trip time is above
+//!   the path's) or lost more than the path loses anyway. See [`congestion`].
+//! - What the path loses anyway is sent on top of what it delivers: the pacing rate is over (1 - loss).
+//! - Startup ends as soon as a queue of half the path's length stands, or with the first round that brings no more and
+//!   meets a queue; without a queue after three rounds, as in the draft.
+//! - UP ends when the pipe holds its gain's worth, as in BBRv2, instead of three rounds without growth: less queue.
+//! - A sample close to the smallest round-trip time confirms it, so a flow that keeps its queue empty is not made to
+//!   drain it every five seconds.
+//! - After a silence of the whole path (an outage), what was lost in it says nothing of congestion.
+//! - No packet conservation in recovery: losses are repaired within the model's bounds.
+
+mod congestion;
+mod control;
+mod drain;
+mod model;
+mod pacer;
+mod params;
+mod probe_bw;
+mod probe_rtt;
+mod sample;
+mod startup;
+
+use std::time::{Duration, Instant};
+
+use congestion::Congestion;
+use control::Control;
+use model::Model;
+pub use pacer::Pacer;
+pub use params::Params;
+use probe_bw::ProbeBw;
+use probe_rtt::ProbeRtt;
+use sample::{Sample, Sampler};
+use startup::FullPipe;
+
+/// The congestion controller of one path.
+///
+/// The caller tells of every packet that leaves, arrives or is lost, in the order of a QUIC stack: all packets of an
+/// acknowledgement, its end, then what is lost by it. Nothing that it is told makes it panic, stop, or allow an
+/// unbounded amount.
+///
+/// A clone goes on from the same model, but knows nothing of the packets in flight; it costs little.
+#[derive(Debug)]
+pub struct Bbr {
+    params: Params,
+    state: State,
+    /// Bytes of a full packet.
+    mss: u64,
+    sampler: Sampler,
+    model: Model,
+    congestion: Congestion,
+    full_pipe: FullPipe,
+    probe_bw: ProbeBw,
+    probe_rtt: ProbeRtt,
+    control: Control,
+    /// Sending after a pause: nothing was in flight, and there had been too little to send.
+    idle_restart: bool,
+}
+
+/// What it is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Doubling, until the pipe is full (section 5.3.1).
+    Startup,
+    /// Draining the queue that Startup built (section 5.3.2).
+    Drain,
+    /// Slower than the path, to empty the queue (section 5.3.3).
+    ProbeDown,
+    /// As fast as the path.
+    ProbeCruise,
+    /// As fast as the path, with all bounds of the short term lifted.
+    ProbeRefill,
+    /// Faster than the path, to find more.
+    ProbeUp,
+    /// Half a pipe, to see the round-trip time without a queue (section 5.3.4).
+    ProbeRtt,
+}
+
+/// A look at the model, for reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    /// What it is doing.
+    pub state: State,
+    /// Estimated bandwidth. Bytes per second.
+    pub bandwidth: f64,
+    /// Smallest round-trip time, if any was seen.
+    pub min_rtt: Option<Duration>,
+    /// The share of packets that the path loses whatever is sent, as estimated. 0 to 1.
+    pub random_loss: f64,
+    /// At most so much in flight for the long term. Bytes; `u64::MAX` if there is no bound.
+    pub inflight_longterm: u64,
+}
+
+impl Clone for Bbr {
+    fn clone(&self) -> Self {
+        Self {
+            params: self.params.clone(),
+            sampler: self.sampler.copy(),
+            model: self.model.clone(),
+            congestion: self.congestion.clone(),
+            full_pipe: self.full_pipe.clone(),
+            probe_bw: self.probe_bw.clone(),
+            probe_rtt: self.probe_rtt.clone(),
+            control: self.control.clone(),
+            ..*self
+        }
+    }
+}
+
+impl Bbr {
+    /// A controller that knows nothing of its path. `mss` is the size of a full packet, `initial_window` what may be
+    /// in flight at first, in bytes (RFC 9002 section 7.2); `seed` decides over its random choices.
+    pub fn new(params: Params, now: Instant, mss: u64, initial_window: u64, seed: u64) -> Self {
+        let mss = mss.max(1);
+        let initial_window = initial_window.max(4 * mss);
+        Self {
+            state: State::Startup,
+            mss,
+            sampler: Sampler::new(now),
+            model: Model::new(now),
+            congestion: Congestion::new(now),
+            full_pipe: FullPipe::default(),
+            probe_bw: ProbeBw::new(now, seed),
+            probe_rtt: ProbeRtt::default(),
+            control: Control::new(initial_window, params.startup_pacing_gain),
+            params,
+            idle_restart: false,
+        }
+    }
+
+    /// `bytes` made at `made` leave at `leaves`; packets that do not count against the window are told as well.
+    pub fn on_sent(&mut self, made: Instant, leaves: Instant, bytes: u64) {
+        if self.sampler.in_flight() == 0 && self.sampler.is_app_limited() {
+            self.restart_from_idle(made);
+        }
+        self.sampler.on_sent(made, leaves, bytes);
+    }
+
+    /// A packet of `bytes`, made at `made`, has arrived.
+    pub fn on_packet_acked(&mut self, now: Instant, made: Instant, bytes: u64) {
+        if self.sampler.in_flight() > 0 && self.was_silent(now) {
+            self.congestion.forgive(now);
+            self.reset_shortterm();
+        }
+        self.sampler.on_packet_acked(now, made, bytes);
+    }
+
+    /// The end of an acknowledgement. `in_flight` is what is still under way by QUIC's count; `app_limited`: there was
+    /// less to send than was allowed.
+    pub fn on_acked(&mut self, now: Instant, in_flight: u64, app_limited: bool) {
+        let min_rtt = self.model.min_rtt();
+        let sample = self.sampler.finish(now, in_flight, min_rtt);
+        if app_limited && in_flight < self.cwnd() {
+            self.sampler.mark_app_limited();
+        }
+        self.update_model(now, &sample);
+        self.update_control(&sample);
+        self.idle_restart = false;
+    }
+
+    /// `bytes` are lost, of which the last packet was made at `made`. `persistent`: everything was, for several round
+    /// trips (RFC 9002 section 7.6).
+    pub fn on_lost(&mut self, now: Instant, made: Instant, bytes: u64, persistent: bool) {
+        let sample = self.sampler.on_lost(made, bytes);
+        if persistent {
+            self.congestion.forgive(now);
+            self.control.save_cwnd(self.state);
+            self.control.cwnd = self.sampler.in_flight() + self.mss;
+            return;
+        }
+        if self.congestion.is_forgiven(made) {
+            return;
+        }
+        self.congestion.lost(bytes);
+        if self.probe_bw.samples && self.is_inflight_too_high(&sample) {
+            self.handle_inflight_too_high(now, &sample);
+        }
+    }
+
+    /// Packets of the acknowledgement that has just ended carried CE marks; how many, QUIC stacks do not tell.
+    pub fn on_ecn(&mut self, now: Instant) {
+        self.congestion.marked();
+        if self.probe_bw.samples && self.congestion.marks_in_round() > self.params.ecn_threshold {
+            let sample = Sample { tx_in_flight: self.sampler.in_flight(), ..self.sampler.blank() };
+            self.handle_inflight_too_high(now, &sample);
+        }
+    }
+
+    /// Full packets have another size now. Bytes.
+    pub fn on_mss(&mut self, mss: u64) {
+        self.mss = mss.max(1);
+    }
+
+    /// What may be sent per second, now. Bytes; never 0.
+    pub fn pacing_rate(&self) -> f64 {
+        self.control.pacing_rate
+    }
+
+    /// What may be in flight. Bytes.
+    pub fn cwnd(&self) -> u64 {
+        self.control.cwnd
+    }
+
+    /// What is in flight, as far as is known between two acknowledgements. Bytes.
+    pub fn in_flight(&self) -> u64 {
+        self.sampler.in_flight()
+    }
+
+    /// A look at the model.
+    pub fn look(&self) -> Look {
+        Look {
+            state: self.state,
+            bandwidth: self.bandwidth(),
+            min_rtt: self.model.min_rtt(),
+            random_loss: self.random_loss(),
+            inflight_longterm: self.congestion.inflight_longterm,
+        }
+    }
+
+    /// BBRUpdateModelAndState (section 5.2.3).
+    fn update_model(&mut self, now: Instant, sample: &Sample) {
+        self.model.update_round(sample, self.sampler.delivered());
+        self.congestion.take(sample, self.sampler.delivered());
+        self.model.update_max_bw(sample);
+        self.adapt_lower_bounds();
+        self.update_extra_acked(now, sample);
+        self.check_full_bw(sample);
+        self.check_startup_done(sample);
+        self.check_drain_done(now);
+        self.update_probe_bw(now, sample);
+        self.update_min_rtt(now, sample);
+        self.check_probe_rtt(now, sample);
+        self.congestion.advance(sample);
+    }
+
+    /// BBRHandleRestartFromIdle (section 5.4.1).
+    fn restart_from_idle(&mut self, now: Instant) {
+        self.idle_restart = true;
+        self.model.restart_extra_acked(now);
+        if self.is_probing_bw() {
+            self.set_pacing_rate_with(1.0);
+        } else if self.state == State::ProbeRtt {
+            self.check_probe_rtt_done(now);
+        }
+    }
+
+    /// Whether the path had been silent for long, though something was in flight.
+    fn was_silent(&self, now: Instant) -> bool {
+        let Some(min_rtt) = self.model.min_rtt() else { return false };
+        let silence = now.saturating_duration_since(self.sampler.delivered_at());
+        silence > 3 * min_rtt + Duration::from_millis(100)
+    }
+
+    fn is_probing_bw(&self) -> bool {
+        matches!(self.state, State::ProbeDown | State::ProbeCruise | State::ProbeRefill | State::ProbeUp)
+    }
+
+    fn pacing_gain(&self) -> f64 {
+        match self.state {
+            State::Startup => self.params.startup_pacing_gain,
+            State::Drain => self.params.drain_pacing_gain,
+            State::ProbeDown => self.params.down_pacing_gain,
+            State::ProbeUp => self.params.up_pacing_gain,
+            State::ProbeCruise | State::ProbeRefill | State::ProbeRtt => 1.0,
+        }
+    }
+
+    fn cwnd_gain(&self) -> f64 {
+        match self.state {
+            State::Startup | State::Drain => self.params.startup_cwnd_gain,
+            State::ProbeUp => self.params.up_cwnd_gain,
+            State::ProbeRtt => self.params.probe_rtt_cwnd_gain,
+            State::ProbeDown | State::ProbeCruise | State::ProbeRefill => self.params.cwnd_gain,
+        }
+    }
+}

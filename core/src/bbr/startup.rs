@@ -1,0 +1,77 @@
+//! Startup (draft-ietf-ccwg-bbr-06 section 5.3.1), and [`FullPipe`]: whether more sending still brings more delivery.
+
+use std::time::Duration;
+
+use super::sample::Sample;
+use super::{Bbr, State};
+
+/// The search for the rate at which the pipe is full (section 5.3.1.2).
+#[derive(Clone, Debug, Default)]
+pub(super) struct FullPipe {
+    /// Once it was full, Startup is over for good.
+    pub(super) reached: bool,
+    /// It is full in this probe.
+    pub(super) now: bool,
+    bw: f64,
+    rounds: u32,
+    /// Of the latest round-trip times the smallest, and how many they are.
+    rtts: Option<(Duration, u32)>,
+}
+
+/// So many round-trip times in a row are looked at for the smallest (RFC 9406 section 4.2 has 8 a round).
+const RTTS: u32 = 16;
+/// With a queue of this share of the path's length the pipe is more than full.
+const QUEUED: f64 = 0.5;
+
+impl FullPipe {
+    /// BBRResetFullBW.
+    pub(super) fn reset(&mut self, bw: f64) {
+        (self.now, self.bw, self.rounds) = (false, bw, 0);
+    }
+}
+
+impl Bbr {
+    /// BBRCheckFullBWReached (section 5.3.1.2).
+    pub(super) fn check_full_bw(&mut self, sample: &Sample) {
+        let round_start = self.model.round_start;
+        if self.full_pipe.now || sample.app_limited {
+            return;
+        }
+        let Some(rate) = sample.rate else { return };
+        if rate >= self.full_pipe.bw * self.params.full_bw_growth {
+            return self.full_pipe.reset(rate);
+        }
+        if round_start {
+            // With a queue there is no need to wait and see: the pipe is more than full.
+            let met_queue = self.state == State::Startup && self.last_round_met_queue();
+            self.full_pipe.rounds += if met_queue { self.params.full_bw_rounds } else { 1 };
+            self.full_pipe.now = self.full_pipe.rounds >= self.params.full_bw_rounds;
+            self.full_pipe.reached |= self.full_pipe.now;
+        }
+    }
+
+    /// Whether a queue has built up, as HyStart++ looks for one (RFC 9406): long before three rounds are over.
+    fn startup_queued(&mut self, sample: &Sample) -> bool {
+        let (Some(rtt), Some(min)) = (sample.rtt, self.model.min_rtt()) else { return false };
+        let (smallest, count) = self.full_pipe.rtts.map_or((rtt, 1), |(seen, n)| (rtt.min(seen), n + 1));
+        self.full_pipe.rtts = (count < RTTS).then_some((smallest, count));
+        let queued = min.mul_f64(1.0 + QUEUED).max(min + 4 * self.params.inflated_min);
+        self.params.bears_random_loss && count >= RTTS && smallest > queued
+    }
+
+    /// BBRCheckStartupDone, with BBRCheckStartupHighLoss (section 5.3.1.3).
+    pub(super) fn check_startup_done(&mut self, sample: &Sample) {
+        if self.state != State::Startup {
+            return;
+        }
+        if !self.full_pipe.reached && (self.startup_lost_too_much() || self.startup_marked()) {
+            self.full_pipe.reached = true;
+            self.congestion.inflight_longterm =
+                self.bdp(self.model.max_bw(), 1.0).max(self.inflight_latest());
+        }
+        self.full_pipe.reached |= self.startup_queued(sample);
+        if self.full_pipe.reached {
+            self.enter_drain();
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! [`Windows`]: how much a connection may have in flight follows what it carries.
+//!
+//! A window that is smaller than what is on its way, waits for repair, or is not read yet, holds the link back; one that is
+//! larger than ever needed is memory that a peer can make us hold. So both windows begin moderate, and grow with the
+//! rate that is seen, up to what the configuration allows.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use quinn::Connection;
+
+use super::tuning::varint;
+
+/// What both windows begin with, if they may. Bytes; 1 Gbit/s over 100 ms with room for repair.
+pub(super) const START: u64 = 64 << 20;
+/// Windows cover so many bandwidth-delay products: one is on its way, a lost packet takes up to two and a half more until
+/// it is repaired, and a rate that doubles within a round trip must not be held back.
+const BDPS: f64 = 6.0;
+/// How often a rate is looked at, at most.
+const PERIOD: Duration = Duration::from_millis(25);
+
+#[derive(Debug)]
+pub(super) struct Windows {
+    /// At most. Bytes, to receive and to send.
+    most: (u64, u64),
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    at: Instant,
+    /// Received and sent until then. Bytes.
+    bytes: (u64, u64),
+    /// The windows now. Bytes.
+    windows: (u64, u64),
+}
+
+impl Windows {
+    pub(super) fn new(now: Instant, receive: u64, send: u64) -> Self {
+        let windows = (receive.min(START), send.min(START));
+        Self { most: (receive, send), seen: Mutex::new(Seen { at: now, bytes: (0, 0), windows }) }
+    }
+
+    /// Looks at what `connection` has carried since the last look, if that was long enough ago. Called whenever a
+    /// chunk begins; an idle connection costs nothing.
+    pub(super) fn follow(&self, now: Instant, connection: &Connection) {
+        // Somebody else looks already.
+        let Ok(mut seen) = self.seen.try_lock() else { return };
+        let elapsed = now.saturating_duration_since(seen.at);
+        if seen.windows == self.most || elapsed < PERIOD {
+            return;
+        }
+        let stats = connection.stats();
+        let bytes = (stats.udp_rx.bytes, stats.udp_tx.bytes);
+        let needed = |before: u64, after: u64| {
+            let rate = (after - before) as f64 / elapsed.as_secs_f64();
+            (BDPS * rate * stats.path.rtt.as_secs_f64()) as u64
+        };
+        let receive = needed(seen.bytes.0, bytes.0).min(self.most.0);
+        let send = needed(seen.bytes.1, bytes.1).min(self.most.1);
+        (seen.at, seen.bytes) = (now, bytes);
+        if receive > seen.windows.0 {
+            seen.windows.0 = receive;
+            connection.set_receive_window(varint(receive));
+        }
+        if send > seen.windows.1 {
+            seen.windows.1 = send;
+            connection.set_send_window(send);
+        }
+    }
+}
