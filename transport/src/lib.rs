@@ -22,6 +22,8 @@ mod link;
 pub mod quic;
 mod rt;
 mod socket;
+#[cfg(target_os = "linux")]
+mod timer;
 
 pub use link::{
     BoxFuture, ChunkRecv, ControlRecv, ControlSend, ControlStream, Link, LinkError, LinkId, LinkKind,

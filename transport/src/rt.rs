@@ -245,6 +245,14 @@ impl Executor for TokioExecutor {
         Arc::new(quinn::TokioRuntime)
     }
 
+    #[cfg(target_os = "linux")]
+    fn precise_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        match crate::timer::Timer::new(deadline) {
+            Ok(timer) => Box::pin(timer),
+            Err(_) => self.quinn_runtime().new_timer(deadline),
+        }
+    }
+
     fn bind(&self, address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         socket::bind(address, tuning)
     }

@@ -167,6 +167,11 @@ impl Bbr {
         self.params.bears_random_loss && self.is_inflated(self.congestion.last.min_rtt)
     }
 
+    /// Whether the latest packets have met a queue.
+    pub(super) fn recently_met_queue(&self) -> bool {
+        self.is_inflated(self.model.recent_rtt())
+    }
+
     /// Whether the round that has ended was congested.
     fn was_congested(&self) -> bool {
         let round = &self.congestion.last;

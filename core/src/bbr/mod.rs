@@ -18,7 +18,8 @@
 //! - What the path loses anyway is sent on top of what it delivers: the pacing rate is over (1 - loss).
 //! - Startup ends as soon as a queue of half the path's length stands, or with the first round that brings no more and
 //!   meets a queue; without a queue after three rounds, as in the draft.
-//! - UP ends when the pipe holds its gain's worth, as in BBRv2, instead of three rounds without growth: less queue.
+//! - UP keeps no more in flight than its gain's worth, and ends as soon as that meets a queue, instead of after three rounds
+//!   without growth: less queue.
 //! - A sample close to the smallest round-trip time confirms it, so a flow that keeps its queue empty is not made to
 //!   drain it every five seconds.
 //! - After a silence of the whole path (an outage), what was lost in it says nothing of congestion.
@@ -236,10 +237,11 @@ impl Bbr {
         self.model.update_round(sample, self.sampler.delivered());
         self.congestion.take(sample, self.sampler.delivered());
         self.model.update_max_bw(sample);
+        self.model.update_recent_rtt(sample);
         self.adapt_lower_bounds();
         self.update_extra_acked(now, sample);
         self.check_full_bw(sample);
-        self.check_startup_done(sample);
+        self.check_startup_done();
         self.check_drain_done(now);
         self.update_probe_bw(now, sample);
         self.update_min_rtt(now, sample);

@@ -30,7 +30,13 @@ pub(super) struct Model {
     /// When the interval of which the excess is measured began, and what was acknowledged in it.
     excess_since: Instant,
     excess_acked: u64,
+    /// The smallest of the last full group of round-trip times; of the group that is being filled, and its size.
+    recent_rtt: Option<Duration>,
+    group: Option<(Duration, u32)>,
 }
+
+/// So many round-trip times in a row are looked at for the smallest (RFC 9406 section 4.2 has 8 a round).
+const GROUP: u32 = 8;
 
 impl Model {
     pub(super) fn new(now: Instant) -> Self {
@@ -45,6 +51,22 @@ impl Model {
             extra_acked_round: 0,
             excess_since: now,
             excess_acked: 0,
+            recent_rtt: None,
+            group: None,
+        }
+    }
+
+    /// The smallest of some recent round-trip times: one alone may be jitter.
+    pub(super) fn recent_rtt(&self) -> Option<Duration> {
+        self.recent_rtt
+    }
+
+    pub(super) fn update_recent_rtt(&mut self, sample: &Sample) {
+        let Some(rtt) = sample.rtt else { return };
+        let (smallest, count) = self.group.map_or((rtt, 1), |(seen, n)| (rtt.min(seen), n + 1));
+        self.group = Some((smallest, count));
+        if count >= GROUP {
+            (self.recent_rtt, self.group) = (Some(smallest), None);
         }
     }
 

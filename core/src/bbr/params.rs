@@ -26,7 +26,7 @@ pub struct Params {
     pub up_pacing_gain: f64,
     /// Window gain outside Startup, UP and ProbeRTT (section 5.6.1).
     pub cwnd_gain: f64,
-    /// Window gain in ProbeBW UP (section 5.6.1).
+    /// Window gain in ProbeBW UP; section 5.6.1 has 2.25, and so a longer queue.
     pub up_cwnd_gain: f64,
     /// Time between two probes for bandwidth: this, and up to a second more by chance (section 5.3.3.8.2).
     pub probe_wait: Duration,
@@ -78,7 +78,7 @@ impl Default for Params {
             down_pacing_gain: 0.9,
             up_pacing_gain: 1.25,
             cwnd_gain: 2.0,
-            up_cwnd_gain: 2.25,
+            up_cwnd_gain: 1.3,
             probe_wait: Duration::from_secs(2),
             probe_rounds: 63,
             loss_threshold: 0.02,

@@ -136,7 +136,8 @@ impl Bbr {
         }
     }
 
-    /// BBRIsTimeToGoDown; the pipe holding its gain's worth is BBRv2's condition.
+    /// BBRIsTimeToGoDown. It is time as well when the pipe holds the gain's worth, as BBRv2 has it, and a queue shows that
+    /// this is too much: if there is room, the estimate grows with each round, and so does what the window allows.
     fn is_time_to_go_down(&mut self, now: Instant) -> bool {
         let max_bw = self.model.max_bw();
         if self.is_cwnd_limited() && self.control.cwnd >= self.congestion.inflight_longterm {
@@ -145,8 +146,8 @@ impl Bbr {
             return false;
         }
         let elapsed = now.saturating_duration_since(self.probe_bw.since);
-        let is_full = self.sampler.in_flight() > self.inflight(max_bw, self.params.up_pacing_gain);
-        self.full_pipe.now || (is_full && self.model.min_rtt().is_some_and(|rtt| elapsed > rtt))
+        let lasted = self.model.min_rtt().is_some_and(|rtt| elapsed > rtt);
+        self.full_pipe.now || (lasted && self.recently_met_queue())
     }
 
     /// BBRAdaptLongTermModel (section 5.3.3.6).

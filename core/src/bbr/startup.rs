@@ -1,7 +1,5 @@
 //! Startup (draft-ietf-ccwg-bbr-06 section 5.3.1), and [`FullPipe`]: whether more sending still brings more delivery.
 
-use std::time::Duration;
-
 use super::sample::Sample;
 use super::{Bbr, State};
 
@@ -14,12 +12,8 @@ pub(super) struct FullPipe {
     pub(super) now: bool,
     bw: f64,
     rounds: u32,
-    /// Of the latest round-trip times the smallest, and how many they are.
-    rtts: Option<(Duration, u32)>,
 }
 
-/// So many round-trip times in a row are looked at for the smallest (RFC 9406 section 4.2 has 8 a round).
-const RTTS: u32 = 16;
 /// With a queue of this share of the path's length the pipe is more than full.
 const QUEUED: f64 = 0.5;
 
@@ -51,16 +45,14 @@ impl Bbr {
     }
 
     /// Whether a queue has built up, as HyStart++ looks for one (RFC 9406): long before three rounds are over.
-    fn startup_queued(&mut self, sample: &Sample) -> bool {
-        let (Some(rtt), Some(min)) = (sample.rtt, self.model.min_rtt()) else { return false };
-        let (smallest, count) = self.full_pipe.rtts.map_or((rtt, 1), |(seen, n)| (rtt.min(seen), n + 1));
-        self.full_pipe.rtts = (count < RTTS).then_some((smallest, count));
-        let queued = min.mul_f64(1.0 + QUEUED).max(min + 4 * self.params.inflated_min);
-        self.params.bears_random_loss && count >= RTTS && smallest > queued
+    fn startup_queued(&self) -> bool {
+        let (Some(rtt), Some(min)) = (self.model.recent_rtt(), self.model.min_rtt()) else { return false };
+        self.params.bears_random_loss
+            && rtt > min.mul_f64(1.0 + QUEUED).max(min + 4 * self.params.inflated_min)
     }
 
     /// BBRCheckStartupDone, with BBRCheckStartupHighLoss (section 5.3.1.3).
-    pub(super) fn check_startup_done(&mut self, sample: &Sample) {
+    pub(super) fn check_startup_done(&mut self) {
         if self.state != State::Startup {
             return;
         }
@@ -69,7 +61,7 @@ impl Bbr {
             self.congestion.inflight_longterm =
                 self.bdp(self.model.max_bw(), 1.0).max(self.inflight_latest());
         }
-        self.full_pipe.reached |= self.startup_queued(sample);
+        self.full_pipe.reached |= self.startup_queued();
         if self.full_pipe.reached {
             self.enter_drain();
         }
