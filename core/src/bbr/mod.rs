@@ -221,6 +221,11 @@ impl Bbr {
         self.sampler.in_flight()
     }
 
+    /// The size of a full packet. Bytes.
+    pub fn mss(&self) -> u64 {
+        self.mss
+    }
+
     /// A look at the model.
     pub fn look(&self) -> Look {
         Look {

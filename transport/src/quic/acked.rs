@@ -13,6 +13,8 @@ use quinn::Connection;
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
+use super::bbr::{Paced, Probing};
+
 /// Makes controllers that count.
 pub(super) struct CountedConfig<F>(Arc<F>);
 
@@ -77,6 +79,17 @@ impl Controller for Counted {
     }
 }
 
+/// A look at a connection's controller.
+#[derive(Default)]
+pub(super) struct Look {
+    /// Acknowledged so far. Bytes.
+    pub(super) bytes: u64,
+    /// The congestion window. Bytes; quinn's own figure is what it was last told, see [`super::bbr`].
+    pub(super) window: u64,
+    /// How to try a silent path, if the controller can.
+    pub(super) probing: Option<Probing>,
+}
+
 /// What was acknowledged on a connection, over all paths that it has used.
 #[derive(Default)]
 pub(super) struct Acked(Mutex<Paths>);
@@ -90,14 +103,16 @@ struct Paths {
 }
 
 impl Acked {
-    /// Bytes so far, and the congestion window now (quinn's own figure for it is what it was last told, see
-    /// [`super::bbr`]).
-    pub(super) fn bytes_and_window(&self, connection: &Connection) -> (u64, u64) {
-        let counted = connection.congestion_state().into_any().downcast::<Counted>().ok();
-        let window = counted.as_ref().map_or(0, |counted| counted.inside.metrics().congestion_window);
+    /// A look at the connection's controller.
+    pub(super) fn look(&self, connection: &Connection) -> Look {
+        let Ok(counted) = connection.congestion_state().into_any().downcast::<Counted>() else {
+            return Look::default();
+        };
+        let window = counted.inside.metrics().congestion_window;
+        let paced = counted.inside.into_any().downcast::<Paced>().ok();
         let mut paths = self.0.lock().expect("no panic while held");
-        paths.follow(counted.map(|counted| counted.acked));
-        (paths.before + paths.current(), window)
+        paths.follow(Some(counted.acked));
+        Look { bytes: paths.before + paths.current(), window, probing: paced.map(|paced| paced.probing()) }
     }
 }
 

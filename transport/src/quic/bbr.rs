@@ -41,19 +41,43 @@ impl ControllerFactory for BbrFactory {
             bbr: Bbr::new(self.params.clone(), now, mtu.into(), self.initial_window, seed),
             pacer: Pacer::new(now),
             asked: AtomicBool::new(false),
+            probe: Arc::default(),
             initial_window: self.initial_window,
         })
     }
 }
 
-struct Paced {
+/// A controller with its pacing.
+pub(super) struct Paced {
     bbr: Bbr,
     pacer: Pacer,
     /// Whether the window was asked for since the last batch left: it is for what counts against it, so not for
     /// acknowledgements alone, nor for probes. Those are not held back, and say nothing of the path: who receives would
     /// else pace its acknowledgements at a rate that it never had to find out.
     asked: AtomicBool,
+    /// Two packets may go out, whatever the window says. One for all copies: quinn gives away copies only.
+    probe: Arc<AtomicBool>,
     initial_window: u64,
+}
+
+/// A way to try a path on which nothing is heard.
+pub(super) struct Probing {
+    /// What was in flight. Bytes.
+    pub(super) in_flight: u64,
+    probe: Arc<AtomicBool>,
+}
+
+impl Probing {
+    /// Two packets may go out, as soon as the connection looks.
+    pub(super) fn allow(&self) {
+        self.probe.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Paced {
+    pub(super) fn probing(&self) -> Probing {
+        Probing { in_flight: self.bbr.in_flight(), probe: self.probe.clone() }
+    }
 }
 
 impl Controller for Paced {
@@ -61,6 +85,7 @@ impl Controller for Paced {
         if !self.asked.swap(false, Ordering::Relaxed) {
             return socket::hold_until(None);
         }
+        self.probe.store(false, Ordering::Relaxed);
         let leaves = self.pacer.leave(now, bytes, self.bbr.pacing_rate());
         socket::hold_until((leaves > now).then_some(leaves));
         self.bbr.on_sent(now, leaves.max(now), bytes);
@@ -88,8 +113,15 @@ impl Controller for Paced {
 
     fn window(&self) -> u64 {
         self.asked.store(true, Ordering::Relaxed);
-        let window = self.bbr.cwnd();
-        if self.bbr.in_flight() < window { UNPACED } else { window }
+        let (window, in_flight) = (self.bbr.cwnd(), self.bbr.in_flight());
+        if in_flight < window {
+            UNPACED
+        } else if self.probe.load(Ordering::Relaxed) {
+            // quinn wants room for more than it sends.
+            in_flight + 3 * self.bbr.mss()
+        } else {
+            window
+        }
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -104,6 +136,7 @@ impl Controller for Paced {
             bbr: self.bbr.clone(),
             pacer: self.pacer.clone(),
             asked: AtomicBool::new(false),
+            probe: self.probe.clone(),
             initial_window: self.initial_window,
         })
     }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::acked::Acked;
 use super::control::{self, QuicControlRecv, QuicControlSend};
 use super::error;
+use super::silence::Silence;
 use super::tuning::Tuning;
 use super::windows::Windows;
 use crate::link::{
@@ -36,8 +37,9 @@ pub(super) struct QuicLink {
     handshake: Handshake,
     control_taken: AtomicBool,
     min_rtt: MinRtt,
-    acked: Acked,
+    acked: Arc<Acked>,
     windows: Windows,
+    silence: Silence,
 }
 
 /// The smallest smoothed round-trip time that was looked at. Nanoseconds.
@@ -101,8 +103,9 @@ impl QuicLink {
             handshake,
             control_taken: AtomicBool::new(false),
             min_rtt: MinRtt::new(),
-            acked: Acked::default(),
+            acked: Arc::default(),
             windows,
+            silence: Silence::default(),
         })
     }
 }
@@ -148,15 +151,15 @@ impl Link for QuicLink {
 
     fn stats(&self) -> LinkStats {
         let stats = self.connection.stats();
-        let (acked_bytes, cwnd) = self.acked.bytes_and_window(&self.connection);
+        let look = self.acked.look(&self.connection);
         LinkStats {
             rtt: stats.path.rtt,
             min_rtt: self.min_rtt.update(stats.path.rtt, stats.path.min_rtt),
-            cwnd,
+            cwnd: look.window,
             mtu: stats.path.current_mtu,
             sent_bytes: stats.udp_tx.bytes,
             received_bytes: stats.udp_rx.bytes,
-            acked_bytes,
+            acked_bytes: look.bytes,
             sent_datagrams: stats.udp_tx.datagrams,
             received_datagrams: stats.udp_rx.datagrams,
             sent_packets: stats.path.sent_packets,
@@ -191,6 +194,7 @@ impl Link for QuicLink {
         Box::pin(async move {
             self.handshake.clone().confirmed().await?;
             let stream = self.connection.open_uni().await.map_err(error::lost)?;
+            self.silence.watch(&self.rt, &self.connection, &self.acked);
             self.windows.follow(self.rt.now(), &self.connection);
             let mut chunk = ChunkSend { stream, finished: false };
             if priority != 0 {

@@ -17,6 +17,7 @@ mod control;
 mod endpoint;
 mod error;
 mod link;
+mod silence;
 mod tuning;
 mod windows;
 

@@ -87,6 +87,9 @@ pub enum SocketKind {
     Coalesced,
 }
 
+/// The control stream, and room for one more.
+pub(super) const BIDI_STREAMS: VarInt = VarInt::from_u32(2);
+
 /// What is known of a path before it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Path {
@@ -142,8 +145,7 @@ impl Tuning {
             // Chunks in order, each as early as possible, rather than all at the same pace.
             .send_fairness(false)
             .max_concurrent_uni_streams(self.max_chunk_streams.into())
-            // The control stream, and room for one more.
-            .max_concurrent_bidi_streams(2u32.into())
+            .max_concurrent_bidi_streams(BIDI_STREAMS)
             .mtu_discovery_config(Some(mtu))
             .packet_threshold(self.packet_threshold)
             // Not used: a peer may not make us buffer any.
