@@ -8,10 +8,12 @@
 //! What is not as in reality: hosts compute in no time, and a host's own queue never holds a sender up. What a machine
 //! can carry is measured on machines.
 
+mod client;
 mod clock;
 mod host;
 mod identity;
 mod net;
+mod outcome;
 mod plan;
 pub mod plot;
 pub mod record;
@@ -19,7 +21,8 @@ mod run;
 mod scenario;
 mod socket;
 
+pub use outcome::{FlowOutcome, FlowSample, Outcome, RunError, Sample};
 pub use plan::{Base, Cell, Grid, Plan, PlanError};
 pub use record::Row;
-pub use run::{FlowOutcome, FlowSample, Outcome, RunError, Sample, run};
+pub use run::run;
 pub use scenario::{Access, Controller, Flow, HostEvent, Scenario, Way};

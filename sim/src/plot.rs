@@ -4,9 +4,9 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
+use crate::outcome::Sample;
 use crate::plan::{Cell, Plan};
 use crate::record::Row;
-use crate::run::Sample;
 
 type Failed = Box<dyn std::error::Error>;
 

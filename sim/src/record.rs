@@ -6,8 +6,8 @@ use metra_client::Measured;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::outcome::{Outcome, Sample};
 use crate::plan::Cell;
-use crate::run::{Outcome, Sample};
 
 /// One flow of one run.
 #[derive(Clone, Debug, Serialize)]
@@ -62,7 +62,7 @@ pub fn rows(cell: &Cell, outcome: &Outcome) -> Vec<Row> {
     let (up, down) = (&outcome.up, &outcome.down);
     let gigabytes: f64 =
         outcome.flows.iter().map(|f| f.goodput_mbit() * f.elapsed.as_secs_f64() / 8e3).sum::<f64>().max(1e-9);
-    let row = |(flow, of): (usize, &crate::run::FlowOutcome)| {
+    let row = |(flow, of): (usize, &crate::outcome::FlowOutcome)| {
         let report = of.report.as_ref().ok();
         Row {
             rate_mbit: cell.rate_mbit,

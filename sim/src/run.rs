@@ -1,29 +1,22 @@
 //! One run: a gateway, clients, the links between them, and what came of it.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metra_certs::{TokenHash, TrustAnchors};
-use metra_client::{
-    Address, Client, ClientError, ConnectOptions, GetRequest, GetTo, JobReport, SendRequest, Watch,
-};
-use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
+use metra_client::{Address, ConnectOptions};
+use metra_gateway::Gateway;
 use metra_gateway::config::{self, OneOrMany, RawConfig, RawUser};
-use metra_gateway::{Gateway, StartError};
-use metra_session::Progress;
-use metra_sim_model::{Counts, SpecError};
-use metra_store::source::{Filters, Root, SourceSpec};
-use metra_transport::Rt;
 use metra_transport::quic::{Congestion, Tuning};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::client::{Slot, data, drive, make};
 use crate::clock::{Clock, Stuck, lock};
 use crate::host::Host;
 use crate::identity;
 use crate::net::{HostId, Net, PipeId};
+use crate::outcome::{Outcome, RunError, Sample};
 use crate::scenario::{Controller, Flow, HostEvent, Scenario, Way};
 
 /// Where the gateway listens.
@@ -33,87 +26,6 @@ const TOKEN: &str = "a token of the simulator";
 /// Bytes of receive window and send window at least. 2.5 BDP is used where that is more.
 const WINDOW_MIN: u64 = 64 << 20;
 const MIB: u64 = 1 << 20;
-
-/// What came of a run.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Of each flow, in the order of the scenario.
-    pub flows: Vec<FlowOutcome>,
-    /// From clients to the gateway, at the bottleneck.
-    pub up: Counts,
-    /// From the gateway to clients, at the bottleneck.
-    pub down: Counts,
-    /// Virtual time from the start until the last client is gone.
-    pub elapsed: Duration,
-    /// Processor time that the run really took.
-    pub cpu: Duration,
-    /// The state of links and flows, each `sample_ms`.
-    pub samples: Vec<Sample>,
-}
-
-/// What came of a flow.
-#[derive(Clone, Debug)]
-pub struct FlowOutcome {
-    /// From the beginning of the flow to its end.
-    pub elapsed: Duration,
-    /// Of a flow that was stopped: what the other side is known to have got, with all that QUIC adds. Bytes.
-    pub moved: u64,
-    /// The client's report, or why there is none.
-    pub report: Result<JobReport, String>,
-}
-
-impl FlowOutcome {
-    /// Content per time, from the beginning of the flow to its end. Mbit/s.
-    pub fn goodput_mbit(&self) -> f64 {
-        let bytes = self.report.as_ref().map_or(self.moved, |report| report.bytes);
-        bytes as f64 * 8e-6 / self.elapsed.as_secs_f64().max(1e-9)
-    }
-}
-
-/// A look at a run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
-    /// Since the start.
-    pub at: Duration,
-    /// Bytes that wait at the bottleneck, to the gateway and from it.
-    pub queue: (u64, u64),
-    /// Bytes that the bottleneck has let through, to the gateway and from it.
-    pub passed: (u64, u64),
-    /// Of each flow.
-    pub flows: Vec<FlowSample>,
-}
-
-/// A look at a flow, from its client's side. What only a sender knows is 0 at a client that fetches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FlowSample {
-    /// Content handed to QUIC (or received from it) so far; looked at ten times a second. Bytes.
-    pub moved: u64,
-    /// What the other side is known to have (or what this side received), with all that QUIC adds. Bytes.
-    pub arrived: u64,
-    /// Smoothed round-trip time of the first link.
-    pub rtt: Duration,
-    /// Congestion windows of all links. Bytes.
-    pub cwnd: u64,
-    /// Sent, and neither acknowledged nor taken for lost. Bytes.
-    pub in_flight: u64,
-}
-
-/// Why there is no outcome.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The scenario makes no sense. Fault: the plan.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-    /// The gateway did not start.
-    #[error(transparent)]
-    Gateway(#[from] StartError),
-    /// The run did not end. Fault: the stack, or a limit that is too low.
-    #[error("{0}")]
-    Stuck(String),
-    /// The disk, which the gateway's state is on.
-    #[error("{0}")]
-    Disk(#[from] io::Error),
-}
 
 /// Runs a scenario. The same scenario gives the same outcome, but for `cpu`.
 ///
@@ -284,140 +196,6 @@ impl<'a> World<'a> {
         let bdp = up.bdp_bytes(rtt).max(down.bdp_bytes(rtt)).unwrap_or(0);
         (bdp * 5).max(WINDOW_MIN)
     }
-}
-
-/// A client from its beginning to its end.
-async fn drive(rt: Rt, flow: Flow, number: u64, options: ConnectOptions, slot: Arc<Slot>) {
-    rt.sleep(Duration::from_secs_f64(flow.start_s)).await;
-    let began = rt.now();
-    let client = match Client::connect(rt.clone(), options).await {
-        Ok(client) => Arc::new(client),
-        Err(error) => {
-            lock(&slot.seen).end = Some((rt.now() - began, Err(error.to_string())));
-            return;
-        }
-    };
-    lock(&slot.seen).client = Some(client.clone());
-    let report = transfer(&client, &flow, number, &slot).await.map_err(|e| e.to_string());
-    {
-        let mut seen = lock(&slot.seen);
-        seen.client = None;
-        seen.end = Some((rt.now() - began, report));
-    }
-    if let Some(client) = Arc::into_inner(client) {
-        client.close().await;
-    }
-}
-
-/// What can be seen of a flow from outside.
-struct Slot {
-    way: Way,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    moved: u64,
-    client: Option<Arc<Client>>,
-    end: Option<(Duration, Result<JobReport, String>)>,
-}
-
-impl Slot {
-    fn new(flow: &Flow) -> Arc<Self> {
-        Arc::new(Self { way: flow.way, seen: Mutex::default() })
-    }
-
-    fn sample(&self) -> FlowSample {
-        let (moved, client) = {
-            let seen = lock(&self.seen);
-            (seen.moved, seen.client.clone())
-        };
-        let links = client.map_or_else(Vec::new, |client| client.links());
-        let in_flight =
-            links.iter().map(|link| link.sent_bytes.saturating_sub(link.acked_bytes + link.lost_bytes)).sum();
-        let arrived = links.iter().map(|link| match self.way {
-            Way::Push => link.acked_bytes,
-            Way::Pull => link.received_bytes,
-        });
-        FlowSample {
-            moved,
-            arrived: arrived.sum(),
-            rtt: links.first().map_or(Duration::ZERO, |link| link.rtt),
-            cwnd: links.iter().map(|link| link.cwnd).sum(),
-            in_flight,
-        }
-    }
-
-    fn outcome(&self, flow: &Flow, now: Duration) -> FlowOutcome {
-        let moved = self.sample().arrived;
-        let mut seen = lock(&self.seen);
-        seen.client = None;
-        let (elapsed, report) = seen.end.take().unwrap_or_else(|| {
-            let elapsed = now.saturating_sub(Duration::from_secs_f64(flow.start_s));
-            (elapsed, Err(format!("not done after {:.3} s", elapsed.as_secs_f64())))
-        });
-        FlowOutcome { elapsed, moved, report }
-    }
-}
-
-async fn transfer(
-    client: &Client,
-    flow: &Flow,
-    number: u64,
-    slot: &Arc<Slot>,
-) -> Result<JobReport, ClientError> {
-    let seen = slot.clone();
-    let progress = Box::new(move |progress: &Progress| lock(&seen.seen).moved = progress.moved);
-    let watch = Watch { progress, ..Watch::default() };
-    match flow.way {
-        Way::Push => {
-            let root = Root::Random { size: flow.bytes, seed: number, name: data(number) };
-            let request = SendRequest {
-                spec: SourceSpec {
-                    roots: vec![root],
-                    filters: Filters::default(),
-                    symlinks: Symlinks::Keep,
-                    keep: Keep { mode: true, times: true },
-                    confine: None,
-                },
-                dest: "null:".to_owned(),
-                placement: Placement::Auto,
-                overwrite: Overwrite::Always,
-                delete_source: false,
-            };
-            client.send(request, watch).await
-        }
-        Way::Pull => {
-            let request = GetRequest {
-                paths: vec![data(number)],
-                filters: Vec::new(),
-                symlinks: Symlinks::Keep,
-                keep: Keep { mode: true, times: true },
-                to: GetTo::Null,
-                overwrite: Overwrite::Always,
-            };
-            client.get(request, watch).await
-        }
-    }
-}
-
-/// The name of what a flow transfers.
-fn data(flow: u64) -> String {
-    format!("data{flow}")
-}
-
-/// Makes a file that does not compress.
-fn make(path: &Path, bytes: u64, seed: u64) -> io::Result<()> {
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut left = bytes;
-    while left > 0 {
-        let mut piece = vec![0; left.min(1 << 20) as usize];
-        random.fill(&mut piece);
-        file.write_all(&piece)?;
-        left -= piece.len() as u64;
-    }
-    file.flush()
 }
 
 fn cpu() -> Duration {

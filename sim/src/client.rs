@@ -1,0 +1,151 @@
+//! The client of one flow, and what can be seen of it from outside.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use metra_client::{Client, ClientError, ConnectOptions, GetRequest, GetTo, JobReport, SendRequest, Watch};
+use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
+use metra_session::Progress;
+use metra_store::source::{Filters, Root, SourceSpec};
+use metra_transport::Rt;
+
+use crate::clock::lock;
+use crate::outcome::{FlowOutcome, FlowSample};
+use crate::scenario::{Flow, Way};
+
+/// A client from its beginning to its end.
+pub(crate) async fn drive(rt: Rt, flow: Flow, number: u64, options: ConnectOptions, slot: Arc<Slot>) {
+    rt.sleep(Duration::from_secs_f64(flow.start_s)).await;
+    let began = rt.now();
+    let client = match Client::connect(rt.clone(), options).await {
+        Ok(client) => Arc::new(client),
+        Err(error) => {
+            lock(&slot.seen).end = Some((rt.now() - began, Err(error.to_string())));
+            return;
+        }
+    };
+    lock(&slot.seen).client = Some(client.clone());
+    let report = transfer(&client, &flow, number, &slot).await.map_err(|e| e.to_string());
+    {
+        let mut seen = lock(&slot.seen);
+        seen.client = None;
+        seen.end = Some((rt.now() - began, report));
+    }
+    if let Some(client) = Arc::into_inner(client) {
+        client.close().await;
+    }
+}
+
+/// What can be seen of a flow from outside.
+pub(crate) struct Slot {
+    way: Way,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    moved: u64,
+    client: Option<Arc<Client>>,
+    end: Option<(Duration, Result<JobReport, String>)>,
+}
+
+impl Slot {
+    pub(crate) fn new(flow: &Flow) -> Arc<Self> {
+        Arc::new(Self { way: flow.way, seen: Mutex::default() })
+    }
+
+    pub(crate) fn sample(&self) -> FlowSample {
+        let (moved, client) = {
+            let seen = lock(&self.seen);
+            (seen.moved, seen.client.clone())
+        };
+        let links = client.map_or_else(Vec::new, |client| client.links());
+        let in_flight =
+            links.iter().map(|link| link.sent_bytes.saturating_sub(link.acked_bytes + link.lost_bytes)).sum();
+        let arrived = links.iter().map(|link| match self.way {
+            Way::Push => link.acked_bytes,
+            Way::Pull => link.received_bytes,
+        });
+        FlowSample {
+            moved,
+            arrived: arrived.sum(),
+            rtt: links.first().map_or(Duration::ZERO, |link| link.rtt),
+            cwnd: links.iter().map(|link| link.cwnd).sum(),
+            in_flight,
+        }
+    }
+
+    pub(crate) fn outcome(&self, flow: &Flow, now: Duration) -> FlowOutcome {
+        let moved = self.sample().arrived;
+        let mut seen = lock(&self.seen);
+        seen.client = None;
+        let (elapsed, report) = seen.end.take().unwrap_or_else(|| {
+            let elapsed = now.saturating_sub(Duration::from_secs_f64(flow.start_s));
+            (elapsed, Err(format!("not done after {:.3} s", elapsed.as_secs_f64())))
+        });
+        FlowOutcome { elapsed, moved, report }
+    }
+}
+
+async fn transfer(
+    client: &Client,
+    flow: &Flow,
+    number: u64,
+    slot: &Arc<Slot>,
+) -> Result<JobReport, ClientError> {
+    let seen = slot.clone();
+    let progress = Box::new(move |progress: &Progress| lock(&seen.seen).moved = progress.moved);
+    let watch = Watch { progress, ..Watch::default() };
+    match flow.way {
+        Way::Push => {
+            let root = Root::Random { size: flow.bytes, seed: number, name: data(number) };
+            let request = SendRequest {
+                spec: SourceSpec {
+                    roots: vec![root],
+                    filters: Filters::default(),
+                    symlinks: Symlinks::Keep,
+                    keep: Keep { mode: true, times: true },
+                    confine: None,
+                },
+                dest: "null:".to_owned(),
+                placement: Placement::Auto,
+                overwrite: Overwrite::Always,
+                delete_source: false,
+            };
+            client.send(request, watch).await
+        }
+        Way::Pull => {
+            let request = GetRequest {
+                paths: vec![data(number)],
+                filters: Vec::new(),
+                symlinks: Symlinks::Keep,
+                keep: Keep { mode: true, times: true },
+                to: GetTo::Null,
+                overwrite: Overwrite::Always,
+            };
+            client.get(request, watch).await
+        }
+    }
+}
+
+/// The name of what a flow transfers.
+pub(crate) fn data(flow: u64) -> String {
+    format!("data{flow}")
+}
+
+/// Makes a file that does not compress.
+pub(crate) fn make(path: &Path, bytes: u64, seed: u64) -> io::Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut left = bytes;
+    while left > 0 {
+        let mut piece = vec![0; left.min(1 << 20) as usize];
+        random.fill(&mut piece);
+        file.write_all(&piece)?;
+        left -= piece.len() as u64;
+    }
+    file.flush()
+}
