@@ -79,14 +79,14 @@ impl Slot {
     }
 
     pub(crate) fn outcome(&self, flow: &Flow, now: Duration) -> FlowOutcome {
-        let moved = self.sample().arrived;
+        let arrived = self.sample().arrived;
         let mut seen = lock(&self.seen);
         seen.client = None;
         let (elapsed, report) = seen.end.take().unwrap_or_else(|| {
             let elapsed = now.saturating_sub(Duration::from_secs_f64(flow.start_s));
             (elapsed, Err(format!("not done after {:.3} s", elapsed.as_secs_f64())))
         });
-        FlowOutcome { elapsed, moved, report }
+        FlowOutcome { elapsed, arrived, report }
     }
 }
 

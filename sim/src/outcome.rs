@@ -30,7 +30,7 @@ pub struct FlowOutcome {
     /// From the beginning of the flow to its end.
     pub elapsed: Duration,
     /// Of a flow that was stopped: what the other side is known to have got, with all that QUIC adds. Bytes.
-    pub moved: u64,
+    pub arrived: u64,
     /// The client's report, or why there is none.
     pub report: Result<JobReport, String>,
 }
@@ -38,7 +38,7 @@ pub struct FlowOutcome {
 impl FlowOutcome {
     /// Content per time, from the beginning of the flow to its end. Mbit/s.
     pub fn goodput_mbit(&self) -> f64 {
-        let bytes = self.report.as_ref().map_or(self.moved, |report| report.bytes);
+        let bytes = self.report.as_ref().map_or(self.arrived, |report| report.bytes);
         bytes as f64 * 8e-6 / self.elapsed.as_secs_f64().max(1e-9)
     }
 }
