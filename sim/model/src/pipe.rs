@@ -51,7 +51,7 @@ pub enum Drop {
     Lost,
 }
 
-/// What has happened so far. Packets, but for the last two.
+/// What has happened so far. Packets, but for the last three.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// That were offered.
@@ -74,6 +74,8 @@ pub struct Counts {
     pub duplicated: u64,
     /// That arrive with a wrong bit.
     pub corrupted: u64,
+    /// Bytes that were offered.
+    pub offered_bytes: u64,
     /// Bytes that arrive.
     pub bytes: u64,
     /// The longest that the queue was. Bytes.
@@ -138,6 +140,7 @@ impl Pipe {
         let now = now.as_nanos() as u64;
         self.pass_events(now);
         self.counts.offered += 1;
+        self.counts.offered_bytes += u64::from(packet.len);
         let draws = self.draw();
         match self.carry(now, packet, &draws) {
             Ok((at, marked)) => {

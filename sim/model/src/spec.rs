@@ -86,6 +86,24 @@ pub struct SpecError {
     pub expected: &'static str,
 }
 
+impl Burst {
+    /// Everything lost in bursts of `packets` on average, and `loss_percent` of all packets in the long run. `None` if
+    /// there is no such thing: bursts shorter than a packet, or so much loss that they would have to touch.
+    ///
+    /// In the long run `enter / (enter + leave)` of all packets find a bad time.
+    pub fn of_mean(loss_percent: f64, packets: f64) -> Option<Self> {
+        let loss = loss_percent / 100.0;
+        let leave = 1.0 / packets;
+        let enter = leave * loss / (1.0 - loss);
+        let possible = (0.0..1.0).contains(&loss) && packets >= 1.0 && enter <= 1.0;
+        possible.then_some(Self {
+            enter_percent: enter * 100.0,
+            leave_percent: leave * 100.0,
+            loss_percent: 100.0,
+        })
+    }
+}
+
 impl Direction {
     /// Whether every value makes sense.
     ///

@@ -61,6 +61,7 @@ fn the_queue_holds_what_it_holds_and_no_more() {
     assert!(matches!(pipe.offer(ms(1.0), PACKET), Passage::Passes(a, None) if a.at == ms(4.0)));
     assert_eq!(pipe.offer(ms(1.0), PACKET), Passage::Dropped(Drop::Queue));
     assert_eq!((pipe.counts().queue, pipe.counts().queue_max), (4, 4500));
+    assert_eq!((pipe.counts().offered_bytes, pipe.counts().bytes), (8 * 1500, 4 * 1500));
 }
 
 #[test]
@@ -103,6 +104,26 @@ fn bursts_have_their_share_and_their_length() {
     let bursts = arrivals.windows(2).filter(|w| w[0].is_some() && w[1].is_none()).count() as f64;
     let length = lost / bursts;
     assert!((length - 10.0).abs() < 0.9, "{length}");
+}
+
+#[test]
+fn bursts_of_a_mean_loss_have_that_loss() {
+    for (percent, length) in [(0.1, 8.0), (2.0, 8.0), (10.0, 3.0)] {
+        let burst = Burst::of_mean(percent, length).unwrap();
+        let mut pipe = pipe(Direction { burst: Some(burst), ..Direction::default() });
+        let arrivals = offer(&mut pipe, 2_000_000, Duration::from_micros(1));
+        // The variance of the number of losses is that of single losses times about twice the length of a burst: five
+        // standard deviations.
+        let (lost, mean) = (pipe.counts().lost as f64, 2e4 * percent);
+        assert!((lost - mean).abs() <= 5.0 * (mean * 2.0 * length).sqrt(), "{lost}, expected {mean}");
+        let bursts = arrivals.windows(2).filter(|w| w[0].is_some() && w[1].is_none()).count() as f64;
+        // The length of a burst is geometrically distributed: its deviation is less than its mean.
+        assert!((lost / bursts - length).abs() <= 5.0 * length / bursts.sqrt(), "{}", lost / bursts);
+    }
+    assert_eq!(Burst::of_mean(0.0, 8.0).unwrap().enter_percent, 0.0);
+    for (percent, length) in [(100.0, 8.0), (1.0, 0.5), (60.0, 1.0), (f64::NAN, 2.0), (1.0, f64::NAN)] {
+        assert_eq!(Burst::of_mean(percent, length), None, "{percent} % in bursts of {length}");
+    }
 }
 
 #[test]
