@@ -12,28 +12,23 @@ use metra_session::Progress;
 use metra_store::source::{Filters, Root, SourceSpec};
 use metra_transport::Rt;
 
-use crate::clock::lock;
-use crate::outcome::{FlowOutcome, FlowSample};
+use crate::clock::{Clock, lock};
+use crate::outcome::{FlowOutcome, FlowSample, NotDone};
 use crate::scenario::{Flow, Way};
 
 /// A client from its beginning to its end.
 pub(crate) async fn drive(rt: Rt, flow: Flow, number: u64, options: ConnectOptions, slot: Arc<Slot>) {
     rt.sleep(Duration::from_secs_f64(flow.start_s)).await;
-    let began = rt.now();
+    lock(&slot.seen).began = Some(slot.clock.elapsed());
     let client = match Client::connect(rt.clone(), options).await {
         Ok(client) => Arc::new(client),
         Err(error) => {
-            lock(&slot.seen).end = Some((rt.now() - began, Err(error.to_string())));
-            return;
+            return slot.end(Err(NotDone::Failed(error.to_string())));
         }
     };
     lock(&slot.seen).client = Some(client.clone());
-    let report = transfer(&client, &flow, number, &slot).await.map_err(|e| e.to_string());
-    {
-        let mut seen = lock(&slot.seen);
-        seen.client = None;
-        seen.end = Some((rt.now() - began, report));
-    }
+    let report = transfer(&client, &flow, number, &slot).await;
+    slot.end(report.map_err(|e| NotDone::Failed(e.to_string())));
     if let Some(client) = Arc::into_inner(client) {
         client.close().await;
     }
@@ -42,21 +37,31 @@ pub(crate) async fn drive(rt: Rt, flow: Flow, number: u64, options: ConnectOptio
 /// What can be seen of a flow from outside.
 pub(crate) struct Slot {
     way: Way,
+    clock: Clock,
     seen: Mutex<Seen>,
 }
 
 #[derive(Default)]
 struct Seen {
+    began: Option<Duration>,
+    first_byte: Option<Duration>,
     moved: u64,
     client: Option<Arc<Client>>,
-    end: Option<(Duration, Result<JobReport, String>)>,
+    end: Option<(Duration, Result<JobReport, NotDone>)>,
 }
 
 impl Slot {
-    pub(crate) fn new(flow: &Flow) -> Arc<Self> {
-        Arc::new(Self { way: flow.way, seen: Mutex::default() })
+    pub(crate) fn new(flow: &Flow, clock: &Clock) -> Arc<Self> {
+        Arc::new(Self { way: flow.way, clock: clock.clone(), seen: Mutex::default() })
     }
 
+    fn end(&self, report: Result<JobReport, NotDone>) {
+        let mut seen = lock(&self.seen);
+        seen.client = None;
+        seen.end = Some((self.clock.elapsed(), report));
+    }
+
+    /// All but what only the network knows.
     pub(crate) fn sample(&self) -> FlowSample {
         let (moved, client) = {
             let seen = lock(&self.seen);
@@ -72,21 +77,27 @@ impl Slot {
         FlowSample {
             moved,
             arrived: arrived.sum(),
+            landed: 0,
+            mtu: links.iter().map(|link| link.mtu).max().unwrap_or(0),
             rtt: links.first().map_or(Duration::ZERO, |link| link.rtt),
             cwnd: links.iter().map(|link| link.cwnd).sum(),
             in_flight,
         }
     }
 
-    pub(crate) fn outcome(&self, flow: &Flow, now: Duration) -> FlowOutcome {
-        let arrived = self.sample().arrived;
+    /// What came of the flow in a run that has ended now: by itself, or as it was `stopped`.
+    pub(crate) fn outcome(&self, stopped: bool) -> FlowOutcome {
+        let FlowSample { arrived, mtu, .. } = self.sample();
+        let now = self.clock.elapsed();
         let mut seen = lock(&self.seen);
         seen.client = None;
-        let (elapsed, report) = seen.end.take().unwrap_or_else(|| {
-            let elapsed = now.saturating_sub(Duration::from_secs_f64(flow.start_s));
-            (elapsed, Err(format!("not done after {:.3} s", elapsed.as_secs_f64())))
+        let began = seen.began.unwrap_or(now);
+        let (ended, report) = seen.end.take().unwrap_or_else(|| {
+            let after = (now - began).as_secs_f64();
+            let late = NotDone::Failed(format!("not done after {after:.3} s"));
+            (now, Err(if stopped { NotDone::Stopped } else { late }))
         });
-        FlowOutcome { elapsed, arrived, report }
+        FlowOutcome { began, elapsed: ended - began, arrived, mtu, first_byte: seen.first_byte, report }
     }
 }
 
@@ -96,8 +107,12 @@ async fn transfer(
     number: u64,
     slot: &Arc<Slot>,
 ) -> Result<JobReport, ClientError> {
-    let seen = slot.clone();
-    let progress = Box::new(move |progress: &Progress| lock(&seen.seen).moved = progress.moved);
+    let (called, of) = (slot.clock.elapsed(), slot.clone());
+    let progress = Box::new(move |progress: &Progress| {
+        let mut seen = lock(&of.seen);
+        seen.moved = progress.moved;
+        seen.first_byte = progress.first_byte.map(|after| called + after);
+    });
     let watch = Watch { progress, ..Watch::default() };
     match flow.way {
         Way::Push => {

@@ -14,6 +14,7 @@ mod host;
 mod identity;
 mod net;
 mod outcome;
+pub mod payload;
 mod plan;
 pub mod plot;
 pub mod record;
@@ -21,7 +22,7 @@ mod run;
 mod scenario;
 mod socket;
 
-pub use outcome::{FlowOutcome, FlowSample, Outcome, RunError, Sample};
+pub use outcome::{FlowOutcome, FlowSample, NotDone, Outcome, RunError, Sample};
 pub use plan::{Base, Cell, Grid, Plan, PlanError};
 pub use record::Row;
 pub use run::run;

@@ -57,6 +57,8 @@ struct Host {
     outside: IpAddr,
     port_shift: u16,
     next_port: u16,
+    /// Bytes of UDP payload that have come from each host, by its number.
+    reached: Vec<u64>,
     sockets: BTreeMap<u16, Weak<Mailbox>>,
 }
 
@@ -86,6 +88,7 @@ impl Net {
             outside: address,
             port_shift: 0,
             next_port: 40_000,
+            reached: Vec::new(),
             sockets: BTreeMap::new(),
         });
         HostId(number)
@@ -118,6 +121,11 @@ impl Net {
     /// Bytes that wait before a pipe now.
     pub(crate) fn backlog(&self, pipe: PipeId) -> u64 {
         lock(&self.state).pipes[pipe.0].backlog(self.clock.elapsed())
+    }
+
+    /// Bytes of UDP payload that have come from one host to another, as often as they came.
+    pub(crate) fn reached(&self, from: HostId, to: HostId) -> u64 {
+        lock(&self.state).hosts[to.0].reached.get(from.0).copied().unwrap_or(0)
     }
 
     /// The NAT before `host` forgets its mappings: from now on others see other ports, and what is sent to the old ones is
@@ -162,12 +170,19 @@ impl Net {
         // Nobody there, or nobody there any more: it goes nowhere.
         let Some(target) = state.hosts.iter().position(|h| h.outside == to).map(HostId) else { return };
         let Some(route) = state.routes.get(&(host, target)).cloned() else { return };
-        self.hop(&mut state, target, route, 0, datagram);
+        self.hop(&mut state, (host, target), route, 0, datagram);
     }
 
     /// The datagram is at the beginning of pipe number `at` of its route.
-    fn hop(&self, state: &mut State, target: HostId, route: Arc<[PipeId]>, at: usize, datagram: Datagram) {
-        let Some(pipe) = route.get(at) else { return self.deliver(state, target, datagram) };
+    fn hop(
+        &self,
+        state: &mut State,
+        ends: (HostId, HostId),
+        route: Arc<[PipeId]>,
+        at: usize,
+        datagram: Datagram,
+    ) {
+        let Some(pipe) = route.get(at) else { return self.deliver(state, ends, datagram) };
         let packet = Packet {
             len: (datagram.payload.len() + HEADERS) as u32,
             ecn: datagram.ecn.is_some_and(|ecn| ecn != EcnCodepoint::Ce),
@@ -187,16 +202,20 @@ impl Net {
             let (net, route) = (self.clone(), route.clone());
             self.clock.call_at(arrival.at, move || {
                 let mut state = lock(&net.state);
-                net.hop(&mut state, target, route, at + 1, datagram);
+                net.hop(&mut state, ends, route, at + 1, datagram);
             });
         }
     }
 
-    fn deliver(&self, state: &mut State, target: HostId, mut datagram: Datagram) {
-        let host = &state.hosts[target.0];
+    fn deliver(&self, state: &mut State, (from, to): (HostId, HostId), mut datagram: Datagram) {
+        let host = &mut state.hosts[to.0];
         if host.outside != datagram.to.ip() {
             return;
         }
+        if host.reached.len() <= from.0 {
+            host.reached.resize(from.0 + 1, 0);
+        }
+        host.reached[from.0] += datagram.payload.len() as u64;
         let port = datagram.to.port().wrapping_sub(host.port_shift);
         let Some(mailbox) = host.sockets.get(&port).and_then(Weak::upgrade) else { return };
         datagram.to = SocketAddr::new(host.inside, port);
@@ -309,6 +328,9 @@ mod tests {
         wire.send_at(ms(60), 100, 1009);
         wire.settle();
         assert_eq!(wire.inbox.waiting(), 2, "the first, and the one to the new port");
+        // The host it reaches, though nobody there has the port: 300 bytes.
+        assert_eq!(wire.net.reached(wire.hosts[0], wire.hosts[1]), 300);
+        assert_eq!(wire.net.reached(wire.hosts[1], wire.hosts[0]), 0);
     }
 
     #[test]

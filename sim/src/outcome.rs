@@ -7,6 +7,8 @@ use metra_client::JobReport;
 use metra_gateway::StartError;
 use metra_sim_model::{Counts, SpecError};
 
+use crate::payload;
+
 /// What came of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -27,19 +29,38 @@ pub struct Outcome {
 /// What came of a flow.
 #[derive(Clone, Debug)]
 pub struct FlowOutcome {
+    /// When it began. Since the start of the run.
+    pub began: Duration,
     /// From the beginning of the flow to its end.
     pub elapsed: Duration,
-    /// Of a flow that was stopped: what the other side is known to have got, with all that QUIC adds. Bytes.
+    /// What the other side is known to have got (or what this side received) when the flow was stopped, with all that QUIC
+    /// adds; 0 if the flow ended by itself. Bytes.
     pub arrived: u64,
+    /// The largest datagram that the path was known to carry then. Bytes of UDP payload.
+    pub mtu: u16,
+    /// When the first byte of content left its source (push) or came to its sink (pull). Since the start of the run.
+    pub first_byte: Option<Duration>,
     /// The client's report, or why there is none.
-    pub report: Result<JobReport, String>,
+    pub report: Result<JobReport, NotDone>,
+}
+
+/// Why a flow has no report.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotDone {
+    /// The run ended at its `stop_s`.
+    #[error("stopped, as the plan says")]
+    Stopped,
+    /// The client gave up, or the run reached its limit.
+    #[error("{0}")]
+    Failed(String),
 }
 
 impl FlowOutcome {
     /// Content per time, from the beginning of the flow to its end. Mbit/s.
     pub fn goodput_mbit(&self) -> f64 {
-        let bytes = self.report.as_ref().map_or(self.arrived, |report| report.bytes);
-        bytes as f64 * 8e-6 / self.elapsed.as_secs_f64().max(1e-9)
+        let arrived = self.arrived as f64 * payload::share(self.mtu);
+        let bytes = self.report.as_ref().map_or(arrived, |report| report.bytes as f64);
+        bytes * 8e-6 / self.elapsed.as_secs_f64().max(1e-9)
     }
 }
 
@@ -52,6 +73,10 @@ pub struct Sample {
     pub queue: (u64, u64),
     /// Bytes that the bottleneck has let through, to the gateway and from it.
     pub passed: (u64, u64),
+    /// Bytes that were offered to the bottleneck, to the gateway and from it.
+    pub offered: (u64, u64),
+    /// Packets that found its queue full, to the gateway and from it.
+    pub queue_drops: (u64, u64),
     /// Of each flow.
     pub flows: Vec<FlowSample>,
 }
@@ -63,6 +88,10 @@ pub struct FlowSample {
     pub moved: u64,
     /// What the other side is known to have (or what this side received), with all that QUIC adds. Bytes.
     pub arrived: u64,
+    /// What has reached the host of the sink, at the moment when it does, repeats and all that QUIC adds included. Bytes.
+    pub landed: u64,
+    /// The largest datagram that the path is known to carry. Bytes of UDP payload.
+    pub mtu: u16,
     /// Smoothed round-trip time of the first link.
     pub rtt: Duration,
     /// Congestion windows of all links. Bytes.

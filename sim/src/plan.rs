@@ -204,6 +204,7 @@ impl Plan {
             wake_delay_us: base.wake_delay_us,
             sample_ms: base.sample_ms,
             limit_s: base.limit_s,
+            stop_s: None,
         }
     }
 

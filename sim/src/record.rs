@@ -72,7 +72,7 @@ pub fn rows(cell: &Cell, outcome: &Outcome) -> Vec<Row> {
             way: cell.way.name(),
             seed: cell.scenario.seed,
             flow,
-            error: of.report.as_ref().err().cloned().unwrap_or_default(),
+            error: of.report.as_ref().err().map(ToString::to_string).unwrap_or_default(),
             seconds: of.elapsed.as_secs_f64(),
             goodput_mbit: of.goodput_mbit(),
             of_rate: of.goodput_mbit() / cell.rate_mbit,

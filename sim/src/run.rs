@@ -8,6 +8,7 @@ use metra_certs::{TokenHash, TrustAnchors};
 use metra_client::{Address, ConnectOptions};
 use metra_gateway::Gateway;
 use metra_gateway::config::{self, OneOrMany, RawConfig, RawUser};
+use metra_sim_model::Direction;
 use metra_transport::quic::{Congestion, Tuning};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -16,14 +17,14 @@ use crate::clock::{Clock, Stuck, lock};
 use crate::host::Host;
 use crate::identity;
 use crate::net::{HostId, Net, PipeId};
-use crate::outcome::{Outcome, RunError, Sample};
+use crate::outcome::{FlowSample, Outcome, RunError, Sample};
 use crate::scenario::{Controller, Flow, HostEvent, Scenario, Way};
 
 /// Where the gateway listens.
 const PORT: u16 = 4443;
 /// The token of every client: nobody is anonymous but on loopback.
 const TOKEN: &str = "a token of the simulator";
-/// Bytes of receive window and send window at least. 2.5 BDP is used where that is more.
+/// Bytes of receive window and send window at least; more where the path and its queue hold more.
 const WINDOW_MIN: u64 = 64 << 20;
 const MIB: u64 = 1 << 20;
 
@@ -85,13 +86,15 @@ impl<'a> World<'a> {
 
     fn run(self) -> Result<Outcome, RunError> {
         let stuck = |e: Stuck| RunError::Stuck(format!("{e} (seed {})", self.scenario.seed));
-        let limit = Duration::from_secs_f64(self.scenario.limit_s);
+        let Scenario { stop_s, limit_s, .. } = *self.scenario;
+        let limit = Duration::from_secs_f64(stop_s.unwrap_or(limit_s));
         let rt = Host::rt(&self.net, self.gateway, self.scenario.seed.wrapping_mul(1000));
         let config = self.config()?;
         let started = self.clock.run(limit, async move { Gateway::start(rt, config).await });
         let gateway = started.map_err(stuck)??;
 
-        let slots: Vec<Arc<Slot>> = self.scenario.flows.iter().map(Slot::new).collect();
+        let slots: Vec<Arc<Slot>> =
+            self.scenario.flows.iter().map(|flow| Slot::new(flow, &self.clock)).collect();
         let mut running = Vec::new();
         for (i, (flow, host)) in self.scenario.flows.iter().zip(&self.clients).enumerate() {
             let rt = Host::rt(&self.net, *host, self.scenario.seed.wrapping_mul(1000) + 100 * (1 + i as u64));
@@ -111,8 +114,7 @@ impl<'a> World<'a> {
             Err(forever) => return Err(stuck(forever)),
         }
         let elapsed = self.clock.elapsed();
-        let flows =
-            self.scenario.flows.iter().zip(&slots).map(|(flow, slot)| slot.outcome(flow, elapsed)).collect();
+        let flows = slots.iter().map(|slot| slot.outcome(stop_s.is_some())).collect();
         let (up, down) = (self.net.counts(self.up), self.net.counts(self.down));
         drop(gateway);
         let samples = std::mem::take(&mut *lock(&samples));
@@ -123,14 +125,26 @@ impl<'a> World<'a> {
     fn sample(&self, samples: Arc<Mutex<Vec<Sample>>>, slots: Vec<Arc<Slot>>) {
         let Some(every) = self.scenario.sample_ms.map(|ms| Duration::from_secs_f64(ms / 1e3)) else { return };
         let (net, clock, up, down) = (self.net.clone(), self.clock.clone(), self.up, self.down);
+        let forward = |(flow, client): (&Flow, &HostId)| match flow.way {
+            Way::Push => (*client, self.gateway),
+            Way::Pull => (self.gateway, *client),
+        };
+        let forward: Vec<_> = self.scenario.flows.iter().zip(&self.clients).map(forward).collect();
         self.clock.spawn(Box::pin(async move {
             loop {
                 clock.timer(clock.now() + every).await;
+                let counts = (net.counts(up), net.counts(down));
+                let flow = |(slot, (from, to)): (&Arc<Slot>, &(HostId, HostId))| FlowSample {
+                    landed: net.reached(*from, *to),
+                    ..slot.sample()
+                };
                 let sample = Sample {
                     at: clock.elapsed(),
                     queue: (net.backlog(up), net.backlog(down)),
-                    passed: (net.counts(up).bytes, net.counts(down).bytes),
-                    flows: slots.iter().map(|slot| slot.sample()).collect(),
+                    passed: (counts.0.bytes, counts.1.bytes),
+                    offered: (counts.0.offered_bytes, counts.1.offered_bytes),
+                    queue_drops: (counts.0.queue, counts.1.queue),
+                    flows: slots.iter().zip(&forward).map(flow).collect(),
                 };
                 lock(&samples).push(sample);
             }
@@ -189,12 +203,16 @@ impl<'a> World<'a> {
         })
     }
 
-    /// 2.5 BDP of the path.
+    /// 5 BDP of the longest path, and 1.25 times what fills it and its queue.
     fn window(&self) -> u64 {
-        let Scenario { up, down, .. } = self.scenario;
-        let rtt = up.delay_ms + up.jitter_ms + down.delay_ms + down.jitter_ms;
+        let Scenario { up, down, flows, .. } = self.scenario;
+        let round =
+            |up: &Direction, down: &Direction| up.delay_ms + up.jitter_ms + down.delay_ms + down.jitter_ms;
+        let access = flows.iter().flat_map(|flow| &flow.access).map(|access| round(&access.up, &access.down));
+        let rtt = round(up, down) + access.fold(0.0, f64::max);
         let bdp = up.bdp_bytes(rtt).max(down.bdp_bytes(rtt)).unwrap_or(0);
-        (bdp * 5).max(WINDOW_MIN)
+        let queue = up.queue_bytes.max(down.queue_bytes).unwrap_or(0);
+        (bdp * 5).max((bdp + queue) * 5 / 4).max(WINDOW_MIN)
     }
 }
 

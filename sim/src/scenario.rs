@@ -27,6 +27,9 @@ pub struct Scenario {
     /// After so much virtual time a run counts as stuck. s.
     #[serde(default = "limit")]
     pub limit_s: f64,
+    /// The run ends at this virtual time, on purpose, if it is not done before; then `limit_s` does not matter. s.
+    #[serde(default)]
+    pub stop_s: Option<f64>,
 }
 
 /// One client with one job.

@@ -31,6 +31,7 @@ fn scenario(rate: f64, rtt: f64, loss: f64, flows: Vec<Flow>) -> Scenario {
         wake_delay_us: 100.0,
         sample_ms: None,
         limit_s: 600.0,
+        stop_s: None,
     }
 }
 
@@ -139,5 +140,5 @@ fn a_link_that_blocks_udp_gives_an_error_and_no_hang() {
     scenario.up.events.push(Event { at_s: 0.0, block_udp: Some(true), ..Event::default() });
     let outcome = run(&scenario).unwrap();
     let error = outcome.flows[0].report.as_ref().unwrap_err();
-    assert!(error.contains("does not answer"), "{error}");
+    assert!(error.to_string().contains("does not answer"), "{error}");
 }
