@@ -46,7 +46,7 @@ pub(crate) fn agree(plan: &Plan, programs: &Programs, only: Option<&str>) -> Res
     );
     let (mut agreed, mut all) = (0, 0);
     for cell in plan.cells().iter().filter(|cell| only.is_none_or(|only| cell.name().contains(only))) {
-        if cell.scenario.flows.len() != 1 || cell.way != Way::Push {
+        if !matches!(&cell.scenario.flows[..], [flow] if flow.way == Way::Push) {
             return Err(format!("{}: only plans of one client that sends can be compared", cell.name()));
         }
         let named = |e: &dyn std::fmt::Display| format!("{}: {e}", cell.name());
@@ -141,7 +141,7 @@ fn real_run(cell: &Cell, netpath: &Path, metra: &Path) -> Result<f64, String> {
          --ca '{}' random:{} mtp://10.77.0.2:4443/null:",
         at("ready").display(),
         metra.display(),
-        cell.controller.name(),
+        cell.scenario.flows[0].controller.name(),
         at("client").display(),
         at("token").display(),
         at("state").join("dev-ca.pem").display(),

@@ -12,6 +12,7 @@ mod client;
 mod clock;
 mod host;
 mod identity;
+pub mod measure;
 mod net;
 mod outcome;
 pub mod payload;
@@ -23,7 +24,7 @@ mod scenario;
 mod socket;
 
 pub use outcome::{FlowOutcome, FlowSample, NotDone, Outcome, RunError, Sample};
-pub use plan::{Base, Cell, Grid, Plan, PlanError};
+pub use plan::{Base, Cell, FlowSpec, Grid, Plan, PlanError};
 pub use record::Row;
 pub use run::run;
 pub use scenario::{Access, Controller, Flow, HostEvent, Scenario, Way};

@@ -2,7 +2,7 @@
 
 mod agree;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -69,8 +69,8 @@ fn main() -> ExitCode {
 
 fn run_plan(file: &Path, out: Option<PathBuf>, jobs: Option<u16>, only: Option<&str>) -> Result<(), String> {
     let plan = Plan::load(file).map_err(|e| e.to_string())?;
-    let cells: Vec<Cell> =
-        plan.cells().into_iter().filter(|cell| only.is_none_or(|only| cell.name().contains(only))).collect();
+    let wanted = |cell: &&Cell| only.is_none_or(|only| cell.name().contains(only));
+    let cells: Vec<Cell> = plan.cells().iter().filter(wanted).cloned().collect();
     if cells.is_empty() {
         return Err("no run has a name like that; `metra-sim list PLAN` has the names".to_owned());
     }
@@ -83,11 +83,12 @@ fn run_plan(file: &Path, out: Option<PathBuf>, jobs: Option<u16>, only: Option<&
     let mut rows: Vec<Row> = Vec::new();
     for (cell, outcome) in cells.iter().zip(&results) {
         rows.extend(record::rows(cell, outcome));
-        if !outcome.samples.is_empty() {
+        if let Some(every) = cell.course_ms {
+            let samples = record::course(&outcome.samples, every);
             let csv = out.join(format!("{}.csv", cell.name()));
-            std::fs::write(&csv, record::series(&outcome.samples)).map_err(|e| named(&csv, &e))?;
-            let svg = csv.with_extension("svg");
-            plot::course(&svg, cell, &outcome.samples).map_err(|e| named(&svg, &e))?;
+            std::fs::write(&csv, record::series(&samples)).map_err(|e| named(&csv, &e))?;
+            let svg = out.join(format!("{}.svg", cell.name()));
+            plot::course(&svg, cell, &samples).map_err(|e| named(&svg, &e))?;
         }
     }
     let csv = out.join("results.csv");
@@ -95,24 +96,23 @@ fn run_plan(file: &Path, out: Option<PathBuf>, jobs: Option<u16>, only: Option<&
     let json = out.join("results.json");
     let text = serde_json::to_string_pretty(&rows).map_err(|e| e.to_string())?;
     std::fs::write(&json, text).map_err(|e| named(&json, &e))?;
-    draw(&plan, &rows, &out)?;
+    draw(&plan.title, &cells, &rows, &out)?;
     print(&rows);
     println!("\nresults: {}", out.display());
     Ok(())
 }
 
-fn draw(plan: &Plan, rows: &[Row], out: &Path) -> Result<(), String> {
-    if plan.grid.loss_percent.len() < 2 {
-        return Ok(());
-    }
-    for rate in &plan.grid.rate_mbit {
-        for controller in &plan.grid.controller {
-            for way in &plan.grid.way {
-                let (controller, way) = (controller.name(), way.name());
-                let svg = out.join(format!("loss-{rate}mbit-{controller}-{way}.svg"));
-                plot::loss(&svg, plan, rows, *rate, controller, way)
-                    .map_err(|e| format!("{}: {e}", svg.display()))?;
-            }
+/// Goodput against loss, for each family of runs that has several losses.
+fn draw(title: &str, cells: &[Cell], rows: &[Row], out: &Path) -> Result<(), String> {
+    let families: BTreeSet<&String> = cells.iter().filter_map(|cell| cell.family.as_ref()).collect();
+    for family in families {
+        let of = cells.iter().filter(|cell| cell.family.as_ref() == Some(family));
+        let runs: BTreeSet<&str> = of.map(Cell::name).collect();
+        let rows: Vec<&Row> = rows.iter().filter(|row| runs.contains(row.run.as_str())).collect();
+        if plot::different(&rows, |row| row.loss_percent).len() > 1 {
+            let svg = out.join(format!("loss-{family}.svg"));
+            plot::loss(&svg, &format!("{title}: {family}"), &rows)
+                .map_err(|e| format!("{}: {e}", svg.display()))?;
         }
     }
     Ok(())
@@ -133,7 +133,7 @@ fn run_all(cells: &[Cell], jobs: Option<u16>) -> Result<Vec<Outcome>, String> {
         for _ in 0..jobs.min(cells.len()) {
             scope.spawn(|| {
                 while let Some(next) = take(&todo) {
-                    bar.set_message(cells[next].name());
+                    bar.set_message(cells[next].name().to_owned());
                     let outcome = run(&cells[next].scenario);
                     results.lock().expect("no panic while held")[next] = Some(outcome);
                     bar.inc(1);
@@ -154,35 +154,40 @@ fn take(todo: &Mutex<VecDeque<usize>>) -> Option<usize> {
 }
 
 fn print(rows: &[Row]) {
+    let wide = rows.iter().map(|row| row.run.len()).max().unwrap_or(0);
     println!(
-        "{:>7} {:>6} {:>6} {:>6} {:>5} {:>5} {:>4} {:>9} {:>9} {:>6} {:>8} {:>7}",
-        "Mbit/s",
-        "ms",
-        "loss %",
-        "cc",
-        "way",
-        "seed",
+        "{:<wide$} {:>4} {:>6} {:>9} {:>9} {:>6} {:>7} {:>6} {:>9} {:>7} {:>8} {:>5} {:>6}",
+        "run",
         "flow",
+        "cc",
         "seconds",
         "goodput",
         "part",
-        "ttfb ms",
+        "steady",
+        "wire",
+        "queue ms",
+        "start s",
+        "recovery",
+        "jain",
         "s/GB"
     );
+    let or_none =
+        |value: Option<f64>, digits| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
     for row in rows {
         println!(
-            "{:>7} {:>6} {:>6} {:>6} {:>5} {:>5} {:>4} {:>9.3} {:>9.1} {:>6.3} {:>8.1} {:>7.2}  {}",
-            row.rate_mbit,
-            row.rtt_ms,
-            row.loss_percent,
-            row.controller,
-            row.way,
-            row.seed,
+            "{:<wide$} {:>4} {:>6} {:>9.3} {:>9.1} {:>6.3} {:>7} {:>6} {:>9} {:>7} {:>8} {:>5} {:>6.2}  {}",
+            row.run,
             row.flow,
+            row.controller,
             row.seconds,
             row.goodput_mbit,
             row.of_rate,
-            row.ttfb_ms.unwrap_or(f64::NAN),
+            or_none(row.steady_of_payload, 3),
+            or_none(row.steady_wire_ratio, 3),
+            or_none(row.queue_delay_mean_ms, 1),
+            or_none(row.start_s, 2),
+            or_none(row.recovery_s, 2),
+            or_none(row.jain, 3),
             row.cpu_s_per_gb,
             row.error
         );

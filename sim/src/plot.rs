@@ -5,7 +5,7 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use crate::outcome::Sample;
-use crate::plan::{Cell, Plan};
+use crate::plan::Cell;
 use crate::record::Row;
 
 type Failed = Box<dyn std::error::Error>;
@@ -13,23 +13,15 @@ type Failed = Box<dyn std::error::Error>;
 const SIZE: (u32, u32) = (900, 520);
 const FONT: (&str, u32) = ("sans-serif", 15);
 
-/// Goodput as a part of the rate against loss: a line for each round-trip time, for one rate, controller and way. The
-/// losses stand at even distances. Of several seeds the median is drawn.
+/// Goodput as a part of the rate against loss: a line for each round-trip time. The losses stand at even distances, in the
+/// order of the rows. Of several rows of one point the median is drawn.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn loss(
-    path: &Path,
-    plan: &Plan,
-    rows: &[Row],
-    rate: f64,
-    controller: &str,
-    way: &str,
-) -> Result<(), Failed> {
-    let losses = &plan.grid.loss_percent;
+pub fn loss(path: &Path, title: &str, rows: &[&Row]) -> Result<(), Failed> {
+    let losses = different(rows, |row| row.loss_percent);
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let title = format!("{}: {rate} Mbit/s, {controller}, {way}", plan.title);
     let far = (losses.len().max(2) - 1) as f64;
     let mut chart = ChartBuilder::on(&root)
         .caption(title, ("sans-serif", 20))
@@ -47,15 +39,12 @@ pub fn loss(
         .y_desc("goodput, part of the rate")
         .label_style(FONT)
         .draw()?;
-    for (number, rtt) in plan.grid.rtt_ms.iter().enumerate() {
+    for (number, rtt) in different(rows, |row| row.rtt_ms).into_iter().enumerate() {
         let points: Vec<(f64, f64)> = losses
             .iter()
             .enumerate()
             .filter_map(|(x, loss)| {
-                let of = |row: &&Row| {
-                    (row.rate_mbit, row.rtt_ms, row.loss_percent) == (rate, *rtt, *loss)
-                        && (row.controller, row.way) == (controller, way)
-                };
+                let of = |row: &&&Row| (row.rtt_ms, row.loss_percent) == (rtt, *loss);
                 let mut values: Vec<f64> = rows.iter().filter(of).map(|row| row.of_rate).collect();
                 values.sort_by(f64::total_cmp);
                 Some((x as f64, *values.get(values.len() / 2)?))
@@ -77,16 +66,28 @@ pub fn loss(
     Ok(())
 }
 
+/// The values that there are, in the order of the rows.
+pub fn different(rows: &[&Row], value: impl Fn(&Row) -> f64) -> Vec<f64> {
+    let mut values = Vec::new();
+    for value in rows.iter().map(|row| value(row)) {
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    values
+}
+
 /// The course of one run: rate, window and flight, round-trip time, queue; one above the other.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn course(path: &Path, cell: &Cell, samples: &[Sample]) -> Result<(), Failed> {
-    let push = cell.way == crate::Way::Push;
+    // Of the first flow: the queue that is drawn.
+    let way = cell.scenario.flows[0].way;
     let flows = cell.scenario.flows.len();
     let root = SVGBackend::new(path, (900, 900)).into_drawing_area();
     root.fill(&WHITE)?;
-    let areas = root.titled(&cell.name(), ("sans-serif", 20))?.split_evenly((4, 1));
+    let areas = root.titled(cell.name(), ("sans-serif", 20))?.split_evenly((4, 1));
     let end = samples.last().map_or(1.0, |sample| sample.at.as_secs_f64());
     let mut rates: Vec<Vec<(f64, f64)>> = vec![Vec::new(); flows];
     for pair in samples.windows(2) {
@@ -100,10 +101,8 @@ pub fn course(path: &Path, cell: &Cell, samples: &[Sample]) -> Result<(), Failed
         let line = |flow| samples.iter().map(|s| (s.at.as_secs_f64(), value(s, flow))).collect();
         (0..flows).map(line).collect()
     };
-    let queue: Vec<(f64, f64)> = samples
-        .iter()
-        .map(|s| (s.at.as_secs_f64(), if push { s.queue.0 } else { s.queue.1 } as f64 / 1e3))
-        .collect();
+    let queue: Vec<(f64, f64)> =
+        samples.iter().map(|s| (s.at.as_secs_f64(), way.of(s.queue) as f64 / 1e3)).collect();
     panel(&areas[0], "arrived, Mbit/s", end, &rates)?;
     panel(&areas[1], "in flight, kB", end, &of(&|s, flow| s.flows[flow].in_flight as f64 / 1e3))?;
     panel(&areas[2], "round trip, ms", end, &of(&|s, flow| s.flows[flow].rtt.as_secs_f64() * 1e3))?;

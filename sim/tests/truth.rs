@@ -2,7 +2,9 @@
 //! that arithmetic says it must have. All bounds are stated; nothing depends on the speed of the machine.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use metra_sim::{Controller, Flow, FlowOutcome, HostEvent, Outcome, Scenario, Way, run};
+use metra_sim::{
+    Controller, Flow, FlowOutcome, HostEvent, Outcome, Plan, Scenario, Way, payload, record, run,
+};
 use metra_sim_model::{Direction, Event};
 
 const MB: u64 = 1_000_000;
@@ -64,12 +66,65 @@ fn the_same_seed_does_the_same() {
 }
 
 #[test]
+fn looking_changes_nothing() {
+    let mut scenario = scenario(50.0, 40.0, 0.3, vec![flow(4 * MB, Controller::Bbr)]);
+    let mut facts = |sample_ms| {
+        scenario.sample_ms = sample_ms;
+        let outcome = run(&scenario).unwrap();
+        (outcome.flows[0].elapsed, outcome.up, outcome.down)
+    };
+    assert_eq!(facts(None), facts(Some(3.0)));
+}
+
+#[test]
 fn a_clean_link_is_filled_and_no_more() {
     let outcome = run(&scenario(100.0, 20.0, 0.0, vec![flow(40 * MB, Controller::Cubic)])).unwrap();
     // IP, UDP and QUIC take 1 - 1400/1480 = 5 % at most of packets of 1480 bytes; the rest is slow start.
     let goodput = outcome.flows[0].goodput_mbit();
     assert!((80.0..97.0).contains(&goodput), "{goodput} Mbit/s of 100");
     assert_eq!(outcome.up.lost, 0);
+}
+
+#[test]
+fn a_steady_state_is_what_arithmetic_says() {
+    let plan = r#"
+        title = "clean"
+        [base]
+        rate_mbit = 100
+        rtt_ms = 20
+        warm_up_s = 1
+        stop_s = 4
+        [[scenario]]
+        name = "stopped"
+        seconds = 10
+        [[scenario]]
+        name = "done"
+        seconds = 2
+    "#;
+    let plan = Plan::parse("clean", plan).unwrap();
+    let [stopped, done] = plan.cells() else { panic!("two") };
+
+    let row = &record::rows(stopped, &run(&stopped.scenario).unwrap())[0];
+    assert_eq!((row.end, row.error.as_str()), ("stopped", ""));
+    // The link is full, and nothing is sent twice but what a full queue drops: once in a second or two, at most 20 packets
+    // of the 8446 that it carries in one.
+    let steady = row.steady_of_payload.unwrap();
+    assert!((0.99..1.003).contains(&steady), "{steady} of the payload rate");
+    let (mbit, wire) = (row.steady_mbit.unwrap(), row.steady_wire_ratio.unwrap());
+    assert!((mbit - steady * 100.0 * 1417.0 / 1480.0).abs() < 1e-6, "{mbit} Mbit/s");
+    assert!((wire * 1417.0 / 1480.0 - 1.0).abs() < 0.006, "{wire} bytes for each");
+    // The queue holds 20 ms, and CUBIC keeps 70 % of its window of up to 40.
+    let (mean, most) = (row.queue_delay_mean_ms.unwrap(), row.queue_delay_p95_ms.unwrap());
+    assert!(5.0 < mean && mean < most && most <= 20.5, "{mean} ms, at most {most} ms");
+    // From ten packets of 1200 bytes to 250,000 bytes in doublings: four or five, and less than one more at the rate.
+    let rounds = row.start_rounds.unwrap();
+    assert!((4.0..7.0).contains(&rounds), "{rounds} round-trip times");
+
+    // What is taken for content is the content.
+    let outcome = run(&done.scenario).unwrap();
+    let report = outcome.flows[0].report.as_ref().unwrap();
+    let ratio = report.kpis.traffic.acked_bytes as f64 * payload::share(1452) / report.bytes as f64;
+    assert!((ratio - 1.0).abs() < 0.003, "{ratio}");
 }
 
 #[test]
