@@ -38,6 +38,10 @@ pub(super) struct Congestion {
     random: Option<(f64, f64)>,
     /// Average share of acknowledgements with CE marks.
     ecn_alpha: f64,
+    /// The queue was empty at some time since the last probe ended.
+    emptied: bool,
+    /// It was not between the last two: others keep it filled, and yielding to a queue would leave all to them.
+    pub(super) competing: bool,
     /// Losses of packets made until then say nothing: the path was out.
     forgiven_until: Instant,
 }
@@ -80,6 +84,8 @@ impl Congestion {
             last: Round::default(),
             random: None,
             ecn_alpha: 1.0,
+            emptied: true,
+            competing: false,
             forgiven_until: now,
         }
     }
@@ -128,6 +134,11 @@ impl Congestion {
 
     pub(super) fn is_forgiven(&self, made: Instant) -> bool {
         made < self.forgiven_until
+    }
+
+    /// A probe has ended.
+    pub(super) fn end_cycle(&mut self) {
+        self.competing = !std::mem::take(&mut self.emptied);
     }
 
     /// BBRResetCongestionSignals.
@@ -219,6 +230,8 @@ impl Bbr {
         let mut keeps = 1.0;
         if self.was_congested() {
             keeps = self.params.beta;
+        } else if self.yields_to_queue() && self.last_round_met_queue() {
+            self.drain_queue();
         } else if marked > 0.0 {
             keeps = 1.0 - self.params.ecn_factor * self.congestion.ecn_alpha;
         }
@@ -237,6 +250,27 @@ impl Bbr {
         congestion.bw_shortterm = congestion.bw_latest.max(keeps * congestion.bw_shortterm);
         congestion.inflight_shortterm =
             congestion.inflight_latest.max((keeps * congestion.inflight_shortterm as f64) as u64);
+    }
+
+    /// Whether a queue is emptied as soon as it is seen.
+    pub(super) fn yields_to_queue(&self) -> bool {
+        self.params.bears_random_loss && !self.congestion.competing
+    }
+
+    /// Outside a probe there is a queue: what is used of the bandwidth was too much, or the shares of several flows add up
+    /// to more than the path has. What was delivered does not.
+    fn drain_queue(&mut self) {
+        if self.state != State::ProbeCruise {
+            return;
+        }
+        let used = self.bandwidth();
+        self.congestion.bw_shortterm = self.congestion.bw_latest.max(self.params.down_pacing_gain * used);
+        self.state = State::ProbeDown;
+    }
+
+    /// Sees whether the queue is empty now and then.
+    pub(super) fn watch_queue(&mut self) {
+        self.congestion.emptied |= !self.recently_met_queue();
     }
 
     /// A round that sent no more than the path carries, and met no queue, shows what the path loses anyway. One that

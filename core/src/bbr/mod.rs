@@ -20,6 +20,9 @@
 //!   meets a queue; without a queue after three rounds, as in the draft.
 //! - UP keeps no more in flight than its gain's worth, and ends as soon as that meets a queue, instead of after three rounds
 //!   without growth: less queue.
+//! - Outside probes a queue is drained as soon as it is seen: estimates are the largest of many samples, so a little too high,
+//!   and those of several flows add up to more than there is. But not if the queue was never empty from one probe to the
+//!   next: then others fill it, and UP goes on as in the draft.
 //! - A sample close to the smallest round-trip time confirms it, so a flow that keeps its queue empty is not made to
 //!   drain it every five seconds.
 //! - After a silence of the whole path (an outage), what was lost in it says nothing of congestion.
@@ -243,6 +246,7 @@ impl Bbr {
         self.congestion.take(sample, self.sampler.delivered());
         self.model.update_max_bw(sample);
         self.model.update_recent_rtt(sample);
+        self.watch_queue();
         self.adapt_lower_bounds();
         self.update_extra_acked(now, sample);
         self.check_full_bw(sample);
@@ -289,7 +293,8 @@ impl Bbr {
     fn cwnd_gain(&self) -> f64 {
         match self.state {
             State::Startup | State::Drain => self.params.startup_cwnd_gain,
-            State::ProbeUp => self.params.up_cwnd_gain,
+            State::ProbeUp if self.yields_to_queue() => self.params.up_cwnd_gain,
+            State::ProbeUp => self.params.up_cwnd_gain_competing,
             State::ProbeRtt => self.params.probe_rtt_cwnd_gain,
             State::ProbeDown | State::ProbeCruise | State::ProbeRefill => self.params.cwnd_gain,
         }

@@ -26,8 +26,10 @@ pub struct Params {
     pub up_pacing_gain: f64,
     /// Window gain outside Startup, UP and ProbeRTT (section 5.6.1).
     pub cwnd_gain: f64,
-    /// Window gain in ProbeBW UP; section 5.6.1 has 2.25, and so a longer queue.
+    /// Deviation: window gain in ProbeBW UP where no others fill the queue.
     pub up_cwnd_gain: f64,
+    /// Window gain in ProbeBW UP where others do (section 5.6.1).
+    pub up_cwnd_gain_competing: f64,
     /// Time between two probes for bandwidth: this, and up to a second more by chance (section 5.3.3.8.2).
     pub probe_wait: Duration,
     /// Rounds between two probes for bandwidth at most (section 5.3.3.8.2).
@@ -79,6 +81,7 @@ impl Default for Params {
             up_pacing_gain: 1.25,
             cwnd_gain: 2.0,
             up_cwnd_gain: 1.3,
+            up_cwnd_gain_competing: 2.25,
             probe_wait: Duration::from_secs(2),
             probe_rounds: 63,
             loss_threshold: 0.02,

@@ -82,6 +82,7 @@ impl Bbr {
     /// BBRStartProbeBW_DOWN.
     pub(super) fn start_probe_down(&mut self, now: Instant) {
         self.congestion.reset_signals();
+        self.congestion.end_cycle();
         self.probe_bw.up_every = u64::MAX;
         // BBRPickProbeWait: flows that share a path shall not probe together.
         let early = self.probe_bw.chance() < 0.5;
@@ -120,7 +121,7 @@ impl Bbr {
     /// BBRIsTimeToCruise (section 5.3.3.1).
     fn is_time_to_cruise(&self) -> bool {
         let in_flight = self.sampler.in_flight();
-        in_flight <= self.inflight_with_headroom() && in_flight <= self.inflight(self.model.max_bw(), 1.0)
+        in_flight <= self.inflight_with_headroom() && in_flight <= self.inflight(self.bandwidth(), 1.0)
     }
 
     /// BBRIsTimeToProbeBW, with BBRIsRenoCoexistenceProbeTime (section 5.3.3.8).
@@ -147,7 +148,7 @@ impl Bbr {
         }
         let elapsed = now.saturating_duration_since(self.probe_bw.since);
         let lasted = self.model.min_rtt().is_some_and(|rtt| elapsed > rtt);
-        self.full_pipe.now || (lasted && self.recently_met_queue())
+        self.full_pipe.now || (self.yields_to_queue() && lasted && self.recently_met_queue())
     }
 
     /// BBRAdaptLongTermModel (section 5.3.3.6).
