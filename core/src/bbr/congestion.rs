@@ -62,7 +62,7 @@ struct Round {
 
 impl Round {
     fn loss(&self) -> f64 {
-        self.lost as f64 / (self.lost + self.delivered).max(1) as f64
+        self.lost as f64 / self.lost.saturating_add(self.delivered).max(1) as f64
     }
 
     fn marked(&self) -> f64 {
@@ -95,7 +95,7 @@ impl Congestion {
         self.bw_latest = self.bw_latest.max(sample.rate.unwrap_or(0.0));
         self.inflight_latest = self.inflight_latest.max(sample.delivered);
         self.this.acks += 1;
-        self.this.delivered += sample.newly_acked;
+        self.this.delivered = self.this.delivered.saturating_add(sample.newly_acked);
         self.this.min_rtt = [self.this.min_rtt, sample.rtt].into_iter().flatten().min();
         self.round_start = sample.newly_acked > 0 && sample.prior_delivered >= self.round_delivered;
         if self.round_start {
@@ -113,7 +113,7 @@ impl Congestion {
     }
 
     pub(super) fn lost(&mut self, bytes: u64) {
-        self.this.lost += bytes;
+        self.this.lost = self.this.lost.saturating_add(bytes);
         self.this.losses += 1;
     }
 

@@ -8,7 +8,7 @@ const NOMINAL_RTT: f64 = 0.001;
 /// Never slower than this, whatever happens. Bytes per second.
 const RATE_MIN: f64 = 5_000.0;
 /// Never more than this in flight, whatever happens. Bytes; 10 Gbit/s over 3 s.
-const CWND_MAX: u64 = 4 << 30;
+pub(super) const CWND_MAX: u64 = 4 << 30;
 
 #[derive(Clone, Debug)]
 pub(super) struct Control {
@@ -76,7 +76,8 @@ impl Bbr {
 
     /// Whether more would have been in flight, had the window allowed it.
     pub(super) fn is_cwnd_limited(&self) -> bool {
-        self.sampler.in_flight() + self.send_quantum() + 10 * self.mss >= self.control.cwnd
+        let more = self.send_quantum() + 10 * self.mss;
+        self.sampler.in_flight().saturating_add(more) >= self.control.cwnd
     }
 
     /// BBRSetCwnd (section 5.6.4.6).
@@ -91,13 +92,16 @@ impl Bbr {
             control.restore_cwnd();
         }
         if self.full_pipe.reached {
-            control.cwnd = (control.cwnd + sample.newly_acked).min(max);
+            control.cwnd = control.cwnd.saturating_add(sample.newly_acked).min(max);
         } else if control.cwnd < max || self.sampler.delivered() < control.initial_cwnd {
-            control.cwnd += sample.newly_acked;
+            control.cwnd = control.cwnd.saturating_add(sample.newly_acked);
         }
-        let bounds = self.cwnd_bounds();
-        let least = self.cwnd_min();
-        self.control.cwnd = self.control.cwnd.min(bounds).clamp(least, CWND_MAX.max(least));
+        self.limit_cwnd(self.control.cwnd.min(self.cwnd_bounds()));
+    }
+
+    /// The window is `cwnd` from now on, within what it may ever be.
+    pub(super) fn limit_cwnd(&mut self, cwnd: u64) {
+        self.control.cwnd = cwnd.clamp(self.cwnd_min(), CWND_MAX);
     }
 
     /// BBRBoundCwndForProbeRTT, BBRBoundCwndForModel (sections 5.6.4.5 and 5.6.4.7).

@@ -42,7 +42,7 @@ mod startup;
 use std::time::{Duration, Instant};
 
 use congestion::Congestion;
-use control::Control;
+use control::{CWND_MAX, Control};
 use model::Model;
 pub use pacer::Pacer;
 pub use params::Params;
@@ -50,6 +50,9 @@ use probe_bw::ProbeBw;
 use probe_rtt::ProbeRtt;
 use sample::{Sample, Sampler};
 use startup::FullPipe;
+
+/// No packet is larger. Bytes of UDP payload.
+const MSS_MAX: u64 = 65_535;
 
 /// The congestion controller of one path.
 ///
@@ -129,8 +132,8 @@ impl Bbr {
     /// A controller that knows nothing of its path. `mss` is the size of a full packet, `initial_window` what may be
     /// in flight at first, in bytes (RFC 9002 section 7.2); `seed` decides over its random choices.
     pub fn new(params: Params, now: Instant, mss: u64, initial_window: u64, seed: u64) -> Self {
-        let mss = mss.max(1);
-        let initial_window = initial_window.max(4 * mss);
+        let mss = mss.clamp(1, MSS_MAX);
+        let initial_window = initial_window.clamp(4 * mss, CWND_MAX);
         Self {
             state: State::Startup,
             mss,
@@ -183,7 +186,7 @@ impl Bbr {
         if persistent {
             self.congestion.forgive(now);
             self.control.save_cwnd(self.state);
-            self.control.cwnd = self.sampler.in_flight() + self.mss;
+            self.limit_cwnd(self.sampler.in_flight().saturating_add(self.mss));
             return;
         }
         if self.congestion.is_forgiven(made) {
@@ -206,7 +209,8 @@ impl Bbr {
 
     /// Full packets have another size now. Bytes.
     pub fn on_mss(&mut self, mss: u64) {
-        self.mss = mss.max(1);
+        self.mss = mss.clamp(1, MSS_MAX);
+        self.limit_cwnd(self.control.cwnd);
     }
 
     /// What may be sent per second, now. Bytes; never 0.

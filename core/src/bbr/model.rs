@@ -135,7 +135,7 @@ impl Bbr {
     /// BBRInflight: the same, with room for what pacing and acknowledgements do in bursts (section 5.6.4.2).
     pub(super) fn inflight(&self, bw: f64, gain: f64) -> u64 {
         let bytes = self.bdp(bw, gain).max(3 * self.send_quantum()).max(self.cwnd_min());
-        if self.state == State::ProbeUp { bytes + 2 * self.mss } else { bytes }
+        if self.state == State::ProbeUp { bytes.saturating_add(2 * self.mss) } else { bytes }
     }
 
     /// BBRUpdateACKAggregation (section 5.5.9): how much more comes at once than the bandwidth explains.
@@ -153,7 +153,7 @@ impl Bbr {
             (model.excess_since, model.excess_acked) = (now, 0);
             expected = 0.0;
         }
-        model.excess_acked += sample.newly_acked;
+        model.excess_acked = model.excess_acked.saturating_add(sample.newly_acked);
         let excess = (model.excess_acked as f64 - expected).max(0.0) as u64;
         model.extra_acked[0] = model.extra_acked[0].max(excess.min(self.control.cwnd));
     }

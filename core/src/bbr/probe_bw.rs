@@ -179,10 +179,10 @@ impl Bbr {
         if !self.is_cwnd_limited() || self.control.cwnd < self.congestion.inflight_longterm {
             return;
         }
-        self.probe_bw.up_acked += sample.newly_acked;
+        self.probe_bw.up_acked = self.probe_bw.up_acked.saturating_add(sample.newly_acked);
         let packets = self.probe_bw.up_acked / self.probe_bw.up_every;
         self.probe_bw.up_acked -= packets * self.probe_bw.up_every;
-        let grown = self.congestion.inflight_longterm.saturating_add(packets * self.mss);
+        let grown = self.congestion.inflight_longterm.saturating_add(packets.saturating_mul(self.mss));
         self.congestion.inflight_longterm = grown;
         if self.model.round_start {
             self.raise_slope();

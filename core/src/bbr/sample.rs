@@ -115,7 +115,7 @@ impl Sampler {
 
     /// There is less to send than may be sent (section 4.5.2.4).
     pub(super) fn mark_app_limited(&mut self) {
-        self.app_limited_until = (self.delivered + self.in_flight).max(1);
+        self.app_limited_until = self.delivered.saturating_add(self.in_flight).max(1);
     }
 
     /// `bytes` made at `made` leave at `leaves`, which is not before.
@@ -123,9 +123,9 @@ impl Sampler {
         if self.in_flight == 0 {
             (self.first_sent, self.delivered_at) = (leaves, leaves);
         }
-        self.in_flight += bytes;
+        self.in_flight = self.in_flight.saturating_add(bytes);
         if let Some(last) = self.batches.back_mut().filter(|last| last.made == made) {
-            last.open += bytes;
+            last.open = last.open.saturating_add(bytes);
             last.left_last = leaves;
             last.tx_in_flight = self.in_flight;
             return;
@@ -149,9 +149,9 @@ impl Sampler {
 
     /// A packet that was made at `made` has arrived.
     pub(super) fn on_packet_acked(&mut self, now: Instant, made: Instant, bytes: u64) {
-        self.delivered += bytes;
+        self.delivered = self.delivered.saturating_add(bytes);
         self.delivered_at = now;
-        self.newly_acked += bytes;
+        self.newly_acked = self.newly_acked.saturating_add(bytes);
         self.in_flight = self.in_flight.saturating_sub(bytes);
         let Some(batch) = self.find(made) else { return };
         batch.open = batch.open.saturating_sub(bytes);
@@ -194,7 +194,7 @@ impl Sampler {
 
     /// `bytes` are lost, of which the last was made at `made`. What is known of that packet's time.
     pub(super) fn on_lost(&mut self, made: Instant, bytes: u64) -> Sample {
-        self.lost += bytes;
+        self.lost = self.lost.saturating_add(bytes);
         self.in_flight = self.in_flight.saturating_sub(bytes);
         let lost = self.lost;
         let blank = self.blank();
