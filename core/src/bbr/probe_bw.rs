@@ -30,7 +30,7 @@ pub(super) struct ProbeBw {
 impl ProbeBw {
     pub(super) fn new(now: Instant, seed: u64) -> Self {
         Self {
-            samples: true,
+            samples: false,
             stopping: false,
             since: now,
             wait: Duration::ZERO,
