@@ -219,6 +219,8 @@ impl Bbr {
         if !self.congestion.round_start {
             return;
         }
+        // Judged by what was known before: what is learnt from a round explains it.
+        let was_congested = self.was_congested();
         self.learn_random_loss();
         let marked = self.congestion.last.marked();
         let alpha = &mut self.congestion.ecn_alpha;
@@ -228,7 +230,7 @@ impl Bbr {
             return;
         }
         let mut keeps = 1.0;
-        if self.was_congested() {
+        if was_congested {
             keeps = self.params.beta;
         } else if self.yields_to_queue() && self.last_round_met_queue() {
             self.drain_queue();
