@@ -14,6 +14,8 @@ pub(super) const CWND_MAX: u64 = 4 << 30;
 pub(super) struct Control {
     /// Bytes per second.
     pub(super) pacing_rate: f64,
+    /// The rate is that of the nominal round trip.
+    is_nominal: bool,
     /// Bytes.
     pub(super) cwnd: u64,
     pub(super) initial_cwnd: u64,
@@ -24,7 +26,7 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new(initial_cwnd: u64, startup_gain: f64) -> Self {
         let pacing_rate = startup_gain * initial_cwnd as f64 / NOMINAL_RTT;
-        Self { pacing_rate, cwnd: initial_cwnd, initial_cwnd, prior_cwnd: 0 }
+        Self { pacing_rate, is_nominal: true, cwnd: initial_cwnd, initial_cwnd, prior_cwnd: 0 }
     }
 
     /// BBRSaveCwnd (section 5.6.4.4).
@@ -49,13 +51,17 @@ impl Bbr {
 
     /// BBRSetPacingRateWithGain (section 5.6.2), over what the path loses anyway.
     pub(super) fn set_pacing_rate_with(&mut self, gain: f64) {
+        if self.control.is_nominal
+            && let Some(rtt) = self.model.min_rtt().filter(|rtt| !rtt.is_zero())
+        {
+            // The first round trip is better than the nominal one. Startup lowers no rate, so without this it would send
+            // each window as one burst.
+            let rate = gain * self.control.initial_cwnd as f64 / rtt.as_secs_f64();
+            self.control.pacing_rate = rate.max(RATE_MIN);
+            self.control.is_nominal = false;
+        }
         let bw = self.bandwidth();
         if bw <= 0.0 {
-            // Before the first sample, the first round trip is better than the nominal one.
-            if let Some(rtt) = self.model.min_rtt().filter(|rtt| !rtt.is_zero()) {
-                let rate = gain * self.control.initial_cwnd as f64 / rtt.as_secs_f64();
-                self.control.pacing_rate = rate.max(RATE_MIN);
-            }
             return;
         }
         let rate = gain * bw * (1.0 - self.params.pacing_margin) / (1.0 - self.random_loss());
