@@ -12,6 +12,8 @@ pub(super) struct FullPipe {
     pub(super) now: bool,
     bw: f64,
     rounds: u32,
+    /// It brought more in the round that goes on.
+    grew: bool,
 }
 
 /// With a queue of this share of the path's length the pipe is more than full.
@@ -33,11 +35,14 @@ impl Bbr {
         }
         let Some(rate) = sample.rate else { return };
         if rate >= self.full_pipe.bw * self.params.full_bw_growth {
-            return self.full_pipe.reset(rate);
+            self.full_pipe.reset(rate);
+            self.full_pipe.grew = !round_start;
+            return;
         }
         if round_start {
             // With a queue there is no need to wait and see: the pipe is more than full.
-            let met_queue = self.state == State::Startup && self.last_round_met_queue();
+            let grew = std::mem::take(&mut self.full_pipe.grew);
+            let met_queue = self.state == State::Startup && !grew && self.last_round_met_queue();
             self.full_pipe.rounds += if met_queue { self.params.full_bw_rounds } else { 1 };
             self.full_pipe.now = self.full_pipe.rounds >= self.params.full_bw_rounds;
             self.full_pipe.reached |= self.full_pipe.now;
