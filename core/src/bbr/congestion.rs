@@ -17,6 +17,10 @@ use super::{Bbr, State};
 const LOSS_GAIN: f64 = 1.0 / 8.0;
 const DEVIATION_GAIN: f64 = 1.0 / 4.0;
 
+/// Packets that a round may lose on top: in a flight of a few dozen, two or three more than the mean are chance, and there are
+/// many such rounds in a second.
+const LOST_BY_CHANCE: u64 = 3;
+
 #[derive(Clone, Debug)]
 pub(super) struct Congestion {
     /// At most so much in flight, for the long term (the draft's inflight_longterm, earlier inflight_hi). Bytes.
@@ -167,6 +171,12 @@ impl Bbr {
         }
     }
 
+    /// Whether `lost` of `sent` bytes is more than the path's own loss explains.
+    fn is_too_much(&self, lost: u64, sent: u64) -> bool {
+        let by_chance = if self.params.bears_random_loss { LOST_BY_CHANCE * self.mss } else { 0 };
+        lost as f64 > self.loss_bound() * sent as f64 + by_chance as f64
+    }
+
     /// Whether the shortest round trip of a round is longer than the path explains.
     fn is_inflated(&self, rtt: Option<Duration>) -> bool {
         let (Some(rtt), Some(min)) = (rtt, self.model.min_rtt()) else { return false };
@@ -193,7 +203,7 @@ impl Bbr {
             return true;
         }
         let met_queue = self.is_inflated(round.min_rtt) && round.loss() > 1.5 * self.random_loss();
-        met_queue || round.loss() > self.loss_bound()
+        met_queue || self.is_too_much(round.lost, round.lost.saturating_add(round.delivered))
     }
 
     /// Startup ends for loss: much of it, in several places, and with a queue (section 5.3.1.3).
@@ -307,8 +317,7 @@ impl Bbr {
 
     /// IsInflightTooHigh (section 5.5.10.2).
     pub(super) fn is_inflight_too_high(&self, sample: &Sample) -> bool {
-        let share = sample.lost as f64 / sample.tx_in_flight.max(1) as f64;
-        share > self.loss_bound()
+        self.is_too_much(sample.lost, sample.tx_in_flight)
     }
 
     /// BBRHandleInflightTooHigh (section 5.5.10.2).
