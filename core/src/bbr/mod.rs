@@ -38,6 +38,8 @@ mod probe_bw;
 mod probe_rtt;
 mod sample;
 mod startup;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 

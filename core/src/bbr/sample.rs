@@ -222,6 +222,12 @@ impl Sampler {
         }
     }
 
+    /// Batches that are remembered.
+    #[cfg(test)]
+    pub(super) fn records(&self) -> usize {
+        self.batches.len()
+    }
+
     fn find(&mut self, made: Instant) -> Option<&mut Batch> {
         let at = self.batches.partition_point(|batch| batch.made < made);
         self.batches.get_mut(at).filter(|batch| batch.made == made)
