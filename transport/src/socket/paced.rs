@@ -136,3 +136,208 @@ impl fmt::Debug for Poller {
         write!(f, "Poller(until {:?})", self.until)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use std::task::Waker;
+
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::quic::Tuning;
+    use crate::rt::Executor;
+
+    /// Time that moves when a test says so.
+    #[derive(Clone, Debug)]
+    struct Clock(Arc<Mutex<Instant>>);
+
+    impl Clock {
+        fn time(&self) -> Instant {
+            *self.0.lock().unwrap()
+        }
+
+        fn advance(&self, micros: u64) {
+            *self.0.lock().unwrap() += Duration::from_micros(micros);
+        }
+    }
+
+    impl Executor for Clock {
+        fn now(&self) -> Instant {
+            self.time()
+        }
+
+        fn sleep_until(&self, _: Instant) -> BoxFuture<'static, ()> {
+            unreachable!("a socket does not sleep")
+        }
+
+        fn spawn(&self, _: BoxFuture<'static, ()>) {
+            unreachable!("a socket has no tasks")
+        }
+
+        fn blocking(&self, _: Box<dyn FnOnce() + Send>) {
+            unreachable!("a socket does not block")
+        }
+
+        fn quinn_runtime(&self) -> Arc<dyn quinn::Runtime> {
+            unreachable!("the timers are of this clock")
+        }
+
+        fn precise_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
+            Box::pin(Timer { clock: self.clone(), deadline })
+        }
+
+        fn bind(&self, _: SocketAddr, _: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+            unreachable!("the socket is there")
+        }
+    }
+
+    #[derive(Debug)]
+    struct Timer {
+        clock: Clock,
+        deadline: Instant,
+    }
+
+    impl AsyncTimer for Timer {
+        fn reset(mut self: Pin<&mut Self>, deadline: Instant) {
+            self.deadline = deadline;
+        }
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            if self.clock.time() >= self.deadline { Poll::Ready(()) } else { Poll::Pending }
+        }
+    }
+
+    /// A socket that takes everything.
+    #[derive(Debug)]
+    struct Sink;
+
+    impl AsyncUdpSocket for Sink {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+            Box::pin(Writable)
+        }
+
+        fn try_send(&self, _: &Transmit<'_>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            _: &mut [IoSliceMut<'_>],
+            _: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Ok(([127, 0, 0, 1], 1).into())
+        }
+    }
+
+    #[derive(Debug)]
+    struct Writable;
+
+    impl UdpPoller for Writable {
+        fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn socket() -> (Clock, Arc<Paced>) {
+        let clock = Clock(Arc::new(Mutex::new(Instant::now())));
+        let rt = Rt::new(Arc::new(clock.clone()));
+        (clock, Paced::new(Arc::new(Sink), rt))
+    }
+
+    fn passes(connection: &mut Pin<Box<dyn UdpPoller>>) -> bool {
+        connection.as_mut().poll_writable(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// As a controller says it of a batch, and quinn asks next.
+    fn batch(connection: &mut Pin<Box<dyn UdpPoller>>, leaves: Option<Instant>) -> bool {
+        hold_until(leaves);
+        passes(connection)
+    }
+
+    #[test]
+    fn a_batch_that_is_not_held_passes_at_once() {
+        let (_, socket) = socket();
+        let mut connection = socket.create_io_poller();
+        assert!(passes(&mut connection));
+        assert!(batch(&mut connection, None));
+    }
+
+    #[test]
+    fn a_batch_is_held_until_its_time() {
+        let (clock, socket) = socket();
+        let mut connection = socket.create_io_poller();
+        // More than once: the timer is used again.
+        for _ in 0..3 {
+            assert!(!batch(&mut connection, Some(clock.time() + Duration::from_millis(3))));
+            clock.advance(2_999);
+            assert!(!passes(&mut connection));
+            clock.advance(1);
+            assert!(passes(&mut connection));
+            // And the next, if it is not held, is not.
+            assert!(batch(&mut connection, None));
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_late_passes_when_it_is_asked_for() {
+        let (clock, socket) = socket();
+        let mut connection = socket.create_io_poller();
+        assert!(!batch(&mut connection, Some(clock.time() + Duration::from_millis(3))));
+        clock.advance(20_000);
+        assert!(passes(&mut connection));
+    }
+
+    #[test]
+    fn a_hold_is_a_quantum_at_least_and_has_an_end() {
+        let (clock, socket) = socket();
+        let mut connection = socket.create_io_poller();
+        let quantum = QUANTUM.as_micros() as u64;
+        assert!(!batch(&mut connection, Some(clock.time() + Duration::from_nanos(1))));
+        clock.advance(quantum - 1);
+        assert!(!passes(&mut connection));
+        clock.advance(1);
+        assert!(passes(&mut connection));
+
+        assert!(!batch(&mut connection, Some(clock.time() + Duration::from_secs(3600))));
+        let most = HOLD_MAX.as_micros() as u64;
+        clock.advance(most - 1);
+        assert!(!passes(&mut connection));
+        clock.advance(1);
+        assert!(passes(&mut connection));
+    }
+
+    #[test]
+    fn connections_on_one_socket_do_not_hold_each_other() {
+        let (clock, socket) = socket();
+        let mut slow = socket.clone().create_io_poller();
+        let mut fast = socket.clone().create_io_poller();
+        let mut free = socket.create_io_poller();
+        assert!(!batch(&mut slow, Some(clock.time() + Duration::from_millis(10))));
+        assert!(!batch(&mut fast, Some(clock.time() + Duration::from_millis(2))));
+        // The hold of the one is not what the other finds.
+        assert!(passes(&mut free));
+        assert!(batch(&mut free, None));
+        clock.advance(2_000);
+        assert!(!passes(&mut slow));
+        assert!(passes(&mut fast));
+        assert!(!batch(&mut fast, Some(clock.time() + Duration::from_millis(2))));
+        clock.advance(8_000);
+        assert!(passes(&mut slow));
+        assert!(passes(&mut fast));
+    }
+
+    #[test]
+    fn another_thread_says_nothing_of_this_ones_batches() {
+        let (clock, socket) = socket();
+        let mut connection = socket.create_io_poller();
+        let leaves = clock.time() + Duration::from_secs(1);
+        std::thread::spawn(move || hold_until(Some(leaves))).join().unwrap();
+        assert!(passes(&mut connection));
+    }
+}
