@@ -272,12 +272,18 @@ impl Bbr {
     /// Outside a probe there is a queue: what is used of the bandwidth was too much, or the shares of several flows add up
     /// to more than the path has. What was delivered does not.
     fn drain_queue(&mut self) {
-        if self.state != State::ProbeCruise {
-            return;
+        let (used, delivered) = (self.bandwidth(), self.congestion.bw_latest);
+        match self.state {
+            State::ProbeCruise => {
+                self.congestion.bw_shortterm = delivered.max(self.params.down_pacing_gain * used);
+                self.state = State::ProbeDown;
+            }
+            // Even what is sent to drain it is more than the path takes: it has become slower.
+            State::ProbeDown if delivered < 0.95 * self.params.down_pacing_gain * used => {
+                self.model.limit_bw(delivered.max(self.params.beta * used));
+            }
+            _ => {}
         }
-        let used = self.bandwidth();
-        self.congestion.bw_shortterm = self.congestion.bw_latest.max(self.params.down_pacing_gain * used);
-        self.state = State::ProbeDown;
     }
 
     /// Sees whether the queue is empty now and then.

@@ -290,7 +290,8 @@ impl Bbr {
         match self.state {
             State::Startup => self.params.startup_pacing_gain,
             State::Drain => self.params.drain_pacing_gain,
-            State::ProbeDown => self.params.down_pacing_gain,
+            State::ProbeDown if self.yields_to_queue() => self.params.down_pacing_gain,
+            State::ProbeDown => self.params.down_pacing_gain_competing,
             State::ProbeUp => self.params.up_pacing_gain,
             State::ProbeCruise | State::ProbeRefill | State::ProbeRtt => 1.0,
         }

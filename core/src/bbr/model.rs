@@ -113,6 +113,11 @@ impl Model {
         }
     }
 
+    /// No more than `most` is believed until a probe shows it.
+    pub(super) fn limit_bw(&mut self, most: f64) {
+        self.bw = self.bw.map(|bw| bw.min(most));
+    }
+
     pub(super) fn restart_extra_acked(&mut self, now: Instant) {
         (self.excess_since, self.excess_acked) = (now, 0);
     }

@@ -22,6 +22,8 @@ pub struct Params {
     pub drain_pacing_gain: f64,
     /// Pacing gain in ProbeBW DOWN (section 5.6.1).
     pub down_pacing_gain: f64,
+    /// Pacing gain in ProbeBW DOWN where others fill the queue, and UP lasts longer; that of BBRv2.
+    pub down_pacing_gain_competing: f64,
     /// Pacing gain in ProbeBW UP (section 5.6.1).
     pub up_pacing_gain: f64,
     /// Window gain outside Startup, UP and ProbeRTT (section 5.6.1).
@@ -78,6 +80,7 @@ impl Default for Params {
             startup_loss_events: 6,
             drain_pacing_gain: 0.5,
             down_pacing_gain: 0.9,
+            down_pacing_gain_competing: 0.75,
             up_pacing_gain: 1.25,
             cwnd_gain: 2.0,
             up_cwnd_gain: 1.3,

@@ -133,7 +133,7 @@ fn another_rate_is_followed() {
             path.share(0, 4.0);
             path.share(0, 3.0);
             let queue = path.queue_mean();
-            assert!(queue <= 0.8, "{mbit} Mbit/s, {rtt} ms, {loss}, half: {queue} round trips");
+            assert!(queue <= 1.0, "{mbit} Mbit/s, {rtt} ms, {loss}, half: {queue} round trips");
 
             path.link.rate *= 2.0;
             path.share(0, 10.0);
