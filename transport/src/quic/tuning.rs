@@ -118,7 +118,7 @@ impl Default for Tuning {
             socket_send_buffer: 8 * 1024 * 1024,
             ack_frequency: Some(AckFrequency { threshold: 31, max_delay: Duration::from_millis(5) }),
             packet_threshold: 64,
-            congestion: Congestion::Cubic,
+            congestion: Congestion::Bbr2,
             socket: SocketKind::Coalesced,
             retry_above: 64,
         }
