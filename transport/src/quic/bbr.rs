@@ -86,7 +86,8 @@ impl Controller for Paced {
             return socket::hold_until(None);
         }
         self.probe.store(false, Ordering::Relaxed);
-        let leaves = self.pacer.leave(now, bytes, self.bbr.pacing_rate());
+        // No later than the socket lets it: a round-trip time from a moment after that would be too short.
+        let leaves = self.pacer.leave(now, bytes, self.bbr.pacing_rate()).min(now + socket::HOLD_MAX);
         socket::hold_until((leaves > now).then_some(leaves));
         self.bbr.on_sent(now, leaves.max(now), bytes);
     }

@@ -15,7 +15,7 @@ use quinn::AsyncUdpSocket;
 
 use crate::quic::Tuning;
 
-pub(crate) use paced::{Paced, hold_until};
+pub(crate) use paced::{HOLD_MAX, Paced, hold_until};
 
 /// The largest datagram that is taken in. Bytes of UDP payload: the most of IPv6.
 pub(crate) const DATAGRAM_MAX: u16 = 65_527;

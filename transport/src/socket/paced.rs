@@ -26,7 +26,7 @@ use crate::rt::Rt;
 /// What is held is held at least so long.
 const QUANTUM: Duration = Duration::from_micros(250);
 /// And at most so long: acknowledgements and the end of a connection wait behind it.
-const HOLD_MAX: Duration = Duration::from_millis(50);
+pub(crate) const HOLD_MAX: Duration = Duration::from_millis(50);
 
 thread_local! {
     static HOLD: Cell<Option<Instant>> = const { Cell::new(None) };
