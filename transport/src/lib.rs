@@ -12,7 +12,7 @@
 //!  -------------------------------------------------------------------
 //!      quic::QuicServer, QuicClient            (other kinds of links later)
 //!        quinn                                 streams, recovery, TLS 1.3
-//!          socket                              batches to and from the kernel
+//!          socket                              batches to and from the kernel, when they may leave
 //! ```
 //!
 //! Non-goals: what the bytes mean (the wire format is the core's), which link a chunk goes to (the session's),

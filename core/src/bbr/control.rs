@@ -94,7 +94,7 @@ impl Bbr {
         max = (max as f64 / (1.0 - self.random_loss())) as u64;
         let control = &mut self.control;
         if sample.newly_acked > 0 && control.prior_cwnd > 0 && self.state != State::ProbeRtt {
-            // The path is back after an outage.
+            // ProbeRTT has ended, or the path is back after an outage.
             control.restore_cwnd();
         }
         if self.full_pipe.reached {

@@ -59,7 +59,6 @@ impl Bbr {
             *at = now;
         }
         self.probe_rtt.expired = false;
-        self.control.restore_cwnd();
         self.reset_shortterm();
         if self.full_pipe.reached {
             self.start_probe_down(now);
