@@ -17,6 +17,9 @@ use super::{Bbr, State};
 const LOSS_GAIN: f64 = 1.0 / 8.0;
 const DEVIATION_GAIN: f64 = 1.0 / 4.0;
 
+/// A path that delivers less than this share of what is sent has become slower; samples differ by less.
+const SLOWER: f64 = 0.95;
+
 /// Packets that a round may lose on top: in a flight of a few dozen, two or three more than the mean are chance, and there are
 /// many such rounds in a second.
 const LOST_BY_CHANCE: u64 = 3;
@@ -279,7 +282,7 @@ impl Bbr {
                 self.state = State::ProbeDown;
             }
             // Even what is sent to drain it is more than the path takes: it has become slower.
-            State::ProbeDown if delivered < 0.95 * self.params.down_pacing_gain * used => {
+            State::ProbeDown if delivered < SLOWER * self.params.down_pacing_gain * used => {
                 self.model.limit_bw(delivered.max(self.params.beta * used));
             }
             _ => {}

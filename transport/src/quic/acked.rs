@@ -13,7 +13,7 @@ use quinn::Connection;
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
-use super::bbr::{Paced, Probing};
+use super::bbr::{PacedBbr, Probing};
 
 /// Makes controllers that count.
 pub(super) struct CountedConfig<F>(Arc<F>);
@@ -109,7 +109,7 @@ impl Acked {
             return Look::default();
         };
         let window = counted.inside.metrics().congestion_window;
-        let paced = counted.inside.into_any().downcast::<Paced>().ok();
+        let paced = counted.inside.into_any().downcast::<PacedBbr>().ok();
         let mut paths = self.0.lock().expect("no panic while held");
         paths.follow(Some(counted.acked));
         Look { bytes: paths.before + paths.current(), window, probing: paced.map(|paced| paced.probing()) }

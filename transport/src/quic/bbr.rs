@@ -37,7 +37,7 @@ impl BbrFactory {
 impl ControllerFactory for BbrFactory {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
-        Box::new(Paced {
+        Box::new(PacedBbr {
             bbr: Bbr::new(self.params.clone(), now, mtu.into(), self.initial_window, seed),
             pacer: Pacer::new(now),
             asked: AtomicBool::new(false),
@@ -48,7 +48,7 @@ impl ControllerFactory for BbrFactory {
 }
 
 /// A controller with its pacing.
-pub(super) struct Paced {
+pub(super) struct PacedBbr {
     bbr: Bbr,
     pacer: Pacer,
     /// Whether the window was asked for since the last batch left: it is for what counts against it, so not for
@@ -74,13 +74,13 @@ impl Probing {
     }
 }
 
-impl Paced {
+impl PacedBbr {
     pub(super) fn probing(&self) -> Probing {
         Probing { in_flight: self.bbr.in_flight(), probe: self.probe.clone() }
     }
 }
 
-impl Controller for Paced {
+impl Controller for PacedBbr {
     fn on_sent(&mut self, now: Instant, bytes: u64, _: u64) {
         if !self.asked.swap(false, Ordering::Relaxed) {
             return socket::hold_until(None);

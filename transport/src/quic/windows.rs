@@ -16,6 +16,8 @@ pub(super) const START: u64 = 64 << 20;
 /// Windows cover so many bandwidth-delay products: one is on its way, a lost packet takes up to two and a half more until
 /// it is repaired, and a rate that doubles within a round trip must not be held back.
 const BDPS: f64 = 6.0;
+/// Longer round trips do not make windows larger: a peer can feign any, by acknowledging late.
+const RTT_MAX: Duration = Duration::from_secs(1);
 /// How often a rate is looked at, at most.
 const PERIOD: Duration = Duration::from_millis(25);
 
@@ -54,7 +56,7 @@ impl Windows {
         let bytes = (stats.udp_rx.bytes, stats.udp_tx.bytes);
         let needed = |before: u64, after: u64| {
             let rate = (after - before) as f64 / elapsed.as_secs_f64();
-            (BDPS * rate * stats.path.rtt.as_secs_f64()) as u64
+            (BDPS * rate * stats.path.rtt.min(RTT_MAX).as_secs_f64()) as u64
         };
         let receive = needed(seen.bytes.0, bytes.0).min(self.most.0);
         let send = needed(seen.bytes.1, bytes.1).min(self.most.1);
