@@ -17,6 +17,8 @@ use super::{Bbr, State};
 const LOSS_GAIN: f64 = 1.0 / 8.0;
 const DEVIATION_GAIN: f64 = 1.0 / 4.0;
 
+/// Packets that QUIC stacks hand over at once.
+const BATCH: u64 = 10;
 /// A path that delivers less than this share of what is sent has become slower; samples differ by less.
 const SLOWER: f64 = 0.95;
 
@@ -183,7 +185,10 @@ impl Bbr {
     /// Whether the shortest round trip of a round is longer than the path explains.
     fn is_inflated(&self, rtt: Option<Duration>) -> bool {
         let (Some(rtt), Some(min)) = (rtt, self.model.min_rtt()) else { return false };
-        rtt > min.mul_f64(1.0 + self.params.inflated).max(min + self.params.inflated_min)
+        // A batch leaves at once: its last packet waits for the others.
+        let batch = (BATCH * self.mss) as f64 / self.model.max_bw().max(1.0);
+        let batch = Duration::from_secs_f64(batch.min(min.as_secs_f64() / 2.0));
+        rtt > min.mul_f64(1.0 + self.params.inflated).max(min + self.params.inflated_min) + batch
     }
 
     /// Whether the round that has ended met a queue.
