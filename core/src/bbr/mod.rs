@@ -9,12 +9,12 @@
 //!                         any of them <-> ProbeRTT
 //! ```
 //!
-//! One file a state; [`sample`] measures, [`model`] remembers, [`congestion`] judges, [`control`] decides.
+//! One file a state; `sample` measures, `model` remembers, `congestion` judges, `control` decides.
 //!
 //! Deviations from the draft, each with a switch or a number in [`Params`]:
 //! - **Random loss is borne.** At 10 Gbit/s half a percent of loss means losses in each round, and the draft lowers its
 //!   bounds in each of them. Here a round counts as congested if it met a queue (its smallest round-trip time is above
-//!   the path's) or lost more than the path loses anyway. See [`congestion`].
+//!   the path's) or lost more than the path loses anyway. See `congestion`.
 //! - What the path loses anyway is sent on top of what it delivers: the pacing rate is over (1 - loss).
 //! - Startup ends as soon as a queue of half the path's length stands, or with the first round that brings no more and
 //!   meets a queue; without a queue after three rounds, as in the draft.
