@@ -18,7 +18,7 @@ const LOSS_GAIN: f64 = 1.0 / 8.0;
 const DEVIATION_GAIN: f64 = 1.0 / 4.0;
 
 /// Packets that QUIC stacks hand over at once.
-const BATCH: u64 = 10;
+pub(super) const BATCH: u64 = 10;
 /// A path that delivers less than this share of what is sent has become slower; samples differ by less.
 const SLOWER: f64 = 0.95;
 

@@ -1,5 +1,6 @@
 //! [`Control`]: what the model allows: a pacing rate and a window (draft-ietf-ccwg-bbr-06 section 5.6).
 
+use super::congestion::BATCH;
 use super::sample::Sample;
 use super::{Bbr, State};
 
@@ -82,7 +83,7 @@ impl Bbr {
 
     /// Whether more would have been in flight, had the window allowed it.
     pub(super) fn is_cwnd_limited(&self) -> bool {
-        let more = self.send_quantum() + 10 * self.mss;
+        let more = self.send_quantum() + BATCH * self.mss;
         self.sampler.in_flight().saturating_add(more) >= self.control.cwnd
     }
 
