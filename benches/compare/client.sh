@@ -11,8 +11,10 @@ client=$!
 {
     sleep "$limit"
     # While it runs: some take away what is incomplete when they are ended.
-    echo "$EPOCHREALTIME" >"$out/stopped.at"
-    arrived >"$out/stopped.bytes"
+    # A name appears only with all of it, so that one that ends just now is not read half as stopped.
+    at=$EPOCHREALTIME
+    echo "$at $(arrived)" >"$out/stopping"
+    mv "$out/stopping" "$out/stopped"
     kill -s "$signal" $client
     sleep 5
     kill -s KILL $client
@@ -20,8 +22,5 @@ client=$!
 wait $client
 code=$?
 end=$EPOCHREALTIME arrived=-
-if [[ -s $out/stopped.at ]]; then
-    end=$(<"$out/stopped.at")
-    arrived=$(<"$out/stopped.bytes")
-fi
+[[ ! -e $out/stopped ]] || read -r end arrived <"$out/stopped"
 echo "$begin $end $code $arrived" >"$out/times"
