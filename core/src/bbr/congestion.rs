@@ -19,8 +19,6 @@ const DEVIATION_GAIN: f64 = 1.0 / 4.0;
 
 /// Packets that QUIC stacks hand over at once.
 pub(super) const BATCH: u64 = 10;
-/// A path that delivers less than this share of what is sent has become slower; samples differ by less.
-const SLOWER: f64 = 0.95;
 
 /// Packets that a round may lose on top: in a flight of a few dozen, two or three more than the mean are chance, and there are
 /// many such rounds in a second.
@@ -47,10 +45,6 @@ pub(super) struct Congestion {
     random: Option<(f64, f64)>,
     /// Average share of acknowledgements with CE marks.
     ecn_alpha: f64,
-    /// The queue was empty at some time since the last probe ended.
-    emptied: bool,
-    /// It was not between the last two: others keep it filled, and yielding to a queue would leave all to them.
-    pub(super) competing: bool,
     /// Losses of packets made until then say nothing: the path was out.
     forgiven_until: Instant,
 }
@@ -93,8 +87,6 @@ impl Congestion {
             last: Round::default(),
             random: None,
             ecn_alpha: 1.0,
-            emptied: true,
-            competing: false,
             forgiven_until: now,
         }
     }
@@ -145,9 +137,9 @@ impl Congestion {
         made < self.forgiven_until
     }
 
-    /// A probe has ended.
-    pub(super) fn end_cycle(&mut self) {
-        self.competing = !std::mem::take(&mut self.emptied);
+    /// The smallest round-trip time of the round that has ended.
+    pub(super) fn last_min_rtt(&self) -> Option<Duration> {
+        self.last.min_rtt
     }
 
     /// BBRResetCongestionSignals.
@@ -176,10 +168,14 @@ impl Bbr {
         }
     }
 
+    /// Bytes that a round may lose whatever is expected of it.
+    fn lost_by_chance(&self) -> f64 {
+        if self.params.bears_random_loss { (LOST_BY_CHANCE * self.mss) as f64 } else { 0.0 }
+    }
+
     /// Whether `lost` of `sent` bytes is more than the path's own loss explains.
     fn is_too_much(&self, lost: u64, sent: u64) -> bool {
-        let by_chance = if self.params.bears_random_loss { LOST_BY_CHANCE * self.mss } else { 0 };
-        lost as f64 > self.loss_bound() * sent as f64 + by_chance as f64
+        lost as f64 > self.loss_bound() * sent as f64 + self.lost_by_chance()
     }
 
     /// Whether the shortest round trip of a round is longer than the path explains.
@@ -210,8 +206,9 @@ impl Bbr {
         if !self.params.bears_random_loss {
             return true;
         }
-        let met_queue = self.is_inflated(round.min_rtt) && round.loss() > 1.5 * self.random_loss();
-        met_queue || self.is_too_much(round.lost, round.lost.saturating_add(round.delivered))
+        let sent = round.lost.saturating_add(round.delivered);
+        let more = round.lost as f64 > 1.5 * self.random_loss() * sent as f64 + self.lost_by_chance();
+        (more && self.is_inflated(round.min_rtt)) || self.is_too_much(round.lost, sent)
     }
 
     /// Startup ends for loss: much of it, in several places, and with a queue (section 5.3.1.3).
@@ -240,6 +237,7 @@ impl Bbr {
         // Judged by what was known before: what is learnt from a round explains it.
         let was_congested = self.was_congested();
         self.learn_random_loss();
+        self.watch_others();
         let marked = self.congestion.last.marked();
         let alpha = &mut self.congestion.ecn_alpha;
         *alpha += self.params.ecn_alpha_gain * (marked - *alpha);
@@ -251,7 +249,7 @@ impl Bbr {
         if was_congested {
             keeps = self.params.beta;
         } else if self.yields_to_queue() && self.last_round_met_queue() {
-            self.drain_queue();
+            self.drain_queue(self.congestion.bw_latest);
         } else if marked > 0.0 {
             keeps = 1.0 - self.params.ecn_factor * self.congestion.ecn_alpha;
         }
@@ -270,33 +268,6 @@ impl Bbr {
         congestion.bw_shortterm = congestion.bw_latest.max(keeps * congestion.bw_shortterm);
         congestion.inflight_shortterm =
             congestion.inflight_latest.max((keeps * congestion.inflight_shortterm as f64) as u64);
-    }
-
-    /// Whether a queue is emptied as soon as it is seen.
-    pub(super) fn yields_to_queue(&self) -> bool {
-        self.params.bears_random_loss && !self.congestion.competing
-    }
-
-    /// Outside a probe there is a queue: what is used of the bandwidth was too much, or the shares of several flows add up
-    /// to more than the path has. What was delivered does not.
-    fn drain_queue(&mut self) {
-        let (used, delivered) = (self.bandwidth(), self.congestion.bw_latest);
-        match self.state {
-            State::ProbeCruise => {
-                self.congestion.bw_shortterm = delivered.max(self.params.down_pacing_gain * used);
-                self.state = State::ProbeDown;
-            }
-            // Even what is sent to drain it is more than the path takes: it has become slower.
-            State::ProbeDown if delivered < SLOWER * self.params.down_pacing_gain * used => {
-                self.model.limit_bw(delivered.max(self.params.beta * used));
-            }
-            _ => {}
-        }
-    }
-
-    /// Sees whether the queue is empty now and then.
-    pub(super) fn watch_queue(&mut self) {
-        self.congestion.emptied |= !self.recently_met_queue();
     }
 
     /// A round that sent no more than the path carries, and met no queue, shows what the path loses anyway. One that

@@ -9,7 +9,8 @@
 //!                         any of them <-> ProbeRTT
 //! ```
 //!
-//! One file a state; `sample` measures, `model` remembers, `congestion` judges, `control` decides.
+//! One file a state; `sample` measures, `model` remembers, `congestion` judges the path, `growth` a probe, `company` who
+//! else is there, and `control` decides.
 //!
 //! Deviations from the draft, each with a switch or a number in [`Params`]:
 //! - **Random loss is borne.** At 10 Gbit/s half a percent of loss means losses in each round, and the draft lowers its
@@ -19,18 +20,23 @@
 //! - Startup ends as soon as a queue of half the path's length stands, or with the first round that brings no more and
 //!   meets a queue; without a queue after three rounds, as in the draft.
 //! - UP keeps no more in flight than its gain's worth, and ends as soon as that meets a queue, instead of after three rounds
-//!   without growth: less queue.
-//! - Outside probes a queue is drained as soon as it is seen: estimates are the largest of many samples, so a little too high,
-//!   and those of several flows add up to more than there is. But not if the queue was never empty from one probe to the
-//!   next: then others fill it, and UP goes on as in the draft.
-//! - A sample close to the smallest round-trip time confirms it, so a flow that keeps its queue empty is not made to
-//!   drain it every five seconds.
+//!   without growth: less queue. But what it brings shows how much of the path the flow has, and one with a small share
+//!   goes on: shares become equal sooner. See `growth`.
+//! - Outside probes a queue is drained as soon as it is seen, the longer it is the faster: estimates are the largest of many
+//!   samples, so a little too high, and those of several flows add up to more than there is. But not if it stands
+//!   nevertheless: then others fill it, and UP goes on as in the draft. See `company`.
+//! - ProbeRTT begins as well when the smallest round-trip time falls: another flow is in ProbeRTT, and the queue is empty
+//!   only if all are. It leaves the bounds of the short term as they were.
+//! - A sample close to the smallest round-trip time confirms it while there are no signs of others, so a lone flow that keeps
+//!   its queue empty is not made to drain it every five seconds.
 //! - After a silence of the whole path (an outage), what was lost in it says nothing of congestion.
 //! - No packet conservation in recovery: losses are repaired within the model's bounds.
 
+mod company;
 mod congestion;
 mod control;
 mod drain;
+mod growth;
 mod model;
 mod pacer;
 mod params;
@@ -43,6 +49,7 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
+use company::Company;
 use congestion::Congestion;
 use control::{CWND_MAX, Control};
 use model::Model;
@@ -72,6 +79,7 @@ pub struct Bbr {
     sampler: Sampler,
     model: Model,
     congestion: Congestion,
+    company: Company,
     full_pipe: FullPipe,
     probe_bw: ProbeBw,
     probe_rtt: ProbeRtt,
@@ -121,6 +129,7 @@ impl Clone for Bbr {
             sampler: self.sampler.copy(),
             model: self.model.clone(),
             congestion: self.congestion.clone(),
+            company: self.company.clone(),
             full_pipe: self.full_pipe.clone(),
             probe_bw: self.probe_bw.clone(),
             probe_rtt: self.probe_rtt.clone(),
@@ -142,6 +151,7 @@ impl Bbr {
             sampler: Sampler::new(now),
             model: Model::new(now),
             congestion: Congestion::new(now),
+            company: Company::new(),
             full_pipe: FullPipe::default(),
             probe_bw: ProbeBw::new(now, seed),
             probe_rtt: ProbeRtt::default(),
@@ -290,9 +300,8 @@ impl Bbr {
         match self.state {
             State::Startup => self.params.startup_pacing_gain,
             State::Drain => self.params.drain_pacing_gain,
-            State::ProbeDown if self.yields_to_queue() => self.params.down_pacing_gain,
-            State::ProbeDown => self.params.down_pacing_gain_competing,
-            State::ProbeUp => self.params.up_pacing_gain,
+            State::ProbeDown => self.down_pacing_gain(),
+            State::ProbeUp => self.probe_bw.growth.gain(),
             State::ProbeCruise | State::ProbeRefill | State::ProbeRtt => 1.0,
         }
     }
@@ -300,7 +309,9 @@ impl Bbr {
     fn cwnd_gain(&self) -> f64 {
         match self.state {
             State::Startup | State::Drain => self.params.startup_cwnd_gain,
-            State::ProbeUp if self.yields_to_queue() => self.params.up_cwnd_gain,
+            State::ProbeUp if self.yields_to_queue() && !self.probe_bw.growth.is_steep(&self.params) => {
+                self.params.up_cwnd_gain
+            }
             State::ProbeUp => self.params.up_cwnd_gain_competing,
             State::ProbeRtt => self.params.probe_rtt_cwnd_gain,
             State::ProbeDown | State::ProbeCruise | State::ProbeRefill => self.params.cwnd_gain,

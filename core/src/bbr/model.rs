@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 use super::sample::Sample;
 use super::{Bbr, State};
 
+/// A sample below the smallest round-trip time by more than this share, and by more than this, shows that others drain a
+/// queue that was never seen empty.
+const FALLS: f64 = 0.03;
+const FALLS_MIN: Duration = Duration::from_millis(1);
 /// A sample above the smallest round-trip time by less than this share confirms it.
 const CONFIRMS: f64 = 1.0 / 32.0;
 /// Or by less than this, which timers and the delay of acknowledgements may bring about.
@@ -170,9 +174,12 @@ impl Bbr {
         self.probe_rtt.expired =
             model.probe_rtt_min.is_some_and(|(_, at)| older(at, self.params.probe_rtt_interval));
         if let Some(rtt) = sample.rtt {
+            let fell = |min: Duration| rtt + FALLS_MIN < min.mul_f64(1.0 - FALLS);
+            self.probe_rtt.expired |=
+                self.full_pipe.reached && model.probe_rtt_min.is_some_and(|(min, _)| fell(min));
             match &mut model.probe_rtt_min {
                 Some((min, at)) if rtt >= *min && !self.probe_rtt.expired => {
-                    if rtt <= min.mul_f64(1.0 + CONFIRMS).max(*min + CONFIRMS_MIN) {
+                    if !self.company.seen && rtt <= min.mul_f64(1.0 + CONFIRMS).max(*min + CONFIRMS_MIN) {
                         *at = now;
                     }
                 }

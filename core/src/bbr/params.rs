@@ -22,16 +22,31 @@ pub struct Params {
     pub drain_pacing_gain: f64,
     /// Pacing gain in ProbeBW DOWN (section 5.6.1).
     pub down_pacing_gain: f64,
-    /// Pacing gain in ProbeBW DOWN where others fill the queue, and UP lasts longer; that of BBRv2.
-    pub down_pacing_gain_competing: f64,
+    /// Deviation: the least pacing gain in ProbeBW DOWN, for long queues, and where others fill the queue and UP lasts
+    /// longer; that of BBRv2.
+    pub down_pacing_gain_least: f64,
+    /// Deviation: rounds in which DOWN drains a queue, within its gains.
+    pub drain_rounds: f64,
     /// Pacing gain in ProbeBW UP (section 5.6.1).
     pub up_pacing_gain: f64,
+    /// Deviation: UP goes on, queue or not, as long as what it brought shows a smaller share of the path than this.
+    pub up_share: f64,
+    /// Deviation: but no more rounds than this.
+    pub up_rounds: u32,
+    /// Deviation: the share of the path that a further round of UP asks for.
+    pub up_step: f64,
+    /// Deviation: the largest pacing gain in ProbeBW UP.
+    pub up_pacing_gain_most: f64,
     /// Window gain outside Startup, UP and ProbeRTT (section 5.6.1).
     pub cwnd_gain: f64,
     /// Deviation: window gain in ProbeBW UP where no others fill the queue.
     pub up_cwnd_gain: f64,
-    /// Window gain in ProbeBW UP where others do (section 5.6.1).
+    /// Window gain in ProbeBW UP where others do, and where UP goes on because its share is small (section 5.6.1).
     pub up_cwnd_gain_competing: f64,
+    /// Deviation: a queue that stands through so many rounds of DOWN is held by others, which do not yield.
+    pub held_rounds: u32,
+    /// Deviation: until it was empty at some time in each of so many probing cycles in a row, or ProbeRTT.
+    pub emptied_cycles: u32,
     /// Time between two probes for bandwidth: this, and up to a second more by chance (section 5.3.3.8.2).
     pub probe_wait: Duration,
     /// Rounds between two probes for bandwidth at most (section 5.3.3.8.2).
@@ -80,11 +95,18 @@ impl Default for Params {
             startup_loss_events: 6,
             drain_pacing_gain: 0.5,
             down_pacing_gain: 0.9,
-            down_pacing_gain_competing: 0.75,
+            down_pacing_gain_least: 0.75,
+            drain_rounds: 2.0,
             up_pacing_gain: 1.25,
+            up_share: 0.45,
+            up_rounds: 3,
+            up_step: 0.08,
+            up_pacing_gain_most: 2.0,
             cwnd_gain: 2.0,
             up_cwnd_gain: 1.3,
             up_cwnd_gain_competing: 2.25,
+            held_rounds: 8,
+            emptied_cycles: 3,
             probe_wait: Duration::from_secs(2),
             probe_rounds: 63,
             loss_threshold: 0.02,

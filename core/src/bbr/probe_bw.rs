@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::growth::Growth;
 use super::sample::Sample;
 use super::{Bbr, State};
 
@@ -23,6 +24,8 @@ pub(super) struct ProbeBw {
     up_every: u64,
     up_acked: u64,
     up_rounds: u32,
+    /// What UP brings.
+    pub(super) growth: Growth,
     /// Of the generator of random choices.
     random: u64,
 }
@@ -39,6 +42,7 @@ impl ProbeBw {
             up_every: u64::MAX,
             up_acked: 0,
             up_rounds: 0,
+            growth: Growth::new(0.0, 1.0),
             random: seed,
         }
     }
@@ -74,7 +78,10 @@ impl Bbr {
                 self.probe_bw.samples = true;
                 self.start_probe_up(now, sample);
             }
-            State::ProbeUp => self.leave_up_in_time(now),
+            State::ProbeUp => {
+                self.watch_growth(sample);
+                self.leave_up_in_time(now);
+            }
             _ => {}
         }
     }
@@ -82,7 +89,7 @@ impl Bbr {
     /// BBRStartProbeBW_DOWN.
     pub(super) fn start_probe_down(&mut self, now: Instant) {
         self.congestion.reset_signals();
-        self.congestion.end_cycle();
+        self.company.end_cycle(self.params.emptied_cycles);
         self.probe_bw.up_every = u64::MAX;
         // BBRPickProbeWait: flows that share a path shall not probe together.
         let early = self.probe_bw.chance() < 0.5;
@@ -113,7 +120,9 @@ impl Bbr {
     fn start_probe_up(&mut self, now: Instant, sample: &Sample) {
         self.probe_bw.since = now;
         self.model.start_round(self.sampler.delivered());
-        self.full_pipe.reset(sample.rate.unwrap_or(0.0));
+        let rate = sample.rate.unwrap_or(0.0);
+        self.full_pipe.reset(rate);
+        self.probe_bw.growth = Growth::new(rate, self.params.up_pacing_gain);
         self.state = State::ProbeUp;
         self.raise_slope();
     }
@@ -129,6 +138,15 @@ impl Bbr {
         let rounds = (self.target_inflight() / self.mss).min(self.params.probe_rounds);
         now.saturating_duration_since(self.probe_bw.since) > self.probe_bw.wait
             || self.model.round - self.probe_bw.round >= rounds.max(1)
+    }
+
+    fn watch_growth(&mut self, sample: &Sample) {
+        if self.model.round_start
+            && let Some(growth) = self.probe_bw.growth.end_round(&self.params)
+        {
+            self.company.grew(growth);
+        }
+        self.probe_bw.growth.take(sample.rate);
     }
 
     fn leave_up_in_time(&mut self, now: Instant) {
@@ -148,7 +166,8 @@ impl Bbr {
         }
         let elapsed = now.saturating_duration_since(self.probe_bw.since);
         let lasted = self.model.min_rtt().is_some_and(|rtt| elapsed > rtt);
-        self.full_pipe.now || (self.yields_to_queue() && lasted && self.recently_met_queue())
+        let queued = lasted && self.recently_met_queue() && !self.probe_bw.growth.goes_on();
+        self.full_pipe.now || (self.yields_to_queue() && queued)
     }
 
     /// BBRAdaptLongTermModel (section 5.3.3.6).

@@ -59,7 +59,10 @@ impl Bbr {
             *at = now;
         }
         self.probe_rtt.expired = false;
-        self.reset_shortterm();
+        if !self.yields_to_queue() {
+            self.reset_shortterm();
+        }
+        self.company.end_probe_rtt();
         if self.full_pipe.reached {
             self.start_probe_down(now);
             self.start_probe_cruise();

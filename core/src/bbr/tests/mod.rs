@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod congestion;
+mod cubic;
 mod flows;
+mod growth;
 mod model;
 mod pacer;
 mod path;

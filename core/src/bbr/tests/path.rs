@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use super::cubic::Cubic;
 use super::*;
 
 /// Packets of a batch, and of an acknowledgement unless [`ACK_DELAY`] is over before.
@@ -72,6 +73,8 @@ pub(super) struct Path {
 
 pub(super) struct Flow {
     pub(super) bbr: Bbr,
+    /// Decides instead, if there.
+    cubic: Option<Cubic>,
     pacer: Pacer,
     packets: VecDeque<Packet>,
     /// Number of the first of `packets`.
@@ -118,6 +121,7 @@ impl Path {
         let seed = self.flows.len() as u64 + self.random;
         self.flows.push(Flow {
             bbr: Bbr::new(params, self.instant(self.now), MSS, 10 * MSS, seed),
+            cubic: None,
             pacer: Pacer::new(self.instant(self.now)),
             packets: VecDeque::new(),
             first: 0,
@@ -134,6 +138,13 @@ impl Path {
         let flow = self.flows.len() - 1;
         self.wake(flow);
         self.at(self.now + self.flows[flow].probe_after(), flow, Event::Probe);
+    }
+
+    /// One of CUBIC, which begins now.
+    pub(super) fn join_cubic(&mut self) {
+        self.join(Params::default());
+        let last = self.flows.len() - 1;
+        self.flows[last].cubic = Some(Cubic::new());
     }
 
     /// Until `seconds` after the start.
@@ -190,12 +201,12 @@ impl Path {
     fn send(&mut self, index: usize) {
         let now = self.instant(self.now);
         let flow = &mut self.flows[index];
-        flow.is_sending = flow.bbr.in_flight() < flow.bbr.cwnd();
+        flow.is_sending = flow.may_send();
         if !flow.is_sending {
             return;
         }
         let bytes = BATCH * MSS;
-        let leaves = flow.pacer.leave(now, bytes, flow.bbr.pacing_rate()).max(now);
+        let leaves = flow.pacer.leave(now, bytes, flow.pacing_rate()).max(now);
         flow.bbr.on_sent(now, leaves, bytes);
         let held = (leaves - now).as_nanos() as u64;
         let enters = self.now + if held > 0 { held.max(QUANTUM) } else { 0 };
@@ -274,6 +285,9 @@ impl Path {
                 flow.lost_since = None;
                 flow.rtt = self.now - packet.made;
                 flow.bbr.on_packet_acked(now, instant(packet.made), MSS);
+                if let Some(cubic) = &mut flow.cubic {
+                    cubic.on_acked(seconds(self.now), seconds(packet.made), 1.0, seconds(flow.rtt));
+                }
             } else if flow.first + PACKET_THRESHOLD <= upto + 1 || packet.made + flow.rtt * 9 / 8 < self.now {
                 let since = *flow.lost_since.get_or_insert(packet.made);
                 let (bytes, persistent) = lost.map_or((0, false), |(_, bytes, was)| (bytes, was));
@@ -288,6 +302,9 @@ impl Path {
         if let Some((made, bytes, persistent)) = lost {
             flow.in_flight -= bytes;
             flow.bbr.on_lost(now, instant(made), bytes, persistent);
+            if let Some(cubic) = &mut flow.cubic {
+                cubic.on_lost(seconds(self.now), seconds(made));
+            }
         }
         self.wake(index);
     }
@@ -314,7 +331,26 @@ impl Path {
     }
 }
 
+fn seconds(at: u64) -> f64 {
+    at as f64 / 1e9
+}
+
 impl Flow {
+    fn may_send(&self) -> bool {
+        match &self.cubic {
+            Some(cubic) => (self.in_flight as f64) < cubic.cwnd * MSS as f64,
+            None => self.bbr.in_flight() < self.bbr.cwnd(),
+        }
+    }
+
+    /// Bytes per second. CUBIC's is that of RFC 9002 section 7.7.
+    fn pacing_rate(&self) -> f64 {
+        match &self.cubic {
+            Some(cubic) => 1.25 * cubic.cwnd * MSS as f64 / seconds(self.rtt),
+            None => self.bbr.pacing_rate(),
+        }
+    }
+
     /// The probe timeout, but for its backoff.
     fn probe_after(&self) -> u64 {
         self.rtt * 5 / 4 + ACK_DELAY
