@@ -39,7 +39,8 @@ impl ControllerFactory for BbrFactory {
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
         Box::new(PacedBbr {
             bbr: Bbr::new(self.params.clone(), now, mtu.into(), self.initial_window, seed),
-            pacer: Pacer::new(now),
+            // No later than the socket lets it: a round-trip time from a moment after that would be too short.
+            pacer: Pacer::new(now, socket::HOLD_MAX),
             asked: AtomicBool::new(false),
             probe: Arc::default(),
             initial_window: self.initial_window,
@@ -86,8 +87,7 @@ impl Controller for PacedBbr {
             return socket::hold_until(None);
         }
         self.probe.store(false, Ordering::Relaxed);
-        // No later than the socket lets it: a round-trip time from a moment after that would be too short.
-        let leaves = self.pacer.leave(now, bytes, self.bbr.pacing_rate()).min(now + socket::HOLD_MAX);
+        let leaves = self.pacer.leave(now, bytes, self.bbr.pacing_rate());
         socket::hold_until((leaves > now).then_some(leaves));
         self.bbr.on_sent(now, leaves.max(now), bytes);
     }

@@ -4,13 +4,15 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Longer than any of these tests, but for one.
+const HOLD: Duration = Duration::from_secs(1_000_000);
 /// How late a caller may be and still catch up, and a little for rounding.
 const LATE: f64 = 0.002 + 1e-6;
 
 #[test]
 fn batches_leave_at_the_rate() {
     let start = Instant::now();
-    let mut pacer = Pacer::new(start);
+    let mut pacer = Pacer::new(start, HOLD);
     for n in 0..100 {
         // 1 ms each; the caller asks as soon as the last has left.
         let at = pacer.leave(start + ms(n), 15_000, 15_000_000.0);
@@ -21,9 +23,24 @@ fn batches_leave_at_the_rate() {
 }
 
 #[test]
+fn what_cannot_be_held_is_no_debt() {
+    let start = Instant::now();
+    let mut pacer = Pacer::new(start, ms(50));
+    let mut now = start;
+    // 150 ms each at this rate.
+    for _ in 0..20 {
+        now = pacer.leave(now, 15_000, 100_000.0);
+    }
+    assert_eq!(now, start + ms(19 * 50));
+    // And 10 ms at this: at once, but for the last of before.
+    now = pacer.leave(now, 15_000, 1_500_000.0);
+    assert_eq!(pacer.leave(now, 15_000, 1_500_000.0), now + ms(10));
+}
+
+#[test]
 fn who_is_a_little_late_catches_up() {
     let start = Instant::now();
-    let mut pacer = Pacer::new(start);
+    let mut pacer = Pacer::new(start, HOLD);
     let (mut now, mut sent) = (start, 0);
     // Each timer fires 0.9 ms late, and is then used for what is due.
     while now < start + ms(1_000) {
@@ -39,7 +56,7 @@ fn who_is_a_little_late_catches_up() {
 #[test]
 fn a_pause_earns_nothing() {
     let start = Instant::now();
-    let mut pacer = Pacer::new(start);
+    let mut pacer = Pacer::new(start, HOLD);
     pacer.leave(start, 15_000, 15_000_000.0);
     let back = start + ms(60_000);
     let early = (0..100).take_while(|_| pacer.leave(back, 1_500, 15_000_000.0) <= back).count();
@@ -51,7 +68,7 @@ fn a_pause_earns_nothing() {
 fn rates_that_make_no_sense_stop_nothing() {
     let start = Instant::now();
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::MIN_POSITIVE, f64::MAX] {
-        let mut pacer = Pacer::new(start);
+        let mut pacer = Pacer::new(start, HOLD);
         let first = pacer.leave(start, u64::MAX, rate);
         let second = pacer.leave(start, u64::MAX, rate);
         assert!(first <= start && second <= start + Duration::from_secs(86_400), "{rate}");
@@ -65,7 +82,7 @@ proptest! {
         steps in prop::collection::vec((0u64..20_000, 1u64..70_000), 1..300),
     ) {
         let start = Instant::now();
-        let mut pacer = Pacer::new(start);
+        let mut pacer = Pacer::new(start, HOLD);
         let mut ready = start;
         let mut left = Vec::new();
         for (micros, bytes) in steps {

@@ -122,7 +122,7 @@ impl Path {
         self.flows.push(Flow {
             bbr: Bbr::new(params, self.instant(self.now), MSS, 10 * MSS, seed),
             cubic: None,
-            pacer: Pacer::new(self.instant(self.now)),
+            pacer: Pacer::new(self.instant(self.now), ms(50)),
             packets: VecDeque::new(),
             first: 0,
             in_flight: 0,
