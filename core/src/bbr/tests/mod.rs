@@ -4,6 +4,7 @@
 //! virtual time, for all of it together.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod ablation;
 mod congestion;
 mod cubic;
 mod flows;
