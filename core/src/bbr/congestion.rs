@@ -142,6 +142,18 @@ impl Congestion {
         self.last.min_rtt
     }
 
+    /// The path is remembered to lose this share of packets whatever is sent. As uncertain as after one round.
+    pub(super) fn expect_loss(&mut self, share: f64) {
+        if share > 0.0 {
+            self.random.get_or_insert((share, share / 2.0));
+        }
+    }
+
+    /// What the path loses anyway is not known.
+    pub(super) fn forget_loss(&mut self) {
+        self.random = None;
+    }
+
     /// BBRResetCongestionSignals.
     pub(super) fn reset_signals(&mut self) {
         self.this = Round::default();
@@ -174,7 +186,7 @@ impl Bbr {
     }
 
     /// Whether `lost` of `sent` bytes is more than the path's own loss explains.
-    fn is_too_much(&self, lost: u64, sent: u64) -> bool {
+    pub(super) fn is_too_much(&self, lost: u64, sent: u64) -> bool {
         lost as f64 > self.loss_bound() * sent as f64 + self.lost_by_chance()
     }
 

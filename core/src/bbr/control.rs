@@ -46,6 +46,10 @@ impl Control {
 impl Bbr {
     /// BBRUpdateControlParameters.
     pub(super) fn update_control(&mut self, sample: &Sample) {
+        if let Some((rate, cwnd)) = self.resuming.held() {
+            (self.control.pacing_rate, self.control.is_nominal) = (rate.max(RATE_MIN), false);
+            return self.limit_cwnd(cwnd);
+        }
         self.set_pacing_rate_with(self.pacing_gain());
         self.set_cwnd(sample);
     }
@@ -68,6 +72,15 @@ impl Bbr {
         let rate = gain * bw * (1.0 - self.params.pacing_margin) / (1.0 - self.random_loss());
         if self.full_pipe.reached || rate > self.control.pacing_rate {
             self.control.pacing_rate = rate.max(RATE_MIN);
+        }
+    }
+
+    /// Startup goes on from `window`, in bytes: by itself it lowers neither rate nor window.
+    pub(super) fn restart_startup(&mut self, window: u64) {
+        self.limit_cwnd(window);
+        if let Some(rtt) = self.model.min_rtt().filter(|rtt| !rtt.is_zero()) {
+            let rate = self.params.startup_pacing_gain * self.control.cwnd as f64 / rtt.as_secs_f64();
+            self.control.pacing_rate = rate.clamp(RATE_MIN, self.control.pacing_rate.max(RATE_MIN));
         }
     }
 

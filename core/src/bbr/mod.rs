@@ -10,7 +10,7 @@
 //! ```
 //!
 //! One file a state; `sample` measures, `model` remembers, `congestion` judges the path, `growth` a probe, `company` who
-//! else is there, and `control` decides.
+//! else is there, and `control` decides. `resume` shortens Startup on a path that is known (RFC 9959).
 //!
 //! Deviations from the draft, each with a switch or a number in [`Params`]:
 //! - **Random loss is borne.** At 10 Gbit/s half a percent of loss means losses in each round, and the draft lowers its
@@ -42,6 +42,7 @@ mod pacer;
 mod params;
 mod probe_bw;
 mod probe_rtt;
+mod resume;
 mod sample;
 mod startup;
 #[cfg(test)]
@@ -57,6 +58,8 @@ pub use pacer::Pacer;
 pub use params::Params;
 use probe_bw::ProbeBw;
 use probe_rtt::ProbeRtt;
+use resume::Resuming;
+pub use resume::{Remembered, Resume};
 use sample::{Sample, Sampler};
 use startup::FullPipe;
 
@@ -84,6 +87,7 @@ pub struct Bbr {
     probe_bw: ProbeBw,
     probe_rtt: ProbeRtt,
     control: Control,
+    resuming: Resuming,
     /// Sending after a pause: nothing was in flight, and there had been too little to send.
     idle_restart: bool,
 }
@@ -120,6 +124,10 @@ pub struct Look {
     pub random_loss: f64,
     /// At most so much in flight for the long term. Bytes; `u64::MAX` if there is no bound.
     pub inflight_longterm: u64,
+    /// How far a careful resume is.
+    pub resume: Resume,
+    /// What was remembered of the path has proved too much.
+    pub retreated: bool,
 }
 
 impl Clone for Bbr {
@@ -134,6 +142,7 @@ impl Clone for Bbr {
             probe_bw: self.probe_bw.clone(),
             probe_rtt: self.probe_rtt.clone(),
             control: self.control.clone(),
+            resuming: self.resuming.clone(),
             ..*self
         }
     }
@@ -157,6 +166,7 @@ impl Bbr {
             probe_rtt: ProbeRtt::default(),
             control: Control::new(initial_window, params.startup_pacing_gain),
             params,
+            resuming: Resuming::default(),
             idle_restart: false,
         }
     }
@@ -187,6 +197,8 @@ impl Bbr {
             self.sampler.mark_app_limited();
         }
         self.update_model(now, &sample);
+        self.update_resume(&sample, app_limited);
+        self.congestion.advance(&sample);
         self.update_control(&sample);
         self.idle_restart = false;
     }
@@ -195,6 +207,9 @@ impl Bbr {
     /// trips (RFC 9002 section 7.6).
     pub fn on_lost(&mut self, now: Instant, made: Instant, bytes: u64, persistent: bool) {
         let sample = self.sampler.on_lost(made, bytes);
+        if persistent || !self.congestion.is_forgiven(made) {
+            self.resume_lost(bytes, persistent);
+        }
         if persistent {
             self.congestion.forgive(now);
             self.control.save_cwnd(self.state);
@@ -213,6 +228,7 @@ impl Bbr {
     /// Packets of the acknowledgement that has just ended carried CE marks; how many, QUIC stacks do not tell.
     pub fn on_ecn(&mut self, now: Instant) {
         self.congestion.marked();
+        self.resume_marked();
         if self.probe_bw.samples && self.congestion.marks_in_round() > self.params.ecn_threshold {
             let sample = Sample { tx_in_flight: self.sampler.in_flight(), ..self.sampler.blank() };
             self.handle_inflight_too_high(now, &sample);
@@ -253,6 +269,8 @@ impl Bbr {
             min_rtt: self.model.min_rtt(),
             random_loss: self.random_loss(),
             inflight_longterm: self.congestion.inflight_longterm,
+            resume: self.resuming.phase,
+            retreated: self.resuming.retreated,
         }
     }
 
@@ -271,7 +289,6 @@ impl Bbr {
         self.update_probe_bw(now, sample);
         self.update_min_rtt(now, sample);
         self.check_probe_rtt(now, sample);
-        self.congestion.advance(sample);
     }
 
     /// BBRHandleRestartFromIdle (section 5.4.1).

@@ -12,6 +12,9 @@ pub struct Params {
     pub startup_pacing_gain: f64,
     /// Window gain in Startup (section 5.3.1.1).
     pub startup_cwnd_gain: f64,
+    /// Startup on a remembered path jumps to this share of what was delivered in a round trip; no more than a half
+    /// (RFC 9959).
+    pub jump: f64,
     /// Startup goes on while a round brings at least so much more bandwidth (section 5.3.1.2).
     pub full_bw_growth: f64,
     /// Rounds without that growth after which the pipe counts as full (section 5.3.1.2).
@@ -90,6 +93,7 @@ impl Default for Params {
         Self {
             startup_pacing_gain: 2.77,
             startup_cwnd_gain: 2.0,
+            jump: 0.5,
             full_bw_growth: 1.25,
             full_bw_rounds: 3,
             startup_loss_events: 6,

@@ -17,7 +17,8 @@ pub(super) struct ProbeRtt {
 impl Bbr {
     /// BBRCheckProbeRTT.
     pub(super) fn check_probe_rtt(&mut self, now: Instant, sample: &Sample) {
-        if self.state != State::ProbeRtt && self.probe_rtt.expired && !self.idle_restart {
+        let may_begin = !self.idle_restart && !self.resuming.is_holding();
+        if self.state != State::ProbeRtt && self.probe_rtt.expired && may_begin {
             self.control.save_cwnd(self.state);
             self.state = State::ProbeRtt;
             self.probe_rtt.done_at = None;

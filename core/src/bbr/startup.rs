@@ -30,7 +30,8 @@ impl Bbr {
     /// BBRCheckFullBWReached (section 5.3.1.2).
     pub(super) fn check_full_bw(&mut self, sample: &Sample) {
         let round_start = self.model.round_start;
-        if self.full_pipe.now || sample.app_limited {
+        // What is sent while a jump is validated is not meant to bring more.
+        if self.full_pipe.now || sample.app_limited || self.resuming.is_holding() {
             return;
         }
         let Some(rate) = sample.rate else { return };
@@ -50,7 +51,7 @@ impl Bbr {
     }
 
     /// Whether a queue has built up, as HyStart++ looks for one (RFC 9406): long before three rounds are over.
-    fn startup_queued(&self) -> bool {
+    pub(super) fn startup_queued(&self) -> bool {
         let (Some(rtt), Some(min)) = (self.model.recent_rtt(), self.model.min_rtt()) else { return false };
         self.params.bears_random_loss
             && rtt > min.mul_f64(1.0 + QUEUED).max(min + 4 * self.params.inflated_min)
@@ -58,17 +59,21 @@ impl Bbr {
 
     /// BBRCheckStartupDone, with BBRCheckStartupHighLoss (section 5.3.1.3).
     pub(super) fn check_startup_done(&mut self) {
-        if self.state != State::Startup {
+        if self.state != State::Startup || self.resuming.is_holding() {
             return;
         }
         if !self.full_pipe.reached && (self.startup_lost_too_much() || self.startup_marked()) {
-            self.full_pipe.reached = true;
-            self.congestion.inflight_longterm =
-                self.bdp(self.model.max_bw(), 1.0).max(self.inflight_latest());
+            self.end_startup_for_loss();
         }
         self.full_pipe.reached |= self.startup_queued();
         if self.full_pipe.reached {
             self.enter_drain();
         }
+    }
+
+    /// The pipe is full, and held no more than what it delivers, or has just delivered.
+    pub(super) fn end_startup_for_loss(&mut self) {
+        self.full_pipe.reached = true;
+        self.congestion.inflight_longterm = self.bdp(self.model.max_bw(), 1.0).max(self.inflight_latest());
     }
 }

@@ -13,6 +13,7 @@ mod model;
 mod pacer;
 mod path;
 mod property;
+mod resume;
 mod sample;
 mod script;
 mod states;

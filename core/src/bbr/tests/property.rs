@@ -45,13 +45,24 @@ fn call() -> impl Strategy<Value = Call> {
     ]
 }
 
+fn memory() -> impl Strategy<Value = Remembered> {
+    (0.0..1e12f64, micros(), 0.0..1.0f64).prop_map(|(bandwidth, micros, random_loss)| Remembered {
+        bandwidth,
+        min_rtt: Duration::from_micros(micros),
+        random_loss,
+    })
+}
+
 /// Makes the calls, and looks at what is allowed after each of them.
-fn play(params: Params, calls: Vec<Call>) -> Result<(), TestCaseError> {
+fn play(params: Params, memory: Option<Remembered>, calls: Vec<Call>) -> Result<(), TestCaseError> {
     let start = Instant::now();
     // So that what was made before now was not before all time.
     let mut now = start + Duration::from_secs(90 * 86_400);
     let mut mss = MSS;
     let mut bbr = Bbr::new(params, now, mss, 10 * mss, 3);
+    if let Some(memory) = memory {
+        bbr = bbr.remembering(memory);
+    }
     let before = |now: Instant, ago: u64| now.checked_sub(Duration::from_micros(ago)).unwrap_or(start);
     for call in calls {
         match call {
@@ -72,7 +83,7 @@ fn play(params: Params, calls: Vec<Call>) -> Result<(), TestCaseError> {
         // What is larger is no packet.
         let mss = mss.clamp(1, MSS_MAX);
         prop_assert!((4 * mss..=CWND_MAX).contains(&cwnd), "{cwnd} after {call:?}");
-        let _ = (bbr.look(), bbr.in_flight());
+        let _ = (bbr.look(), bbr.in_flight(), bbr.remember());
     }
     Ok(())
 }
@@ -80,12 +91,17 @@ fn play(params: Params, calls: Vec<Call>) -> Result<(), TestCaseError> {
 proptest! {
     #[test]
     fn whatever_it_is_told(calls in prop::collection::vec(call(), 1..400)) {
-        play(Params::default(), calls)?;
+        play(Params::default(), None, calls)?;
+    }
+
+    #[test]
+    fn whatever_it_is_told_with_a_memory(memory in memory(), calls in prop::collection::vec(call(), 1..200)) {
+        play(Params::default(), Some(memory), calls)?;
     }
 
     #[test]
     fn whatever_it_is_told_by_the_drafts_rules(calls in prop::collection::vec(call(), 1..200)) {
-        play(Params { bears_random_loss: false, ..Params::default() }, calls)?;
+        play(Params { bears_random_loss: false, ..Params::default() }, None, calls)?;
     }
 
     #[test]
