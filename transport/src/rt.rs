@@ -7,7 +7,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -140,6 +140,10 @@ impl Rt {
         Ok(Paced::new(self.0.bind(address, tuning)?, self.clone()))
     }
 
+    pub(crate) fn source(&self, peer: IpAddr) -> Option<IpAddr> {
+        self.0.source(peer.to_canonical())
+    }
+
     pub(crate) fn precise_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
         self.0.precise_timer(deadline)
     }
@@ -213,6 +217,10 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// What the system says of the address.
     fn bind(&self, address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>>;
+    /// The address of this host from which the system would send to `peer`; `None`: not known.
+    fn source(&self, _peer: IpAddr) -> Option<IpAddr> {
+        None
+    }
     /// What the random choices of a new endpoint are made from, where a run is to be repeated; another one at each
     /// call. `None`, as it must be on a real network: from the system's randomness. Keys never come from it.
     fn seed(&self) -> Option<u64> {
@@ -255,6 +263,10 @@ impl Executor for TokioExecutor {
 
     fn bind(&self, address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         socket::bind(address, tuning)
+    }
+
+    fn source(&self, peer: IpAddr) -> Option<IpAddr> {
+        socket::source(peer).ok()
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use metra_core::bbr::Remembered;
 use quinn::Connection;
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
@@ -88,6 +89,10 @@ pub(super) struct Look {
     pub(super) window: u64,
     /// How to try a silent path, if the controller can.
     pub(super) probing: Option<Probing>,
+    /// What was measured of the path, if the controller can tell and knows enough.
+    pub(super) path: Option<Remembered>,
+    /// What was remembered of the path has proved too much.
+    pub(super) retreated: bool,
 }
 
 /// What was acknowledged on a connection, over all paths that it has used.
@@ -112,7 +117,13 @@ impl Acked {
         let paced = counted.inside.into_any().downcast::<PacedBbr>().ok();
         let mut paths = self.0.lock().expect("no panic while held");
         paths.follow(Some(counted.acked));
-        Look { bytes: paths.before + paths.current(), window, probing: paced.map(|paced| paced.probing()) }
+        Look {
+            bytes: paths.before + paths.current(),
+            window,
+            path: paced.as_ref().and_then(|paced| paced.remember()),
+            retreated: paced.as_ref().is_some_and(|paced| paced.retreated()),
+            probing: paced.map(|paced| paced.probing()),
+        }
     }
 }
 

@@ -5,11 +5,11 @@
 //! quinn tells of it; the socket obeys ([`socket::hold_until`]).
 
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use metra_core::bbr::{Bbr, Pacer, Params};
+use metra_core::bbr::{Bbr, Pacer, Params, Remembered};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
@@ -25,20 +25,26 @@ pub(super) struct BbrFactory {
     initial_window: u64,
     /// Of the next controller's random choices.
     seed: AtomicU64,
+    /// For the first controller: one that is made later, after the peer has moved, is for another path.
+    path: Mutex<Option<Remembered>>,
 }
 
 impl BbrFactory {
-    /// `initial_window` in bytes.
-    pub(super) fn new(params: Params, initial_window: u64, seed: u64) -> Self {
-        Self { params, initial_window, seed: AtomicU64::new(seed) }
+    /// `initial_window` in bytes; `path` is what is remembered of the path of the only connection that this is for.
+    pub(super) fn new(params: Params, initial_window: u64, seed: u64, path: Option<Remembered>) -> Self {
+        Self { params, initial_window, seed: AtomicU64::new(seed), path: Mutex::new(path) }
     }
 }
 
 impl ControllerFactory for BbrFactory {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
+        let mut bbr = Bbr::new(self.params.clone(), now, mtu.into(), self.initial_window, seed);
+        if let Some(path) = self.path.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bbr = bbr.remembering(path);
+        }
         Box::new(PacedBbr {
-            bbr: Bbr::new(self.params.clone(), now, mtu.into(), self.initial_window, seed),
+            bbr,
             // No later than the socket lets it: a round-trip time from a moment after that would be too short.
             pacer: Pacer::new(now, socket::HOLD_MAX),
             asked: AtomicBool::new(false),
@@ -78,6 +84,15 @@ impl Probing {
 impl PacedBbr {
     pub(super) fn probing(&self) -> Probing {
         Probing { in_flight: self.bbr.in_flight(), probe: self.probe.clone() }
+    }
+
+    /// See [`Bbr::remember`].
+    pub(super) fn remember(&self) -> Option<Remembered> {
+        self.bbr.remember()
+    }
+
+    pub(super) fn retreated(&self) -> bool {
+        self.bbr.look().retreated
     }
 }
 

@@ -14,6 +14,7 @@ use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerat
 
 use super::error;
 use super::link::QuicLink;
+use super::paths::Use;
 use super::tuning::{Path, Tuning};
 use crate::link::{Link, LinkError};
 use crate::rt::Rt;
@@ -35,10 +36,18 @@ pub struct QuicServer {
     rt: Rt,
     endpoint: Endpoint,
     tuning: Tuning,
-    /// For clients on this host; the endpoint holds the one for all others.
-    loopback: Mutex<Arc<quinn::ServerConfig>>,
+    configs: Mutex<ServerConfigs>,
     accepting: AtomicBool,
     half_open: Arc<AtomicUsize>,
+}
+
+/// What connections use.
+#[derive(Clone, Debug)]
+struct ServerConfigs {
+    /// For clients elsewhere; the endpoint has it as well.
+    network: Arc<quinn::ServerConfig>,
+    /// For clients on this host.
+    loopback: Arc<quinn::ServerConfig>,
 }
 
 /// A client that knocks. Dropped, it is refused.
@@ -46,8 +55,7 @@ pub struct QuicServer {
 pub struct Incoming {
     rt: Rt,
     incoming: quinn::Incoming,
-    /// Instead of the endpoint's.
-    config: Option<Arc<quinn::ServerConfig>>,
+    configs: ServerConfigs,
     half_open: Arc<AtomicUsize>,
     tuning: Tuning,
 }
@@ -79,11 +87,11 @@ impl QuicServer {
         tuning: Tuning,
         reset_secret: Option<&[u8; 32]>,
     ) -> io::Result<Self> {
-        let (network, loopback) = server_configs(&tls, &tuning, choices(&rt))?;
+        let configs = server_configs(&tls, &tuning, choices(&rt))?;
         let socket = rt.bind(address, &tuning)?;
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config(reset_secret, rt.seed()),
-            Some(network),
+            Some((*configs.network).clone()),
             socket,
             rt.quinn_runtime(),
         )?;
@@ -91,7 +99,7 @@ impl QuicServer {
             rt,
             endpoint,
             tuning,
-            loopback: Mutex::new(Arc::new(loopback)),
+            configs: Mutex::new(configs),
             accepting: AtomicBool::new(true),
             half_open: Arc::default(),
         })
@@ -108,12 +116,8 @@ impl QuicServer {
                 incoming.refuse();
                 continue;
             }
-            let config = match Path::to(incoming.remote_address()) {
-                Path::Network => None,
-                Path::Loopback => Some(self.loopback().clone()),
-            };
             let (rt, half_open, tuning) = (self.rt.clone(), self.half_open.clone(), self.tuning.clone());
-            let incoming = Incoming { rt, incoming, config, half_open, tuning };
+            let incoming = Incoming { rt, incoming, configs: self.configs().clone(), half_open, tuning };
             let crowded = self.half_open.load(Ordering::Relaxed) >= self.tuning.retry_above;
             if crowded && !incoming.is_validated() {
                 incoming.retry();
@@ -133,9 +137,9 @@ impl QuicServer {
     /// # Errors
     /// As [`QuicServer::bind`]; the old ones stay in use then.
     pub fn set_tls(&self, tls: &rustls::ServerConfig) -> io::Result<()> {
-        let (network, loopback) = server_configs(tls, &self.tuning, choices(&self.rt))?;
-        self.endpoint.set_server_config(Some(network));
-        *self.loopback() = Arc::new(loopback);
+        let configs = server_configs(tls, &self.tuning, choices(&self.rt))?;
+        self.endpoint.set_server_config(Some((*configs.network).clone()));
+        *self.configs() = configs;
         Ok(())
     }
 
@@ -162,9 +166,9 @@ impl QuicServer {
         self.endpoint.wait_idle().await;
     }
 
-    fn loopback(&self) -> MutexGuard<'_, Arc<quinn::ServerConfig>> {
+    fn configs(&self) -> MutexGuard<'_, ServerConfigs> {
         // One assignment is all that happens under the lock.
-        self.loopback.lock().unwrap_or_else(PoisonError::into_inner)
+        self.configs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -199,20 +203,28 @@ impl Incoming {
     /// [`LinkError::Handshake`] if there is no common protocol; else why the client is lost.
     pub async fn accept(self) -> Result<Arc<dyn Link>, LinkError> {
         let half_open = HalfOpen::new(self.half_open);
-        let connecting = match self.config {
-            Some(config) => self.incoming.accept_with(config),
-            None => self.incoming.accept(),
+        let peer = self.incoming.remote_address();
+        let path = path_to(peer, &self.rt, &self.tuning);
+        let config = match (Path::to(peer), path.known()) {
+            (Path::Loopback, _) => self.configs.loopback,
+            (Path::Network, None) => self.configs.network,
+            (Path::Network, known) => {
+                let mut config = (*self.configs.network).clone();
+                let transport = self.tuning.transport(Path::Network, choices(&self.rt), known);
+                config.transport_config(Arc::new(transport));
+                Arc::new(config)
+            }
         };
-        let mut connecting = connecting.map_err(error::lost)?;
+        let mut connecting = self.incoming.accept_with(config).map_err(error::lost)?;
         connecting.handshake_data().await.map_err(error::lost)?;
         // RFC 8446 section 2.3: a server may always send before it has heard the client's Finished.
         match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
-                Ok(QuicLink::handshaking(self.rt, connection, accepted, half_open, &self.tuning))
+                Ok(QuicLink::handshaking(self.rt, connection, accepted, half_open, path, &self.tuning))
             }
             Err(connecting) => {
                 let connection = connecting.await.map_err(error::lost)?;
-                Ok(QuicLink::confirmed(self.rt, connection, &self.tuning))
+                Ok(QuicLink::confirmed(self.rt, connection, path, &self.tuning))
             }
         }
     }
@@ -251,19 +263,23 @@ impl QuicClient {
     /// # Errors
     /// Why there is no link. A server that is not there shows as [`LinkError::TimedOut`].
     pub async fn connect(&self, address: SocketAddr, server_name: &str) -> Result<Arc<dyn Link>, LinkError> {
-        let config = match Path::to(address) {
-            Path::Network => &self.network,
-            Path::Loopback => &self.loopback,
+        let path = path_to(address, &self.rt, &self.tuning);
+        let mut config = match Path::to(address) {
+            Path::Network => self.network.clone(),
+            Path::Loopback => self.loopback.clone(),
         };
-        let connecting =
-            self.endpoint.connect_with(config.clone(), address, server_name).map_err(error::connect)?;
+        if path.known().is_some() {
+            let transport = self.tuning.transport(Path::Network, choices(&self.rt), path.known());
+            config.transport_config(Arc::new(transport));
+        }
+        let connecting = self.endpoint.connect_with(config, address, server_name).map_err(error::connect)?;
         match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
-                Ok(QuicLink::handshaking(self.rt.clone(), connection, accepted, (), &self.tuning))
+                Ok(QuicLink::handshaking(self.rt.clone(), connection, accepted, (), path, &self.tuning))
             }
             Err(connecting) => {
                 let connection = connecting.await.map_err(error::lost)?;
-                Ok(QuicLink::confirmed(self.rt.clone(), connection, &self.tuning))
+                Ok(QuicLink::confirmed(self.rt.clone(), connection, path, &self.tuning))
             }
         }
     }
@@ -364,12 +380,13 @@ impl ConnectionIdGenerator for SeededIds {
     }
 }
 
-/// For clients elsewhere, and for clients on this host.
-fn server_configs(
-    tls: &rustls::ServerConfig,
-    tuning: &Tuning,
-    seed: u64,
-) -> io::Result<(quinn::ServerConfig, quinn::ServerConfig)> {
+/// The use of the path to `peer`. Nothing is remembered of this host.
+fn path_to(peer: SocketAddr, rt: &Rt, tuning: &Tuning) -> Use {
+    let paths = tuning.paths.as_ref().filter(|_| Path::to(peer) == Path::Network);
+    Use::begin(paths, rt, peer.ip())
+}
+
+fn server_configs(tls: &rustls::ServerConfig, tuning: &Tuning, seed: u64) -> io::Result<ServerConfigs> {
     let mut tls = tls.clone();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     // RFC 9001 section 4.6.1: QUIC knows this value and 0 only.
@@ -377,13 +394,13 @@ fn server_configs(
     let crypto = QuicServerConfig::try_from(tls).map_err(invalid)?;
     let mut network = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     network
-        .transport_config(Arc::new(tuning.transport(Path::Network, seed)))
+        .transport_config(Arc::new(tuning.transport(Path::Network, seed, None)))
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER_ALL);
     let mut loopback = network.clone();
-    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, !seed)));
-    Ok((network, loopback))
+    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, !seed, None)));
+    Ok(ServerConfigs { network: Arc::new(network), loopback: Arc::new(loopback) })
 }
 
 /// For servers elsewhere, and for servers on this host.
@@ -397,9 +414,9 @@ fn client_configs(
     tls.enable_early_data = true;
     let crypto = QuicClientConfig::try_from(tls).map_err(invalid)?;
     let mut network = quinn::ClientConfig::new(Arc::new(crypto));
-    network.transport_config(Arc::new(tuning.transport(Path::Network, seed)));
+    network.transport_config(Arc::new(tuning.transport(Path::Network, seed, None)));
     let mut loopback = network.clone();
-    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, !seed)));
+    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, !seed, None)));
     Ok((network, loopback))
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::acked::Acked;
 use super::control::{self, QuicControlRecv, QuicControlSend};
 use super::error;
+use super::paths::Use;
 use super::silence::Silence;
 use super::tuning::Tuning;
 use super::windows::Windows;
@@ -40,6 +41,7 @@ pub(super) struct QuicLink {
     acked: Arc<Acked>,
     windows: Windows,
     silence: Silence,
+    path: Use,
 }
 
 /// The smallest smoothed round-trip time that was looked at. Nanoseconds.
@@ -68,8 +70,8 @@ enum State {
 
 impl QuicLink {
     /// A link whose handshake is over.
-    pub(super) fn confirmed(rt: Rt, connection: Connection, tuning: &Tuning) -> Arc<dyn Link> {
-        Self::start(rt, connection, Handshake(Progress::Done), tuning)
+    pub(super) fn confirmed(rt: Rt, connection: Connection, path: Use, tuning: &Tuning) -> Arc<dyn Link> {
+        Self::start(rt, connection, Handshake(Progress::Done), path, tuning)
     }
 
     /// A link whose handshake goes on. `until_confirmed` is dropped when it is over, either way.
@@ -78,6 +80,7 @@ impl QuicLink {
         connection: Connection,
         accepted: ZeroRttAccepted,
         until_confirmed: impl Send + 'static,
+        path: Use,
         tuning: &Tuning,
     ) -> Arc<dyn Link> {
         let (tx, rx) = watch::channel(State::Running);
@@ -91,10 +94,16 @@ impl QuicLink {
                 None => State::Confirmed { early_data_rejected: watched.side() == Side::Client && !accepted },
             });
         });
-        Self::start(rt, connection, Handshake(Progress::Watched(rx)), tuning)
+        Self::start(rt, connection, Handshake(Progress::Watched(rx)), path, tuning)
     }
 
-    fn start(rt: Rt, connection: Connection, handshake: Handshake, tuning: &Tuning) -> Arc<dyn Link> {
+    fn start(
+        rt: Rt,
+        connection: Connection,
+        handshake: Handshake,
+        path: Use,
+        tuning: &Tuning,
+    ) -> Arc<dyn Link> {
         let windows = Windows::new(rt.now(), tuning.receive_window, tuning.send_window);
         Arc::new(Self {
             id: LinkId::next(),
@@ -106,7 +115,14 @@ impl QuicLink {
             acked: Arc::default(),
             windows,
             silence: Silence::default(),
+            path,
         })
+    }
+}
+
+impl Drop for QuicLink {
+    fn drop(&mut self) {
+        self.path.end(&self.rt, &self.connection, &self.acked);
     }
 }
 
@@ -196,6 +212,7 @@ impl Link for QuicLink {
             let stream = self.connection.open_uni().await.map_err(error::lost)?;
             self.silence.watch(&self.rt, &self.connection, &self.acked);
             self.windows.follow(self.rt.now(), &self.connection);
+            self.path.follow(&self.rt, &self.connection, &self.acked);
             let mut chunk = ChunkSend { stream, finished: false };
             if priority != 0 {
                 // Fails only on a stream that is closed, which this one is not.
@@ -218,7 +235,12 @@ impl Link for QuicLink {
     }
 
     fn closed(&self) -> BoxFuture<'_, LinkError> {
-        Box::pin(async { error::lost(self.connection.closed().await) })
+        Box::pin(async {
+            let reason = self.connection.closed().await;
+            // The next link may start from what this one has found, even if somebody still holds this one.
+            self.path.end(&self.rt, &self.connection, &self.acked);
+            error::lost(reason)
+        })
     }
 
     fn close(&self, code: Code, reason: &str) {

@@ -7,21 +7,27 @@
 //!
 //! Non-goals: where certificates come from; reconnecting; DATAGRAM frames.
 //!
+//! What a connection has measured of its path can be kept for the next one ([`Paths`]): it starts from half of that (RFC 9959),
+//! and asks for acknowledgements as rarely as the path allows.
+//!
 //! Early data (0-RTT, RFC 9001 section 4.6): a client that has a ticket sends the first control message with
 //! its first packet. Nothing else goes out early, so what may be replayed is known to be that message. A server
 //! that rejects early data gets it again, unseen by the caller.
 
 mod acked;
+mod acks;
 mod bbr;
 mod control;
 mod endpoint;
 mod error;
 mod link;
+mod paths;
 mod silence;
 mod tuning;
 mod windows;
 
 pub use endpoint::{ALPN, Incoming, QuicClient, QuicServer};
+pub use paths::{Paths, PathsError};
 pub use tuning::{AckFrequency, Congestion, SocketKind, Tuning};
 
 #[cfg(test)]

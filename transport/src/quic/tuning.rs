@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metra_core::bbr::Params;
+use metra_core::bbr::{Params, Remembered};
 use metra_core::limits::CHUNK_MAX;
 use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::acked::CountedConfig;
+use super::acks;
 use super::bbr::BbrFactory;
+use super::paths::Paths;
 use super::windows::START;
 
 /// How an endpoint and its connections behave. The defaults are for bulk transfer on Internet paths.
@@ -41,13 +43,17 @@ pub struct Tuning {
     pub socket_receive_buffer: usize,
     /// `SO_SNDBUF` asked for. Bytes.
     pub socket_send_buffer: usize,
-    /// How rarely the peer is asked to acknowledge; `None` leaves it to RFC 9000 (every second packet).
+    /// How rarely the peer is asked to acknowledge where the path is not known ([`Tuning::paths`]; where it is, as often as
+    /// its rate and length ask for); `None` leaves it to RFC 9000 (every second packet).
     pub ack_frequency: Option<AckFrequency>,
     /// A packet is lost when this many later ones have been acknowledged. High, so that reordering is not taken
     /// for loss; a loss is still found after 9/8 of a round trip (RFC 9002 section 6.1.2).
     pub packet_threshold: u32,
     /// What decides how much may be in flight.
     pub congestion: Congestion,
+    /// Where connections keep what they measure of their paths, and find what earlier ones have: then they do not start
+    /// over. `None`: all start over. Paths within this host are not kept. Only [`Congestion::Bbr2`] knows how.
+    pub paths: Option<Paths>,
     /// How datagrams reach the kernel.
     pub socket: SocketKind,
     /// A server with this many unfinished handshakes makes new clients show that they own their address (Retry,
@@ -119,6 +125,7 @@ impl Default for Tuning {
             ack_frequency: Some(AckFrequency { threshold: 31, max_delay: Duration::from_millis(5) }),
             packet_threshold: 64,
             congestion: Congestion::Bbr2,
+            paths: None,
             socket: SocketKind::Coalesced,
             retry_above: 64,
         }
@@ -127,8 +134,9 @@ impl Default for Tuning {
 
 impl Tuning {
     /// What the connections to peers at `path` use.
-    /// `seed` decides over the random choices of their controllers.
-    pub(super) fn transport(&self, path: Path, seed: u64) -> TransportConfig {
+    /// `seed` decides over the random choices of their controllers. With what is `known` of a path it is for a single
+    /// connection.
+    pub(super) fn transport(&self, path: Path, seed: u64, known: Option<Remembered>) -> TransportConfig {
         let mut config = TransportConfig::default();
         let idle = IdleTimeout::try_from(self.idle_timeout).unwrap_or(VarInt::MAX.into());
         let mut mtu = MtuDiscoveryConfig::default();
@@ -151,9 +159,11 @@ impl Tuning {
             // Not used: a peer may not make us buffer any.
             .datagram_receive_buffer_size(None);
         if let Some(ack) = self.ack_frequency {
+            let packet = u64::from(self.mtu_upper_bound);
+            let threshold = known.map_or(ack.threshold, |path| acks::threshold(&path, packet, ack.threshold));
             let mut frequency = AckFrequencyConfig::default();
             frequency
-                .ack_eliciting_threshold(ack.threshold.into())
+                .ack_eliciting_threshold(threshold.into())
                 .max_ack_delay(Some(ack.max_delay))
                 .reordering_threshold((self.packet_threshold.saturating_sub(1)).into());
             config.ack_frequency_config(Some(frequency));
@@ -174,7 +184,7 @@ impl Tuning {
                     Path::Network => u64::from(self.mtu_upper_bound),
                     Path::Loopback => u64::from(self.mtu_upper_bound_loopback),
                 };
-                let bbr = BbrFactory::new(Params::default(), 10 * packet, seed);
+                let bbr = BbrFactory::new(Params::default(), 10 * packet, seed, known);
                 config.congestion_controller_factory(Arc::new(CountedConfig::new(bbr)))
             }
             Congestion::Bbr => {

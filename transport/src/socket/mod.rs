@@ -8,7 +8,7 @@ mod paced;
 mod udp;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use quinn::AsyncUdpSocket;
@@ -23,4 +23,28 @@ pub(crate) const DATAGRAM_MAX: u16 = 65_527;
 /// Binds a UDP socket; an unspecified IPv6 address serves IPv4 as well.
 pub(crate) fn bind(address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
     Ok(Arc::new(udp::Socket::bind(address, tuning)?))
+}
+
+/// The address from which the system would send to `peer`. Nothing is sent to find out.
+pub(crate) fn source(peer: IpAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match peer {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    // The port of "discard": any will do.
+    socket.connect((peer, 9))?;
+    Ok(socket.local_addr()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn this_host_is_reached_from_itself() {
+        let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+        assert_eq!(source(here).unwrap(), here);
+    }
 }
