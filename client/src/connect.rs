@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::error::ClientError;
 use crate::links::Links;
+use crate::paths;
 use crate::url::Address;
 
 /// Entries that one listing may have.
@@ -38,12 +39,15 @@ pub struct ConnectOptions {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// Bearer token.
     pub token: Option<String>,
-    /// The client's state folder: catalogue and receipts. Made if it is not there.
+    /// The client's state folder: catalogue, receipts and what is known of paths. Made if it is not there.
     pub state: PathBuf,
     /// Connections at a time, at least 1. One QUIC connection is at most one core.
     pub links: usize,
     /// How long to try again when the gateway cannot be reached, or asks to come back later.
     pub retry_for: Duration,
+    /// Whether what is measured of the path to a gateway is kept in the state folder, for connections of the next hour to
+    /// start from. `tuning.paths` counts for nothing.
+    pub remember_paths: bool,
     /// How its connections behave.
     pub tuning: Tuning,
     /// Name and version of the program, for the gateway's log.
@@ -60,6 +64,8 @@ pub struct Client {
     answers: tokio::sync::Mutex<mpsc::Receiver<Request>>,
     next_job: AtomicU64,
     next_request: AtomicU64,
+    /// When what is known of paths was loaded.
+    began: SystemTime,
     supervisor: Mutex<Option<AbortOnDrop<()>>>,
 }
 
@@ -68,9 +74,15 @@ impl Client {
     ///
     /// # Errors
     /// Why there is none, after the first try: a command with a typing error should not wait.
-    pub async fn connect(rt: Rt, options: ConnectOptions) -> Result<Self, ClientError> {
-        let path = options.state.join("client.sqlite");
-        let opened = rt.blocking(move || Catalogue::open(&path, SystemTime::now())).await;
+    pub async fn connect(rt: Rt, mut options: ConnectOptions) -> Result<Self, ClientError> {
+        let began = SystemTime::now();
+        let (state, remember) = (options.state.clone(), options.remember_paths);
+        let opened = rt.blocking(move || {
+            let catalogue = Catalogue::open(&state.join("client.sqlite"), began);
+            (catalogue, remember.then(|| paths::load(&state)))
+        });
+        let (opened, paths) = opened.await;
+        options.tuning.paths = paths;
         let catalogue = opened.map_err(|e| ClientError::new(Code::WriteFailed, e.to_string()))?;
         let config = SessionConfig { links: options.links.max(1), ..SessionConfig::default() };
         let (requests, answers) = mpsc::channel(ANSWER_QUEUE);
@@ -87,6 +99,7 @@ impl Client {
             answers: tokio::sync::Mutex::new(answers),
             next_job: AtomicU64::new(1),
             next_request: AtomicU64::new(1),
+            began,
             supervisor: Mutex::new(Some(supervisor)),
         })
     }
@@ -158,8 +171,15 @@ impl Client {
         self.supervisor.lock().expect("no panic while held").take();
         self.session.close(Code::Ok, "");
         self.links.close().await;
-        let catalogue = self.catalogue.clone();
-        self.rt.blocking(move || catalogue.flush_hashes()).await;
+        let (catalogue, state) = (self.catalogue.clone(), self.options.state.clone());
+        let (paths, began) = (self.options.tuning.paths.clone(), self.began);
+        let keep = move || {
+            catalogue.flush_hashes();
+            if let Some(Err(error)) = paths.map(|paths| paths::save(&state, &paths, began)) {
+                tracing::debug!(%error, "what is known of paths is not kept");
+            }
+        };
+        self.rt.blocking(keep).await;
     }
 
     pub(crate) fn next_job(&self) -> JobId {

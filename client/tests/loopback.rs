@@ -63,6 +63,7 @@ impl World {
             state: self.path("client"),
             links: 1,
             retry_for: Duration::from_secs(20),
+            remember_paths: true,
             tuning: Tuning::default(),
             agent: "test".into(),
         };

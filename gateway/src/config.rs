@@ -124,6 +124,8 @@ pub struct Quic {
     pub send_window: u64,
     /// The congestion controller; `None`: the transport's own choice.
     pub congestion: Option<Congestion>,
+    /// Whether paths are remembered.
+    pub remember_paths: bool,
 }
 
 /// A congestion controller.

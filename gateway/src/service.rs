@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use metra_certs::{DevCa, Pin, ReceiptKey, ResetKey, ServerIdentity, TicketKey, server_config};
 use metra_core::code::Code;
 use metra_store::{Beneath, Catalogue};
-use metra_transport::quic::{Congestion, QuicServer, Tuning};
+use metra_transport::quic::{Congestion, Paths, QuicServer, Tuning};
 use metra_transport::{AbortOnDrop, Rt};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::{Service, ServiceExt};
@@ -59,6 +59,7 @@ pub struct Gateway {
     servers: Vec<Arc<QuicServer>>,
     _listeners: Vec<AbortOnDrop<()>>,
     pin: Pin,
+    paths: Option<Paths>,
 }
 
 impl Gateway {
@@ -77,11 +78,13 @@ impl Gateway {
         let receipts = ReceiptKey::load_or_create(&config.state)?;
         let tickets = TicketKey::load_or_create(&config.state)?;
         let reset = ResetKey::load_or_create(&config.state)?;
+        let tuning = tuning(&config);
         let mut servers = Vec::new();
         for address in &config.listen {
             let named = |source| StartError::Listen { address: *address, source };
+            // All listen with the same tuning, and so share what is known of paths.
             let server =
-                QuicServer::bind(rt.clone(), *address, tls.clone(), tuning(&config), Some(reset.secret()))
+                QuicServer::bind(rt.clone(), *address, tls.clone(), tuning.clone(), Some(reset.secret()))
                     .map_err(named)?;
             servers.push(Arc::new(server));
         }
@@ -110,7 +113,8 @@ impl Gateway {
                 tracing::warn!(%error, "old hashes could not be removed");
             }
         }));
-        Ok(Self { rt, sessions, servers, _listeners: listeners, pin: identity.pin() })
+        let paths = tuning.paths;
+        Ok(Self { rt, sessions, servers, _listeners: listeners, pin: identity.pin(), paths })
     }
 
     /// Where it listens; ports that were 0 are the real ones here.
@@ -121,6 +125,11 @@ impl Gateway {
     /// The pin of its certificate.
     pub fn pin(&self) -> Pin {
         self.pin
+    }
+
+    /// What is known of paths to clients, if that is remembered.
+    pub fn paths(&self) -> Option<&Paths> {
+        self.paths.as_ref()
     }
 
     /// Lets nobody in any more, journals what is in flight, tells the clients, and ends; within about `grace`.
@@ -162,6 +171,7 @@ fn tuning(config: &Config) -> Tuning {
             Some(config::Congestion::Bbr) => Congestion::Bbr,
             None => default.congestion,
         },
+        paths: config.quic.remember_paths.then(Paths::default),
         ..default
     }
 }

@@ -33,6 +33,8 @@ pub struct Row {
     pub controller: &'static str,
     /// Push or pull.
     pub way: &'static str,
+    /// The path is remembered with so many times its rate; 0: not.
+    pub remembered: f64,
     /// Of the network's randomness.
     pub seed: u64,
     /// Number of the flow, from 0.
@@ -104,7 +106,7 @@ pub fn rows(cell: &Cell, outcome: &Outcome) -> Vec<Row> {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let row = |(flow, of): (usize, &FlowOutcome)| {
         let report = of.report.as_ref().ok();
-        let Flow { controller, way, .. } = cell.scenario.flows[flow];
+        let Flow { controller, way, remembered, .. } = cell.scenario.flows[flow];
         let (end, error) = match &of.report {
             Ok(_) => ("done", String::new()),
             Err(NotDone::Stopped) => ("stopped", String::new()),
@@ -122,6 +124,7 @@ pub fn rows(cell: &Cell, outcome: &Outcome) -> Vec<Row> {
             flows: outcome.flows.len(),
             controller: controller.name(),
             way: way.name(),
+            remembered,
             seed: cell.scenario.seed,
             flow,
             end,

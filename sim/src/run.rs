@@ -2,21 +2,22 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use metra_certs::{TokenHash, TrustAnchors};
-use metra_client::{Address, ConnectOptions};
+use metra_client::{Address, ConnectOptions, keep_paths};
+use metra_core::bbr::Remembered;
 use metra_gateway::Gateway;
 use metra_gateway::config::{self, OneOrMany, RawConfig, RawUser};
 use metra_sim_model::Direction;
-use metra_transport::quic::{Congestion, Tuning};
+use metra_transport::quic::{Congestion, Paths, Tuning};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::client::{Slot, data, drive, make};
 use crate::clock::{Clock, Stuck, lock};
 use crate::host::Host;
 use crate::identity;
-use crate::net::{HostId, Net, PipeId};
+use crate::net::{HEADERS, HostId, Net, PipeId};
 use crate::outcome::{FlowSample, Outcome, RunError, Sample};
 use crate::scenario::{Controller, Flow, HostEvent, Scenario, Way};
 
@@ -33,10 +34,14 @@ const MIB: u64 = 1 << 20;
 /// # Errors
 /// [`RunError`]. A flow that fails is part of the outcome.
 pub fn run(scenario: &Scenario) -> Result<Outcome, RunError> {
-    let dir = tempfile::tempdir()?;
+    run_in(scenario, tempfile::tempdir()?.path())
+}
+
+/// The same, with the state of gateway and clients in `dir`.
+fn run_in(scenario: &Scenario, dir: &Path) -> Result<Outcome, RunError> {
     let clock = Clock::new();
     let began = cpu();
-    let result = World::new(scenario, &clock, dir.path()).and_then(|world| world.run());
+    let result = World::new(scenario, &clock, dir).and_then(|world| world.run());
     clock.clear();
     Ok(Outcome { cpu: cpu().saturating_sub(began), ..result? })
 }
@@ -92,6 +97,12 @@ impl<'a> World<'a> {
         let config = self.config()?;
         let started = self.clock.run(limit, async move { Gateway::start(rt, config).await });
         let gateway = started.map_err(stuck)??;
+        let pulls = self.scenario.flows.iter().zip(&self.clients).filter(|(flow, _)| flow.way == Way::Pull);
+        for (flow, client) in pulls {
+            if let (Some(paths), Some(path)) = (gateway.paths(), self.remembered(flow)) {
+                paths.note(self.net.address(*client), None, path, SystemTime::now());
+            }
+        }
 
         let slots: Vec<Arc<Slot>> =
             self.scenario.flows.iter().map(|flow| Slot::new(flow, &self.clock)).collect();
@@ -181,6 +192,11 @@ impl<'a> World<'a> {
     fn options(&self, number: usize, flow: &Flow) -> Result<ConnectOptions, RunError> {
         let state = self.dir.join(format!("client{number}"));
         std::fs::create_dir_all(&state)?;
+        if let (Way::Push, Some(path)) = (flow.way, self.remembered(flow)) {
+            let paths = Paths::default();
+            paths.note(self.net.address(self.gateway), None, path, SystemTime::now());
+            keep_paths(&state, &paths, SystemTime::now())?;
+        }
         Ok(ConnectOptions {
             address: Address { host: self.net.address(self.gateway).to_string(), port: PORT },
             trust: TrustAnchors::new().ca_file(self.dir.join("cert.pem")),
@@ -189,6 +205,7 @@ impl<'a> World<'a> {
             state,
             links: flow.links.max(1),
             retry_for: Duration::from_secs(60),
+            remember_paths: true,
             tuning: Tuning {
                 congestion: match flow.controller {
                     Controller::Cubic => Congestion::Cubic,
@@ -200,6 +217,24 @@ impl<'a> World<'a> {
                 ..Tuning::default()
             },
             agent: "metra-sim".to_owned(),
+        })
+    }
+
+    /// What the sender of a flow remembers of its path, as its controller would have measured it: UDP payload.
+    fn remembered(&self, flow: &Flow) -> Option<Remembered> {
+        let access = flow.access.as_ref().map_or(0.0, |access| access.up.delay_ms + access.down.delay_ms);
+        let link = flow.way.of((&self.scenario.up, &self.scenario.down));
+        let bursts = link.burst.map_or(0.0, |burst| {
+            let bad = burst.enter_percent / (burst.enter_percent + burst.leave_percent);
+            bad * burst.loss_percent
+        });
+        let mtu = f64::from(Tuning::default().mtu_upper_bound);
+        let rate = link.rate_mbit? * 125e3 * mtu / (mtu + HEADERS as f64);
+        let rtt_ms = self.scenario.up.delay_ms + self.scenario.down.delay_ms + access;
+        (flow.remembered > 0.0).then(|| Remembered {
+            bandwidth: flow.remembered * rate,
+            min_rtt: Duration::from_secs_f64(rtt_ms / 1e3),
+            random_loss: (link.loss_percent + bursts) / 100.0,
         })
     }
 
@@ -220,4 +255,40 @@ fn cpu() -> Duration {
     // Of this thread: other runs go on in others.
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::plan::Plan;
+
+    /// One flow of 3 s at 100 Mbit/s over 200 ms.
+    fn scenario(loss_percent: f64) -> Scenario {
+        let plan = format!(
+            "title = 't'\n[base]\nrate_mbit = 100\nrtt_ms = 200\nseconds = 3\ncontroller = 'bbr2'\n\
+             loss_percent = {loss_percent}\n[[scenario]]\nname = 's'"
+        );
+        Plan::parse("plan.toml", &plan).unwrap().cells()[0].scenario.clone()
+    }
+
+    #[test]
+    fn the_second_of_two_transfers_starts_from_what_the_first_has_measured() {
+        for loss_percent in [0.0, 0.5] {
+            let (scenario, dir) = (scenario(loss_percent), tempfile::tempdir().unwrap());
+            let took = || {
+                let outcome = run_in(&scenario, dir.path()).unwrap();
+                outcome.flows[0].report.as_ref().unwrap();
+                outcome.flows[0].elapsed.as_secs_f64()
+            };
+            let (first, second) = (took(), took());
+            // It takes some ten round trips from ten packets, and four or five from half of the rate.
+            assert!(second <= first - 4.0 * 0.2, "{loss_percent} %: {first} s, then {second} s");
+
+            let text = std::fs::read_to_string(dir.path().join("client0/paths")).unwrap();
+            let bandwidth: f64 = text.lines().nth(1).unwrap().split(' ').nth(2).unwrap().parse().unwrap();
+            let of_link = bandwidth / 12.5e6;
+            assert!((0.85..1.15).contains(&of_link), "{loss_percent} %: {text}");
+        }
+    }
 }

@@ -50,6 +50,9 @@ pub struct Flow {
     /// Congestion controller of the client. The gateway, which sends in a pull, has that of the first flow.
     #[serde(default)]
     pub controller: Controller,
+    /// Who sends remembers the path, with so many times the rate that it has; 0: it is unknown.
+    #[serde(default)]
+    pub remembered: f64,
     /// A link of its own before the one that is shared.
     #[serde(default)]
     pub access: Option<Access>,

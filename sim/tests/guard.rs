@@ -63,6 +63,17 @@ fn an_outage_ends_when_the_path_is_back() {
 }
 
 #[test]
+fn a_remembered_path_is_full_in_a_few_round_trips() {
+    for name in ["remembered-push", "remembered-pull"] {
+        let rows = rows(name);
+        let row = &rows[0].1[0];
+        // From ten packets it takes eight or nine.
+        assert!(row.start_rounds.unwrap() <= 5.5, "{}", said(row));
+        assert!(row.steady_of_payload.unwrap() >= SHARE, "{}", said(row));
+    }
+}
+
+#[test]
 fn two_flows_share() {
     let rows = rows("two");
     // 0.5 is all for one. Flows that begin together are near 1.

@@ -21,7 +21,8 @@ fn path(rate: f64, rtt: f64, loss: f64) -> Direction {
 }
 
 fn flow(bytes: u64, controller: Controller) -> Flow {
-    Flow { way: Way::Push, bytes, start_s: 0.0, links: 1, controller, access: None, events: vec![] }
+    let (way, start_s, links, remembered) = (Way::Push, 0.0, 1, 0.0);
+    Flow { way, bytes, start_s, links, controller, remembered, access: None, events: vec![] }
 }
 
 fn scenario(rate: f64, rtt: f64, loss: f64, flows: Vec<Flow>) -> Scenario {

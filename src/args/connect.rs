@@ -41,6 +41,10 @@ pub(crate) struct ConnectArgs {
     /// Congestion controller [default: what the transport finds best]
     #[arg(long, value_name = "NAME")]
     congestion: Option<CongestionName>,
+    /// Start as slowly as on an unknown path, and remember nothing of this one. Otherwise what a path to a gateway carries is
+    /// kept in the state folder, and connections within an hour start from half of it
+    #[arg(long)]
+    no_path_memory: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -87,6 +91,7 @@ impl ConnectArgs {
             },
             links: usize::from(self.connections),
             retry_for: Duration::from_secs(self.timeout),
+            remember_paths: !self.no_path_memory,
             tuning: Tuning { congestion, ..default },
             agent: concat!("metra/", env!("CARGO_PKG_VERSION")).to_owned(),
         })

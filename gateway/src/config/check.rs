@@ -347,6 +347,7 @@ impl Check {
             receive_window: self.number(&RECEIVE_WINDOW_MIB, raw.receive_window_mib) * MIB,
             send_window: self.number(&SEND_WINDOW_MIB, raw.send_window_mib) * MIB,
             congestion: raw.congestion,
+            remember_paths: raw.remember_paths.unwrap_or(true),
         }
     }
 

@@ -114,6 +114,9 @@ pub struct RawQuic {
     pub send_window_mib: Option<u64>,
     /// Congestion controller: `bbr2`, `cubic` or `bbr`. Default: what the transport finds best.
     pub congestion: Option<Congestion>,
+    /// Whether what is measured of the path to a client is remembered, in memory, so that its connections of the next hour
+    /// start from half of that. Default true. Without it each of them starts as on an unknown path.
+    pub remember_paths: Option<bool>,
 }
 
 /// The log, on standard error.

@@ -63,7 +63,9 @@ fn only_the_root_is_required() {
     assert_eq!(config.anonymous, Anonymous::Loopback);
     assert!(config.users.is_empty() && config.metrics_listen.is_none());
     assert_eq!(config.limits.jobs_per_session, metra_core::limits::JOBS_MAX);
-    assert_eq!(config.quic, Quic { receive_window: 512 << 20, send_window: 512 << 20, congestion: None });
+    let windows = (config.quic.receive_window, config.quic.send_window);
+    assert_eq!((windows, config.quic.congestion), ((512 << 20, 512 << 20), None));
+    assert!(config.quic.remember_paths);
     assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
     assert_eq!(place.errors(""), ["- root: is required: the directory that clients see as /"]);
 }
@@ -90,6 +92,7 @@ fn everything_can_be_set() {
         receive_memory_mib = 20
         [quic]
         congestion = 'bbr'
+        remember_paths = false
         [log]
         format = 'json'
         level = 'debug'
@@ -108,7 +111,7 @@ fn everything_can_be_set() {
     assert_eq!((bob.name.as_str(), &bob.home), ("bob@example", &config.root));
     assert!(config.users.by_token("").is_none() && config.users.by_name("carol").is_none());
     assert_eq!((config.limits.idle.as_secs(), config.limits.receive_memory), (7, 20 << 20));
-    assert_eq!(config.quic.congestion, Some(Congestion::Bbr));
+    assert_eq!((config.quic.congestion, config.quic.remember_paths), (Some(Congestion::Bbr), false));
     assert_eq!((config.log.format, config.log.level.name()), (LogFormat::Json, "debug"));
 }
 

@@ -26,6 +26,8 @@ pub struct Base {
     pub controller: Controller,
     /// Direction of the transfer.
     pub way: Way,
+    /// Who sends remembers the path, with so many times the rate that it has; 0: it is unknown.
+    pub remembered: f64,
     /// Decides over all randomness.
     pub seed: u64,
     /// Content of each flow: what the bottleneck carries in this time. s.
@@ -77,6 +79,8 @@ pub struct FlowSpec {
     pub controller: Option<Controller>,
     /// Direction of the transfer.
     pub way: Option<Way>,
+    /// As in the base.
+    pub remembered: Option<f64>,
     /// When it begins. s.
     pub start_s: Option<f64>,
     /// Content. Bytes.
@@ -102,6 +106,7 @@ impl Default for Base {
             flows: 1,
             controller: Controller::Cubic,
             way: Way::Push,
+            remembered: 0.0,
             seed: 1,
             seconds: 10.0,
             megabytes: (1.0, 2000.0),
@@ -137,6 +142,7 @@ impl Base {
         }
         let (least, most) = self.megabytes;
         for (key, value) in [
+            ("remembered", self.remembered),
             ("queue_bdp", self.queue_bdp),
             ("seconds", self.seconds),
             ("megabytes", least),
@@ -204,6 +210,7 @@ impl Base {
 
 impl FlowSpec {
     pub(super) fn check(&self) -> Result<(), String> {
+        within("remembered", self.remembered.unwrap_or(0.0), 0.0)?;
         within("start_s", self.start_s.unwrap_or(0.0), 0.0)?;
         within("seconds", self.seconds.unwrap_or(0.0), 0.0)?;
         check_events("events", self.events.as_deref().unwrap_or_default())?;

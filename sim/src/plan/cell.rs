@@ -127,6 +127,7 @@ fn flow(base: &Base, number: usize, spec: &FlowSpec) -> Flow {
         start_s: spec.start_s.unwrap_or(base.stagger_s * number as f64),
         links: spec.links.unwrap_or(base.links),
         controller: spec.controller.unwrap_or(base.controller),
+        remembered: spec.remembered.unwrap_or(base.remembered),
         access: spec.access.clone(),
         events: spec.events.clone().unwrap_or_else(|| base.client_events.clone()),
     }
@@ -143,6 +144,9 @@ fn family(base: &Base) -> String {
     }
     if base.burst_packets != 1.0 {
         family += &format!("-burst{}", base.burst_packets);
+    }
+    if base.remembered != 0.0 {
+        family += &format!("-remembered{}", base.remembered);
     }
     if base.flows != 1 {
         family += &format!("-{}flows", base.flows);

@@ -25,6 +25,8 @@ pub struct Grid {
     pub controller: Option<Vec<Controller>>,
     /// Directions of the transfer.
     pub way: Option<Vec<Way>>,
+    /// Whether, and with how many times its rate, the path is remembered.
+    pub remembered: Option<Vec<f64>>,
     /// Seeds: so many runs of each.
     pub seed: Option<Vec<u64>>,
 }
@@ -41,6 +43,7 @@ impl Grid {
         spread(&mut all, &self.flows, |base, flows| base.flows = flows);
         spread(&mut all, &self.controller, |base, controller| base.controller = controller);
         spread(&mut all, &self.way, |base, way| base.way = way);
+        spread(&mut all, &self.remembered, |base, times| base.remembered = times);
         spread(&mut all, &self.seed, |base, seed| base.seed = seed);
         all
     }

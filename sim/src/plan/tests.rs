@@ -35,6 +35,7 @@ const SCENARIOS: &str = r#"
     [[scenario.flow]]
     controller = "cubic"
     way = "pull"
+    remembered = 10
     start_s = 3
     bytes = 5000
     links = 2
@@ -69,12 +70,13 @@ fn names_leave_defaults_out_and_are_unique() {
         flows = [1, 2]
         controller = ["cubic", "bbr"]
         way = ["push", "pull"]
+        remembered = [0, 1]
     "#;
     let plan = parse(&SMALL.replace("queue_bdp = 0.5", "").replace("[grid]", &format!("[grid]\n{lists}")));
     let names: BTreeSet<&str> = plan.cells().iter().map(Cell::name).collect();
-    assert_eq!((plan.cells().len(), names.len()), (512, 512));
+    assert_eq!((plan.cells().len(), names.len()), (1024, 1024));
     assert_eq!(plan.cells()[0].name(), "100mbit-10ms-0pct-cubic");
-    assert!(names.contains("1000mbit-100ms-1pct-bbr-pull-4bdp-burst8-2flows-seed2"));
+    assert!(names.contains("1000mbit-100ms-1pct-bbr-pull-4bdp-burst8-remembered1-2flows-seed2"));
 }
 
 #[test]
@@ -102,7 +104,8 @@ fn a_scenario_is_the_base_with_what_it_says() {
     let [first, second, third] = &apart.scenario.flows[..] else { panic!("three") };
     assert_eq!((first.controller, first.way, first.bytes), (Controller::Bbr, Way::Push, 25_000_000));
     assert_eq!((second.controller, second.way, second.bytes), (Controller::Cubic, Way::Pull, 5000));
-    assert_eq!((second.start_s, second.links), (3.0, 2));
+    assert_eq!((second.start_s, second.links, second.remembered), (3.0, 2, 10.0));
+    assert_eq!(first.remembered, 0.0);
     assert!(second.events[0].change_address);
     assert_eq!(third.bytes, 12_500_000);
     assert_eq!((apart.rtt_of(0), apart.rtt_of(1)), (40.0, 100.0));
@@ -141,6 +144,8 @@ fn what_makes_no_sense_is_said_with_the_file() {
         (grid("[0, 1]", "[1, 1]"), "two runs are named 100mbit-10ms-1pct-cubic-0.5bdp"),
         (grid("seconds", "second"), "unknown field"),
         (grid("[base]", "[base]\nflows = 0"), "flows and links"),
+        (grid("[base]", "[base]\nremembered = -1"), "remembered"),
+        (two("remembered = 10", "remembered = -1"), "flow 1: remembered"),
         (grid("[base]", "[base]\nsample_ms = 0"), "sample_ms"),
         (grid("[base]", "[base]\nclient_events = [{ at_s = -1 }]"), "client_events.at_s"),
         (grid("[base]", "[base]\nwarm_up_s = 5\nstop_s = 5"), "warm_up_s must be before stop_s"),
