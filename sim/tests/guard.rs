@@ -63,6 +63,14 @@ fn an_outage_ends_when_the_path_is_back() {
 }
 
 #[test]
+fn a_new_link_after_an_outage_does_not_start_over() {
+    let rows = rows("long-outage");
+    let row = &rows[0].1[0];
+    // Opening the link takes 1.6 s of it; from ten packets on it would be 3.5 s.
+    assert!(row.recovery_s.unwrap() <= 2.8, "{}", said(row));
+}
+
+#[test]
 fn a_remembered_path_is_full_in_a_few_round_trips() {
     for name in ["remembered-push", "remembered-pull"] {
         let rows = rows(name);

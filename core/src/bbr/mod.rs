@@ -197,7 +197,7 @@ impl Bbr {
             self.sampler.mark_app_limited();
         }
         self.update_model(now, &sample);
-        self.update_resume(&sample, app_limited);
+        self.update_resume(now, &sample, app_limited);
         self.congestion.advance(&sample);
         self.update_control(&sample);
         self.idle_restart = false;
@@ -208,7 +208,7 @@ impl Bbr {
     pub fn on_lost(&mut self, now: Instant, made: Instant, bytes: u64, persistent: bool) {
         let sample = self.sampler.on_lost(made, bytes);
         if persistent || !self.congestion.is_forgiven(made) {
-            self.resume_lost(bytes, persistent);
+            self.resume_lost(made, bytes, persistent);
         }
         if persistent {
             self.congestion.forgive(now);

@@ -15,7 +15,7 @@
 //! Deviation: as everywhere in this controller, loss that the path is remembered to have, and a few packets more, are not
 //! congestion. By the letter of the RFC a path that loses one packet in a thousand would retreat from every jump.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::control::CWND_MAX;
 use super::sample::Sample;
@@ -52,6 +52,8 @@ pub enum Resume {
 pub(super) struct Resuming {
     pub(super) phase: Resume,
     path: Option<Remembered>,
+    /// When the first acknowledgement came.
+    heard: Option<Instant>,
     /// Once a jump was too much, what was remembered is wrong.
     pub(super) retreated: bool,
     /// A queue or marks have shown that the pipe was full.
@@ -111,7 +113,8 @@ impl Bbr {
     }
 
     /// Goes from phase to phase; at the end of each acknowledgement.
-    pub(super) fn update_resume(&mut self, sample: &Sample, app_limited: bool) {
+    pub(super) fn update_resume(&mut self, now: Instant, sample: &Sample, app_limited: bool) {
+        self.resuming.heard.get_or_insert(now);
         let arrived = sample.newly_acked > 0 && sample.prior_delivered >= self.resuming.since;
         match self.resuming.phase {
             Resume::Normal => {}
@@ -136,10 +139,13 @@ impl Bbr {
         }
     }
 
-    /// Packets are lost; `persistent` as in [`Bbr::on_lost`].
-    pub(super) fn resume_lost(&mut self, bytes: u64, persistent: bool) {
+    /// Packets are lost; as in [`Bbr::on_lost`].
+    pub(super) fn resume_lost(&mut self, made: Instant, bytes: u64, persistent: bool) {
         if self.resuming.phase == Resume::Reconnaissance {
-            self.resuming.phase = Resume::Normal;
+            // Until something is heard, a path that is out loses what opens the connection again and again.
+            if self.resuming.heard.is_some_and(|heard| made >= heard) {
+                self.resuming.phase = Resume::Normal;
+            }
         } else if self.resuming.is_jumping() {
             self.resuming.lost = self.resuming.lost.saturating_add(bytes);
             let lost = self.resuming.lost;

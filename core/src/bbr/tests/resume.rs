@@ -19,7 +19,7 @@ fn phase(script: &Script) -> Resume {
 fn looking(params: Params, path: Remembered) -> Script {
     let mut script = Script::new(params);
     script.bbr = script.bbr.clone().remembering(path);
-    script.rate = RATE / 100.0;
+    script.rate = RATE / 200.0;
     script.rounds(1);
     assert_eq!(phase(&script), Resume::Reconnaissance);
     script
@@ -39,7 +39,7 @@ fn leave(script: &mut Script, from: Resume, rounds: u32) -> u32 {
 /// A flow that has just jumped, and sends what it may.
 fn jumping(params: Params, path: Remembered) -> Script {
     let mut script = looking(params, path);
-    leave(&mut script, Resume::Reconnaissance, 3);
+    leave(&mut script, Resume::Reconnaissance, 4);
     assert_eq!(phase(&script), Resume::Unvalidated);
     script.rate = RATE;
     script
@@ -73,7 +73,7 @@ fn a_longer_path_is_sent_to_more_slowly() {
 fn a_path_of_another_length_is_another() {
     for min_rtt in [ms(200), ms(9)] {
         let mut script = looking(Params::default(), Remembered { min_rtt, ..PATH });
-        leave(&mut script, Resume::Reconnaissance, 3);
+        leave(&mut script, Resume::Reconnaissance, 4);
         assert_eq!(phase(&script), Resume::Normal, "{min_rtt:?}");
         assert!(!script.bbr.look().retreated);
     }
@@ -109,11 +109,28 @@ fn who_has_too_little_to_send_does_not_jump() {
 fn loss_or_marks_before_the_jump_are_reason_not_to() {
     for marked in [false, true] {
         let mut script = looking(Params::default(), PATH);
+        script.rate = RATE / 1_000.0;
+        script.rounds(1);
         (script.is_marked, script.loss) = (marked, if marked { 0.0 } else { 0.2 });
-        script.rounds(2);
+        script.rounds(1);
+        script.tick();
         assert_eq!(phase(&script), Resume::Normal);
-        assert!(!script.bbr.look().retreated, "nothing was tried");
+        assert!(
+            script.bbr.look().bandwidth < 0.1 * RATE && !script.bbr.look().retreated,
+            "nothing was tried"
+        );
     }
+}
+
+#[test]
+fn what_is_lost_before_anything_is_heard_tells_nothing() {
+    let mut script = Script::new(Params::default());
+    script.bbr = script.bbr.clone().remembering(PATH);
+    (script.rate, script.loss) = (RATE / 100.0, 0.5);
+    (0..5).for_each(|_| script.tick());
+    script.loss = 0.0;
+    leave(&mut script, Resume::Reconnaissance, 4);
+    assert_eq!(phase(&script), Resume::Unvalidated);
 }
 
 #[test]
