@@ -151,6 +151,11 @@ impl Bbr {
 
     fn leave_up_in_time(&mut self, now: Instant) {
         if self.is_time_to_go_down(now) {
+            // It did not lose too much. If there is a bound nevertheless, it came of chance, or of others that are gone; to
+            // raise it as the draft does takes a dozen rounds.
+            if self.yields_to_queue() {
+                self.congestion.inflight_longterm = u64::MAX;
+            }
             self.start_probe_down(now);
         }
     }
