@@ -16,6 +16,7 @@ pub mod manifest;
 pub mod measure;
 pub mod path;
 pub mod ranges;
+pub mod rate;
 pub mod receipt;
 pub mod sink;
 pub mod source;

@@ -13,6 +13,7 @@ use metra_core::code::Code;
 use metra_core::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId, JobKey, SessionId};
 use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record, Timestamp};
 use metra_core::ranges::IndexRange;
+use metra_core::rate::{Policy, RatePolicy};
 use metra_core::receipt::{Direction, SignedReceipt, Statement, signed_bytes};
 use metra_core::wire::{
     Auth, ChunkHeader, EntryStatus, Finished, Frame, FrameDecoder, Hello, Keep, ManifestEnd, Overwrite,
@@ -223,6 +224,10 @@ fn manifest_roots() {
 
 const JOB: JobId = JobId(7);
 
+fn rate(policy: Policy, rate: Option<u64>) -> RatePolicy {
+    RatePolicy::new(policy, rate).unwrap()
+}
+
 fn frames() -> Vec<(&'static str, &'static str, Frame)> {
     let hello = |auth| Frame::Hello(Hello { version: 1, auth, agent: "metra/0.1.0".into() });
     let status = |entry, code| {
@@ -252,6 +257,12 @@ fn frames() -> Vec<(&'static str, &'static str, Frame)> {
             }),
         ),
         ("close", "code draining, reason bye", Frame::Close { code: Code::Draining, reason: "bye".into() }),
+        ("rate", "fixed, 900000000 bit/s", Frame::Rate(rate(Policy::Fixed, Some(900_000_000)))),
+        ("rate-no-ceiling", "low, no ceiling", Frame::Rate(rate(Policy::Low, None))),
+        ("granted", "fair, at most 900000000 bit/s", {
+            Frame::Granted(rate(Policy::Fair, Some(900_000_000)))
+        }),
+        ("granted-high", "high, no ceiling", Frame::Granted(rate(Policy::High, None))),
     ];
     for (name, meaning, placement, overwrite) in [
         ("push", "into in/, overwrite what differs", Placement::Into, Overwrite::Different),
@@ -363,7 +374,7 @@ fn control_frames() {
         assert!(decoder.is_between_frames());
         kinds.extend(decoded.as_ref().map(|frame| format!("{:?}", std::mem::discriminant(frame))));
     }
-    assert_eq!(kinds.len(), 22, "every frame has a vector");
+    assert_eq!(kinds.len(), 24, "every frame has a vector");
 }
 
 #[test]
@@ -438,6 +449,8 @@ fn bad() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("text-not-utf8", "stream", vec![0x03, 0x03, 0x00, 0x01, 0xff]),
         ("credentials-unknown", "stream", vec![0x01, 0x03, 0x01, 0x03, 0x00]),
         ("flag-not-0-or-1", "stream", vec![0x32, 0x04, 0x01, 0x01, b'a', 0x02]),
+        ("policy-unknown", "stream", vec![0x04, 0x02, 0x04, 0x00]),
+        ("fixed-without-a-rate", "stream", vec![0x05, 0x02, 0x01, 0x00]),
         ("records-none", "stream", vec![0x13, 0x02, 0x07, 0x00]),
         ("record-unknown", "stream", vec![0x13, 0x03, 0x07, 0x00, 0x08]),
         ("record-not-shortest", "stream", vec![0x13, 0x05, 0x07, 0x00, 0x07, 0x40, 0x01]),

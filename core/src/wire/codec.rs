@@ -10,6 +10,7 @@ use crate::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId, JobKey, Sess
 use crate::limits::{CHUNK_MAX, CHUNKS_MAX, FRAME_MAX, RANGES_MAX, SECRET_MAX, TEXT_MAX};
 use crate::manifest::{Entry, RECORD_PATH_MAX, Record, RecordError};
 use crate::ranges::IndexRange;
+use crate::rate::{Policy, RatePolicy};
 
 /// How a peer broke the wire format. Fault: the peer. The link is closed with [`WireError::code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -172,6 +173,14 @@ impl Frame {
                 put_text(reason, out);
                 kind::CLOSE
             }
+            Frame::Rate(rate) => {
+                put_rate(*rate, out);
+                kind::RATE
+            }
+            Frame::Granted(rate) => {
+                put_rate(*rate, out);
+                kind::GRANTED
+            }
             Frame::Push(push) => {
                 varint::put(push.job.0, out);
                 out.extend_from_slice(&push.key.0.0);
@@ -324,6 +333,8 @@ impl<'a> Reader<'a> {
                 limits: PeerLimits { jobs: self.number()?, entries: self.number()?, chunks: self.number()? },
             }),
             kind::CLOSE => Frame::Close { code: self.code()?, reason: self.reason()? },
+            kind::RATE => Frame::Rate(self.rate()?),
+            kind::GRANTED => Frame::Granted(self.rate()?),
             kind::PUSH => Frame::Push(Push {
                 job: self.job()?,
                 key: JobKey(self.digest()?),
@@ -436,6 +447,11 @@ impl<'a> Reader<'a> {
         self.array().map(Digest)
     }
 
+    fn rate(&mut self) -> Result<RatePolicy, WireError> {
+        let (policy, rate) = (self.one_of(&Policy::ALL, "the rate policy")?, self.number()?);
+        RatePolicy::new(policy, (rate > 0).then_some(rate)).ok_or(WireError::Value("the rate"))
+    }
+
     fn flag(&mut self) -> Result<bool, WireError> {
         self.one_of(&[false, true], "a flag")
     }
@@ -528,6 +544,11 @@ fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
+fn put_rate(rate: RatePolicy, out: &mut Vec<u8>) {
+    out.push(number_of(&Policy::ALL, rate.policy()));
+    varint::put(rate.rate().unwrap_or(0), out);
+}
+
 fn put_text(text: &str, out: &mut Vec<u8>) {
     put_cut(text, TEXT_MAX, out);
 }
@@ -589,6 +610,8 @@ mod kind {
     pub(super) const HELLO: u64 = 0x01;
     pub(super) const WELCOME: u64 = 0x02;
     pub(super) const CLOSE: u64 = 0x03;
+    pub(super) const RATE: u64 = 0x04;
+    pub(super) const GRANTED: u64 = 0x05;
     pub(super) const PUSH: u64 = 0x10;
     pub(super) const PULL: u64 = 0x11;
     pub(super) const READY: u64 = 0x12;

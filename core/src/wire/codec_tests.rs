@@ -83,7 +83,16 @@ fn opening() -> impl Strategy<Value = Frame> {
             }
         ),
         (code(), text()).prop_map(|(code, reason)| Frame::Close { code, reason }),
+        rate().prop_map(Frame::Rate),
+        rate().prop_map(Frame::Granted),
     ]
+}
+
+fn rate() -> impl Strategy<Value = RatePolicy> {
+    let rate = prop_oneof![Just(0), number()];
+    (prop::sample::select(&Policy::ALL[..]), rate).prop_filter_map("a target is needed", |(policy, rate)| {
+        RatePolicy::new(policy, (rate > 0).then_some(rate))
+    })
 }
 
 fn jobs() -> impl Strategy<Value = Frame> {
@@ -283,6 +292,8 @@ fn values_that_are_not_defined() {
     for (kind, payload, error) in [
         (kind::HELLO, vec![1, 3, 0], WireError::Value("the kind of credentials")),
         (kind::REMOVE, vec![1, 0, 2], WireError::Value("a flag")),
+        (kind::RATE, vec![4, 1], WireError::Value("the rate policy")),
+        (kind::GRANTED, vec![1, 0], WireError::Value("the rate")),
         (kind::RECORDS, vec![1, 0], WireError::Value("the list of records")),
         (kind::RECORDS, vec![1, 0, 9], WireError::Record(RecordError::Tag(9))),
         (kind::LISTING, vec![1, 5], WireError::Record(RecordError::Malformed)),
@@ -306,7 +317,7 @@ fn no_type_is_taken_twice_or_from_grease() {
         seen.insert(kind, known);
         assert!(!(known && kind >= 0x21 && (kind - 0x21) % 0x1f == 0), "{kind:#x} is grease");
     }
-    assert_eq!(seen.values().filter(|known| **known).count(), 23);
+    assert_eq!(seen.values().filter(|known| **known).count(), 25);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::code::Code;
 use crate::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId, JobKey, SessionId};
 use crate::manifest::{Entry, Record};
 use crate::ranges::IndexRange;
+use crate::rate::RatePolicy;
 
 /// One frame of a control stream. Who may send it when is in `docs/protocol.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub enum Frame {
         /// For people.
         reason: String,
     },
+    /// Client to gateway: how this link may share its path, if the gateway grants it.
+    Rate(RatePolicy),
+    /// Gateway to client, the answer to `Rate`: how it may, both ways.
+    Granted(RatePolicy),
     /// Client to gateway: a job in which the client is the source.
     Push(Push),
     /// Client to gateway: a job in which the client is the sink.
@@ -165,6 +170,8 @@ impl Frame {
             Frame::Hello(_)
             | Frame::Welcome(_)
             | Frame::Close { .. }
+            | Frame::Rate(_)
+            | Frame::Granted(_)
             | Frame::List { .. }
             | Frame::Listing { .. }
             | Frame::Remove { .. }
