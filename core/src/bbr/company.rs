@@ -2,9 +2,10 @@
 //!
 //! Flows of this kind empty a queue together as soon as they see it, so each of them keeps what it has. Beside flows that
 //! fill the queue until it overflows (CUBIC, Reno) that would leave all to them. The difference shows when this flow sends
-//! less than it gets: a queue that stands nevertheless is held by others.
+//! less than it gets: a queue that stands nevertheless is held by others. A flow of the policy low does not ask: every queue
+//! that it has not made itself is theirs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Bbr, State};
 
@@ -55,7 +56,23 @@ impl Company {
 impl Bbr {
     /// Whether a queue is emptied as soon as it is seen.
     pub(super) fn yields_to_queue(&self) -> bool {
-        self.params.bears_random_loss && !self.company.competing
+        self.params.bears_random_loss && (self.gives_way() || !self.company.competing)
+    }
+
+    /// Whether others go first.
+    pub(super) fn gives_way(&self) -> bool {
+        self.params.queue_beta < 1.0
+    }
+
+    /// There is a queue that is not of this flow's last probe: others are there. They get a part of what it had, for good:
+    /// the next probe starts from there.
+    pub(super) fn give_way(&mut self, now: Instant) {
+        let left = self.params.queue_beta * self.bandwidth();
+        let rtt = self.model.min_rtt().map_or(1.0, |rtt| rtt.as_secs_f64());
+        self.start_probe_down(now);
+        // The smallest window, each round trip.
+        self.congestion.bw_shortterm = left.max(self.cwnd_min() as f64 / rtt.max(1e-6));
+        self.congestion.inflight_shortterm = u64::MAX;
     }
 
     /// Sees whether the queue is empty now and then.

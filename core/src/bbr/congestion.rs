@@ -20,9 +20,15 @@ const DEVIATION_GAIN: f64 = 1.0 / 4.0;
 /// Packets that QUIC stacks hand over at once.
 pub(super) const BATCH: u64 = 10;
 
+/// Fewer packets in a round say nothing of the path's loss.
+const FEW: u64 = 20;
+
 /// Packets that a round may lose on top: in a flight of a few dozen, two or three more than the mean are chance, and there are
 /// many such rounds in a second.
 const LOST_BY_CHANCE: u64 = 3;
+
+/// Rounds after which the queue of a probe is drained and known to be.
+const PROBE_SEEN: u64 = 4;
 
 #[derive(Clone, Debug)]
 pub(super) struct Congestion {
@@ -154,6 +160,18 @@ impl Congestion {
         self.random = None;
     }
 
+    /// The share of what was lost in the round that has ended just now. `None` if a round goes on, or it was too short to say
+    /// anything.
+    pub(super) fn loss_of_round(&self, mss: u64) -> Option<f64> {
+        let enough = self.last.delivered.saturating_add(self.last.lost) >= FEW * mss;
+        (self.round_start && enough).then(|| self.last.loss())
+    }
+
+    /// Largest delivery rate of this round, or of the one that this acknowledgement has ended. Bytes per second.
+    pub(super) fn bw_latest(&self) -> f64 {
+        self.bw_latest
+    }
+
     /// BBRResetCongestionSignals.
     pub(super) fn reset_signals(&mut self) {
         self.this = Round::default();
@@ -242,7 +260,7 @@ impl Bbr {
     }
 
     /// BBRUpdateCongestionSignals and BBRAdaptLowerBoundsFromCongestion (section 5.5.10.3).
-    pub(super) fn adapt_lower_bounds(&mut self) {
+    pub(super) fn adapt_lower_bounds(&mut self, now: Instant) {
         if !self.congestion.round_start {
             return;
         }
@@ -254,12 +272,16 @@ impl Bbr {
         let alpha = &mut self.congestion.ecn_alpha;
         *alpha += self.params.ecn_alpha_gain * (marked - *alpha);
         let probing = matches!(self.state, State::Startup | State::ProbeRefill | State::ProbeUp);
-        if probing {
+        if probing || self.state == State::Fixed {
             return;
         }
         let mut keeps = 1.0;
         if was_congested {
             keeps = self.params.beta;
+        } else if self.gives_way() && self.last_round_met_queue() {
+            if self.is_over(PROBE_SEEN) {
+                self.give_way(now);
+            }
         } else if self.yields_to_queue() && self.last_round_met_queue() {
             self.drain_queue(self.congestion.bw_latest);
         } else if marked > 0.0 {
@@ -282,18 +304,22 @@ impl Bbr {
             congestion.inflight_latest.max((keeps * congestion.inflight_shortterm as f64) as u64);
     }
 
+    /// Whether the last probe has ended so many rounds ago.
+    pub(super) fn is_over(&self, rounds: u64) -> bool {
+        self.model.round >= self.probe_bw.ended + rounds
+    }
+
     /// A round that sent no more than the path carries, and met no queue, shows what the path loses anyway. One that
     /// met a queue can only show that it is less than believed.
     fn learn_random_loss(&mut self) {
         let round = self.congestion.last;
-        // Too few packets say nothing.
-        if round.delivered < 20 * self.mss {
+        if round.delivered < FEW * self.mss {
             return;
         }
         let share = round.loss();
-        let may_rise = matches!(self.state, State::ProbeDown | State::ProbeCruise | State::ProbeRefill)
+        let may_rise = matches!(self.state, State::ProbeDown | State::ProbeCruise | State::ProbeRefill | State::Fixed)
             // What the probe itself lost is known by then.
-            && self.model.round >= self.probe_bw.ended + 3
+            && self.is_over(3)
             && !self.is_inflated(round.min_rtt)
             && share <= self.params.random_loss_max;
         match &mut self.congestion.random {

@@ -7,7 +7,7 @@ use super::{Bbr, State};
 /// A round trip until there is one: Startup's rate is the initial window over this (section 5.6.2).
 const NOMINAL_RTT: f64 = 0.001;
 /// Never slower than this, whatever happens. Bytes per second.
-const RATE_MIN: f64 = 5_000.0;
+pub(super) const RATE_MIN: f64 = 5_000.0;
 /// Never more than this in flight, whatever happens. Bytes; 10 Gbit/s over 3 s.
 pub(super) const CWND_MAX: u64 = 4 << 30;
 
@@ -56,6 +56,11 @@ impl Bbr {
 
     /// BBRSetPacingRateWithGain (section 5.6.2), over what the path loses anyway.
     pub(super) fn set_pacing_rate_with(&mut self, gain: f64) {
+        if self.state == State::Fixed {
+            self.control.pacing_rate = self.fixed_rate();
+            self.control.is_nominal = false;
+            return;
+        }
         if self.control.is_nominal
             && let Some(rtt) = self.model.min_rtt().filter(|rtt| !rtt.is_zero())
         {
@@ -86,7 +91,7 @@ impl Bbr {
 
     /// What leaves at once: a millisecond's worth, between 2 packets and 64 KB (section 5.6.3). Bytes.
     pub(super) fn send_quantum(&self) -> u64 {
-        ((self.control.pacing_rate / 1000.0) as u64).min(64 * 1024).max(2 * self.mss)
+        ((self.pacing_rate() / 1000.0) as u64).min(64 * 1024).max(2 * self.mss)
     }
 
     /// The least that keeps a path going: BBRMinPipeCwnd.
@@ -102,6 +107,9 @@ impl Bbr {
 
     /// BBRSetCwnd (section 5.6.4.6).
     fn set_cwnd(&mut self, sample: &Sample) {
+        if self.state == State::Fixed {
+            return self.limit_cwnd(self.fixed_window());
+        }
         let mut max =
             self.inflight(self.bandwidth(), self.cwnd_gain()).saturating_add(self.model.extra_acked());
         // Lost packets are in flight until they are found to be.
@@ -130,7 +138,7 @@ impl Bbr {
             State::ProbeCruise => self.inflight_with_headroom(),
             State::ProbeRtt => self.inflight_with_headroom().min(self.probe_rtt_cwnd()),
             State::ProbeDown | State::ProbeRefill | State::ProbeUp => self.congestion.inflight_longterm,
-            State::Startup | State::Drain => u64::MAX,
+            State::Startup | State::Drain | State::Fixed => u64::MAX,
         };
         longterm.min(self.congestion.inflight_shortterm)
     }

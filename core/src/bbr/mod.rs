@@ -7,6 +7,7 @@
 //! ```text
 //!  Startup -> Drain -> ProbeBW: DOWN -> CRUISE -> REFILL -> UP -> DOWN ...
 //!                         any of them <-> ProbeRTT
+//!  Fixed: a rate policy, and no state of the draft
 //! ```
 //!
 //! One file a state; `sample` measures, `model` remembers, `congestion` judges the path, `growth` a probe, `company` who
@@ -31,11 +32,15 @@
 //!   its queue empty is not made to drain it every five seconds.
 //! - After a silence of the whole path (an outage), what was lost in it says nothing of congestion.
 //! - No packet conservation in recovery: losses are repaired within the model's bounds.
+//!
+//! How the path is shared is a [`RatePolicy`]: `high` and `low` are other numbers for the same algorithm
+//! ([`Params::of`]), `fixed` is a state in which what is known of the path is not obeyed, a ceiling bounds the pacing rate.
 
 mod company;
 mod congestion;
 mod control;
 mod drain;
+mod fixed;
 mod growth;
 mod model;
 mod pacer;
@@ -52,7 +57,8 @@ use std::time::{Duration, Instant};
 
 use company::Company;
 use congestion::Congestion;
-use control::{CWND_MAX, Control};
+use control::{CWND_MAX, Control, RATE_MIN};
+use fixed::Fixed;
 use model::Model;
 pub use pacer::Pacer;
 pub use params::Params;
@@ -62,6 +68,8 @@ use resume::Resuming;
 pub use resume::{Remembered, Resume};
 use sample::{Sample, Sampler};
 use startup::FullPipe;
+
+use crate::rate::{Policy, RatePolicy};
 
 /// No packet is larger. Bytes of UDP payload.
 const MSS_MAX: u64 = 65_535;
@@ -76,6 +84,9 @@ const MSS_MAX: u64 = 65_535;
 #[derive(Debug)]
 pub struct Bbr {
     params: Params,
+    /// `params` of the policy [`Policy::Fair`].
+    fair: Params,
+    rate: RatePolicy,
     state: State,
     /// Bytes of a full packet.
     mss: u64,
@@ -88,6 +99,7 @@ pub struct Bbr {
     probe_rtt: ProbeRtt,
     control: Control,
     resuming: Resuming,
+    fixed: Fixed,
     /// Sending after a pause: nothing was in flight, and there had been too little to send.
     idle_restart: bool,
 }
@@ -109,6 +121,8 @@ pub enum State {
     ProbeUp,
     /// Half a pipe, to see the round-trip time without a queue (section 5.3.4).
     ProbeRtt,
+    /// At the rate that is set ([`Policy::Fixed`]).
+    Fixed,
 }
 
 /// A look at the model, for reports.
@@ -134,6 +148,7 @@ impl Clone for Bbr {
     fn clone(&self) -> Self {
         Self {
             params: self.params.clone(),
+            fair: self.fair.clone(),
             sampler: self.sampler.copy(),
             model: self.model.clone(),
             congestion: self.congestion.clone(),
@@ -143,6 +158,7 @@ impl Clone for Bbr {
             probe_rtt: self.probe_rtt.clone(),
             control: self.control.clone(),
             resuming: self.resuming.clone(),
+            fixed: self.fixed.clone(),
             ..*self
         }
     }
@@ -165,9 +181,26 @@ impl Bbr {
             probe_bw: ProbeBw::new(now, seed),
             probe_rtt: ProbeRtt::default(),
             control: Control::new(initial_window, params.startup_pacing_gain),
+            fixed: Fixed::default(),
+            rate: RatePolicy::default(),
+            fair: params.clone(),
             params,
             resuming: Resuming::default(),
             idle_restart: false,
+        }
+    }
+
+    /// Shares the path as `rate` says, from now on. What is known of the path stays.
+    pub fn set_rate(&mut self, now: Instant, rate: RatePolicy) {
+        if rate == self.rate {
+            return;
+        }
+        self.rate = rate;
+        self.params = self.fair.clone().of(rate.policy());
+        if rate.policy() == Policy::Fixed {
+            self.enter_fixed();
+        } else if self.state == State::Fixed {
+            self.leave_fixed(now);
         }
     }
 
@@ -243,7 +276,13 @@ impl Bbr {
 
     /// What may be sent per second, now. Bytes; never 0.
     pub fn pacing_rate(&self) -> f64 {
-        self.control.pacing_rate
+        match self.rate.rate() {
+            // What the path loses comes on top of a target, but not of a ceiling.
+            Some(ceiling) if self.state != State::Fixed => {
+                self.control.pacing_rate.min((ceiling as f64 / 8.0).max(RATE_MIN))
+            }
+            _ => self.control.pacing_rate,
+        }
     }
 
     /// What may be in flight. Bytes.
@@ -281,7 +320,8 @@ impl Bbr {
         self.model.update_max_bw(sample);
         self.model.update_recent_rtt(sample);
         self.watch_queue();
-        self.adapt_lower_bounds();
+        self.adapt_lower_bounds(now);
+        self.update_fixed(now);
         self.update_extra_acked(now, sample);
         self.check_full_bw(sample);
         self.check_startup_done();
@@ -319,7 +359,7 @@ impl Bbr {
             State::Drain => self.params.drain_pacing_gain,
             State::ProbeDown => self.down_pacing_gain(),
             State::ProbeUp => self.probe_bw.growth.gain(),
-            State::ProbeCruise | State::ProbeRefill | State::ProbeRtt => 1.0,
+            State::ProbeCruise | State::ProbeRefill | State::ProbeRtt | State::Fixed => 1.0,
         }
     }
 
@@ -331,7 +371,9 @@ impl Bbr {
             }
             State::ProbeUp => self.params.up_cwnd_gain_competing,
             State::ProbeRtt => self.params.probe_rtt_cwnd_gain,
-            State::ProbeDown | State::ProbeCruise | State::ProbeRefill => self.params.cwnd_gain,
+            State::ProbeDown | State::ProbeCruise | State::ProbeRefill | State::Fixed => {
+                self.params.cwnd_gain
+            }
         }
     }
 }

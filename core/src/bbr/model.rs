@@ -170,7 +170,9 @@ impl Bbr {
     /// BBRUpdateMinRTT (section 5.3.4.3).
     pub(super) fn update_min_rtt(&mut self, now: Instant, sample: &Sample) {
         let model = &mut self.model;
-        let older = |at: Instant, age: Duration| now.saturating_duration_since(at) > age;
+        // Nothing makes a flow of a fixed rate drain a queue, so what it meets is never the path alone for certain.
+        let ages = self.state != State::Fixed;
+        let older = |at: Instant, age: Duration| ages && now.saturating_duration_since(at) > age;
         self.probe_rtt.expired =
             model.probe_rtt_min.is_some_and(|(_, at)| older(at, self.params.probe_rtt_interval));
         if let Some(rtt) = sample.rtt {

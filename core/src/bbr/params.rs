@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::fixed::LOSS_MAX;
+use crate::rate::Policy;
+
 /// The numbers of BBR. The defaults are those of the draft, but for what [`super`] names as deviations.
 ///
 /// Gains multiply an estimated bandwidth or bandwidth-delay product (BDP). Sections are those of
@@ -86,6 +89,8 @@ pub struct Params {
     pub inflated: f64,
     /// Deviation: and by this much at least, which timers and jitter may bring about.
     pub inflated_min: Duration,
+    /// What is kept of the bandwidth after a round outside a probe that met a queue, for good; 1: all of it.
+    pub queue_beta: f64,
 }
 
 impl Default for Params {
@@ -129,6 +134,42 @@ impl Default for Params {
             random_loss_max: 0.15,
             inflated: 0.1,
             inflated_min: Duration::from_millis(1),
+            queue_beta: 1.0,
+        }
+    }
+}
+
+impl Params {
+    /// These numbers, which are those of [`Policy::Fair`], as another policy has them.
+    pub fn of(self, policy: Policy) -> Self {
+        match policy {
+            Policy::Fair => self,
+            Policy::Fixed => Self { random_loss_max: LOSS_MAX, ..self },
+            // Probes more often, asks for more in each probe and until it has more; leaves less.
+            Policy::High => Self {
+                down_pacing_gain: 0.93,
+                down_pacing_gain_least: 0.9,
+                up_share: 0.7,
+                up_step: 2.0 * self.up_step,
+                probe_wait: self.probe_wait / 2,
+                probe_rounds: 30,
+                beta: 0.85,
+                headroom: 0.0,
+                ..self
+            },
+            // Sees a queue before others do, makes none of its own outside probes, and leaves a part of what it has to
+            // whoever makes one.
+            Policy::Low => Self {
+                down_pacing_gain: 0.6,
+                down_pacing_gain_least: 0.6,
+                up_pacing_gain_most: self.up_pacing_gain,
+                pacing_margin: 0.05,
+                probe_wait: self.probe_wait.mul_f64(1.5),
+                beta: 0.5,
+                inflated: 0.05,
+                queue_beta: 0.7,
+                ..self
+            },
         }
     }
 }

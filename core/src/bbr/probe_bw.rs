@@ -109,6 +109,11 @@ impl Bbr {
 
     /// BBRStartProbeBW_REFILL.
     fn start_probe_refill(&mut self) {
+        if self.gives_way() {
+            // From what is left, as far as there is no queue; a bound of before would be raised too slowly.
+            self.model.limit_bw(self.bandwidth());
+            self.congestion.inflight_longterm = u64::MAX;
+        }
         self.reset_shortterm();
         self.probe_bw.up_rounds = 0;
         self.probe_bw.up_acked = 0;
@@ -136,8 +141,9 @@ impl Bbr {
     /// BBRIsTimeToProbeBW, with BBRIsRenoCoexistenceProbeTime (section 5.3.3.8).
     fn is_time_to_probe(&self, now: Instant) -> bool {
         let rounds = (self.target_inflight() / self.mss).min(self.params.probe_rounds);
-        now.saturating_duration_since(self.probe_bw.since) > self.probe_bw.wait
-            || self.model.round - self.probe_bw.round >= rounds.max(1)
+        // Who gives way need not keep up with Reno.
+        let is_behind = !self.gives_way() && self.model.round - self.probe_bw.round >= rounds.max(1);
+        now.saturating_duration_since(self.probe_bw.since) > self.probe_bw.wait || is_behind
     }
 
     fn watch_growth(&mut self, sample: &Sample) {
@@ -171,7 +177,8 @@ impl Bbr {
         }
         let elapsed = now.saturating_duration_since(self.probe_bw.since);
         let lasted = self.model.min_rtt().is_some_and(|rtt| elapsed > rtt);
-        let queued = lasted && self.recently_met_queue() && !self.probe_bw.growth.goes_on();
+        let goes_on = self.probe_bw.growth.goes_on() && !self.gives_way();
+        let queued = lasted && self.recently_met_queue() && !goes_on;
         self.full_pipe.now || (self.yields_to_queue() && queued)
     }
 

@@ -17,8 +17,10 @@ pub(super) struct ProbeRtt {
 impl Bbr {
     /// BBRCheckProbeRTT.
     pub(super) fn check_probe_rtt(&mut self, now: Instant, sample: &Sample) {
-        let may_begin = !self.idle_restart && !self.resuming.is_holding();
-        if self.state != State::ProbeRtt && self.probe_rtt.expired && may_begin {
+        let may_begin = !self.idle_restart
+            && !self.resuming.is_holding()
+            && !matches!(self.state, State::ProbeRtt | State::Fixed);
+        if self.probe_rtt.expired && may_begin {
             self.control.save_cwnd(self.state);
             self.state = State::ProbeRtt;
             self.probe_rtt.done_at = None;

@@ -12,6 +12,7 @@ mod growth;
 mod model;
 mod pacer;
 mod path;
+mod policies;
 mod property;
 mod resume;
 mod sample;
@@ -19,6 +20,7 @@ mod script;
 mod states;
 
 use super::*;
+use crate::rate::{Policy, RatePolicy};
 
 /// Bytes of a full packet.
 const MSS: u64 = 1_500;

@@ -147,6 +147,15 @@ impl Path {
         self.flows[last].cubic = Some(Cubic::new());
     }
 
+    /// One more flow of a policy, with a target or ceiling in parts of the link.
+    pub(super) fn join_as(&mut self, policy: Policy, part: Option<f64>) {
+        self.join(Params::default());
+        let rate = part.map(|part| (part * self.link.rate * 8.0) as u64);
+        let now = self.instant(self.now);
+        let flow = self.flows.last_mut().unwrap();
+        flow.bbr.set_rate(now, RatePolicy::new(policy, rate).unwrap());
+    }
+
     /// Until `seconds` after the start.
     pub(super) fn run_until(&mut self, seconds: f64) {
         let end = (seconds * 1e9) as u64;
@@ -188,7 +197,7 @@ impl Path {
         self.events.push(Reverse((at, self.order, flow, event)));
     }
 
-    fn instant(&self, at: u64) -> Instant {
+    pub(super) fn instant(&self, at: u64) -> Instant {
         self.base + Duration::from_nanos(at)
     }
 

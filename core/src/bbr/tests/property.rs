@@ -14,6 +14,8 @@ enum Call {
     Lost(u64, u64, bool),
     Ecn,
     Mss(u64),
+    /// Policy, and bits per second; 0: no ceiling.
+    Rate(Policy, u64),
     Clone,
 }
 
@@ -32,6 +34,11 @@ fn ago() -> impl Strategy<Value = u64> {
     prop_oneof![4 => Just(0u64), 2 => (0..20u64).prop_map(|n| n * 1_000), 1 => micros()]
 }
 
+/// Bits per second: of a network mostly.
+fn bits() -> impl Strategy<Value = u64> {
+    prop_oneof![1 => Just(0u64), 3 => 1_000_000..10_000_000_000u64, 1 => any::<u64>()]
+}
+
 fn call() -> impl Strategy<Value = Call> {
     prop_oneof![
         4 => prop_oneof![3 => (0..20u64).prop_map(|n| n * 1_000), 1 => micros()].prop_map(Call::Wait),
@@ -41,6 +48,7 @@ fn call() -> impl Strategy<Value = Call> {
         2 => (ago(), bytes(), any::<bool>()).prop_map(|(ago, bytes, all)| Call::Lost(ago, bytes, all)),
         1 => Just(Call::Ecn),
         1 => prop_oneof![3 => 1_200..65_535u64, 1 => any::<u64>()].prop_map(Call::Mss),
+        1 => (prop::sample::select(&Policy::ALL[..]), bits()).prop_map(|(policy, rate)| Call::Rate(policy, rate)),
         1 => Just(Call::Clone),
     ]
 }
@@ -75,6 +83,11 @@ fn play(params: Params, memory: Option<Remembered>, calls: Vec<Call>) -> Result<
             Call::Mss(size) => {
                 mss = size;
                 bbr.on_mss(size);
+            }
+            Call::Rate(policy, rate) => {
+                if let Some(rate) = RatePolicy::new(policy, (rate > 0).then_some(rate)) {
+                    bbr.set_rate(now, rate);
+                }
             }
             Call::Clone => bbr = bbr.clone(),
         }
