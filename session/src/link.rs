@@ -53,6 +53,14 @@ impl LinkHandle {
         self.out.send(bytes.into()).await.is_ok()
     }
 
+    /// Sends a frame before any other; only on a link that nobody has sent anything on.
+    pub(crate) fn send_first(&self, frame: &Frame) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        // There is room for many.
+        let _ = self.out.try_send(bytes.into());
+    }
+
     /// Sends a frame for as long as `attached` holds, which is looked at again whenever `changed` says so. `false`: the
     /// link is gone, or the job has left it.
     pub(crate) async fn send_while(

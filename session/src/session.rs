@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use metra_core::code::Code;
 use metra_core::id::JobId;
+use metra_core::rate::RatePolicy;
 use metra_core::wire::{ChunkHeader, Frame, FrameDecoder};
 use metra_transport::{ChunkRecv, ControlRecv, ControlSend, Link, LinkId, Rt};
 use tokio::sync::{Notify, mpsc};
@@ -26,11 +27,19 @@ pub struct SessionConfig {
     pub links: usize,
     /// How long the header of a chunk may take after its stream was opened.
     pub chunk_header: Duration,
+    /// How each link may share its path, if the other side grants it; `None`: nothing is asked for, and what the other
+    /// side sends of it is a request.
+    pub rate: Option<RatePolicy>,
 }
 
 impl Default for SessionConfig {
     fn default() -> Self {
-        Self { jobs: metra_core::limits::JOBS_MAX, links: 8, chunk_header: Duration::from_secs(30) }
+        Self {
+            jobs: metra_core::limits::JOBS_MAX,
+            links: 8,
+            chunk_header: Duration::from_secs(30),
+            rate: None,
+        }
     }
 }
 
@@ -39,7 +48,7 @@ impl Default for SessionConfig {
 pub struct Request {
     /// Where it came from, and where an answer goes.
     pub link: LinkHandle,
-    /// `Push`, `Pull`, `List`, `Remove` at a gateway; `Listing`, `Result` at a client.
+    /// `Push`, `Pull`, `List`, `Remove`, `Rate` at a gateway; `Listing`, `Result` at a client.
     pub frame: Frame,
 }
 
@@ -66,6 +75,8 @@ struct State {
     jobs: BTreeMap<JobId, Job>,
     /// Links that there have ever been.
     attached: u64,
+    /// What was granted: to all links, or to one to which it was not what was asked for.
+    granted: Option<RatePolicy>,
     closed: bool,
 }
 
@@ -178,6 +189,9 @@ impl Session {
                 handle.link().close(error.code, &error.reason);
                 return Err(error);
             }
+            if let Some(asked) = self.0.config.rate {
+                handle.send_first(&Frame::Rate(asked));
+            }
             state.links.push(handle.clone());
             for job in state.jobs.values() {
                 job.add_link(&handle);
@@ -185,6 +199,9 @@ impl Session {
             }
             (handle, queue)
         };
+        if let Some(asked) = self.0.config.rate {
+            handle.link().set_rate(asked.as_fair());
+        }
         let rt = &self.0.rt;
         let writer = rt.spawn(write_control(handle.link().clone(), send, queue)).abort_on_drop();
         let chunks = rt.spawn(self.clone().accept_chunks(handle.clone())).abort_on_drop();
@@ -227,6 +244,12 @@ impl Session {
         };
         traffic.add_open(links.iter().map(|link| link.link().stats()));
         traffic
+    }
+
+    /// What was granted of [`SessionConfig::rate`], and is in use: for each link, the least favourable of them. `None` until
+    /// there is an answer.
+    pub fn granted(&self) -> Option<RatePolicy> {
+        self.lock().granted
     }
 
     /// Waits until the session has fewer links than `wanted`; at once if it has.
@@ -431,6 +454,10 @@ impl Session {
                 Frame::Hello(_) | Frame::Welcome(_) => {
                     Err((Code::Protocol, "a link is opened once".to_owned()))
                 }
+                Frame::Granted(granted) if self.0.config.rate.is_some() => {
+                    self.use_rate(link, granted);
+                    Ok(())
+                }
                 frame => self.request(link, frame).await,
             };
         };
@@ -446,6 +473,16 @@ impl Session {
             Job::Sink(job) => job.on_frame(frame).await,
         }
         Ok(())
+    }
+
+    fn use_rate(&self, link: &LinkHandle, granted: RatePolicy) {
+        let asked = self.0.config.rate.unwrap_or_default();
+        let granted = asked.accept(granted);
+        let used = if link.link().set_rate(granted) { granted } else { RatePolicy::default() };
+        let mut state = self.lock();
+        if used != asked || state.granted.is_none() {
+            state.granted = Some(used);
+        }
     }
 
     async fn request(&self, link: &LinkHandle, frame: Frame) -> Result<(), (Code, String)> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use metra_core::code::Code;
+use metra_core::rate::RatePolicy;
 
 /// The futures of the seam. Boxed, so that [`Link`] is object safe; one allocation a call is small against a
 /// chunk.
@@ -35,6 +36,11 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
 
     /// What has been measured so far.
     fn stats(&self) -> LinkStats;
+
+    /// Shares the path with others as `rate` says from now on, in what this side sends, also after a migration.
+    ///
+    /// `false` if this link cannot do that: it goes on as it was.
+    fn set_rate(&self, rate: RatePolicy) -> bool;
 
     /// The control stream: the client opens it, the server waits for it.
     ///

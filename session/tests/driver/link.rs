@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{BoxFuture, FutureExt};
 use metra_core::code::Code;
+use metra_core::rate::RatePolicy;
 use metra_core::wire::ChunkHeader;
 use metra_transport::{
     ChunkRecv, ControlRecv, ControlSend, ControlStream, Link, LinkError, LinkId, LinkKind, LinkStats,
@@ -92,6 +93,7 @@ pub(crate) struct Cable {
     wire: [Wire; 2],
     /// Every chunk that was sent, in order.
     pub(crate) sent: Mutex<Vec<ChunkHeader>>,
+    rates: Mutex<[Vec<RatePolicy>; 2]>,
     ends: Mutex<Vec<Weak<FakeLink>>>,
 }
 
@@ -128,6 +130,11 @@ impl Cable {
             sent_packets: get(&sent.1),
             ..LinkStats::default()
         }
+    }
+
+    /// The rates that the two sides were given, in order.
+    pub(crate) fn rates(&self) -> [Vec<RatePolicy>; 2] {
+        self.rates.lock().unwrap().clone()
     }
 
     /// Bytes of chunks sent so far.
@@ -200,6 +207,7 @@ pub(crate) fn connect(path: Path) -> (Arc<FakeLink>, Arc<FakeLink>, Arc<Cable>) 
         carried: AtomicU64::new(0),
         wire: Default::default(),
         sent: Mutex::default(),
+        rates: Mutex::default(),
         ends: Mutex::default(),
     });
     let (control_a, control_b) = (mpsc::channel(path.control_room), mpsc::channel(path.control_room));
@@ -250,6 +258,11 @@ impl Link for FakeLink {
 
     fn stats(&self) -> LinkStats {
         self.cable.stats(self.side)
+    }
+
+    fn set_rate(&self, rate: RatePolicy) -> bool {
+        self.cable.rates.lock().unwrap()[self.side].push(rate);
+        true
     }
 
     fn control(&self) -> BoxFuture<'_, Result<ControlStream, LinkError>> {

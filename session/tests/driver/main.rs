@@ -8,5 +8,6 @@ mod lifecycle;
 mod link;
 mod links;
 mod measured;
+mod rates;
 mod rig;
 mod transfer;

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use metra_core::bbr::Remembered;
+use metra_core::rate::RatePolicy;
 use quinn::Connection;
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
 use super::bbr::{PacedBbr, Probing};
+use super::rate::RateCell;
 
 /// Makes controllers that count.
 pub(super) struct CountedConfig<F>(Arc<F>);
@@ -95,9 +97,12 @@ pub(super) struct Look {
     pub(super) retreated: bool,
 }
 
-/// What was acknowledged on a connection, over all paths that it has used.
+/// What was acknowledged on a connection, over all paths that it has used, and how each of them is to be shared.
 #[derive(Default)]
-pub(super) struct Acked(Mutex<Paths>);
+pub(super) struct Acked {
+    paths: Mutex<Paths>,
+    rate: RateCell,
+}
 
 #[derive(Default)]
 struct Paths {
@@ -108,6 +113,12 @@ struct Paths {
 }
 
 impl Acked {
+    /// Shares the path as `rate` says, and every path that the connection moves to. `false` if its controller cannot.
+    pub(super) fn set_rate(&self, connection: &Connection, rate: RatePolicy) -> bool {
+        self.rate.set(rate);
+        self.look(connection).probing.is_some()
+    }
+
     /// A look at the connection's controller.
     pub(super) fn look(&self, connection: &Connection) -> Look {
         let Ok(counted) = connection.congestion_state().into_any().downcast::<Counted>() else {
@@ -115,8 +126,12 @@ impl Acked {
         };
         let window = counted.inside.metrics().congestion_window;
         let paced = counted.inside.into_any().downcast::<PacedBbr>().ok();
-        let mut paths = self.0.lock().expect("no panic while held");
+        let mut paths = self.paths.lock().expect("no panic while held");
         paths.follow(Some(counted.acked));
+        // The path may be a new one.
+        if let Some(paced) = &paced {
+            paced.rate().set(self.rate.get());
+        }
         Look {
             bytes: paths.before + paths.current(),
             window,

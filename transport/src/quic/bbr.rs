@@ -13,6 +13,7 @@ use metra_core::bbr::{Bbr, Pacer, Params, Remembered};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
+use super::rate::RateCell;
 use crate::socket;
 
 /// Any window above this turns quinn's pacer off.
@@ -49,6 +50,7 @@ impl ControllerFactory for BbrFactory {
             pacer: Pacer::new(now, socket::HOLD_MAX),
             asked: AtomicBool::new(false),
             probe: Arc::default(),
+            rate: Arc::default(),
             initial_window: self.initial_window,
         })
     }
@@ -64,6 +66,8 @@ pub(super) struct PacedBbr {
     asked: AtomicBool,
     /// Two packets may go out, whatever the window says. One for all copies: quinn gives away copies only.
     probe: Arc<AtomicBool>,
+    /// How the path is to be shared; one for all copies as well.
+    rate: Arc<RateCell>,
     initial_window: u64,
 }
 
@@ -94,6 +98,11 @@ impl PacedBbr {
     pub(super) fn retreated(&self) -> bool {
         self.bbr.look().retreated
     }
+
+    /// How the path is shared is set here; the controller looks at it with each batch.
+    pub(super) fn rate(&self) -> &RateCell {
+        &self.rate
+    }
 }
 
 impl Controller for PacedBbr {
@@ -102,6 +111,7 @@ impl Controller for PacedBbr {
             return socket::hold_until(None);
         }
         self.probe.store(false, Ordering::Relaxed);
+        self.bbr.set_rate(now, self.rate.get());
         let leaves = self.pacer.leave(now, bytes, self.bbr.pacing_rate());
         socket::hold_until((leaves > now).then_some(leaves));
         self.bbr.on_sent(now, leaves.max(now), bytes);
@@ -153,6 +163,7 @@ impl Controller for PacedBbr {
             pacer: self.pacer.clone(),
             asked: AtomicBool::new(false),
             probe: self.probe.clone(),
+            rate: self.rate.clone(),
             initial_window: self.initial_window,
         })
     }

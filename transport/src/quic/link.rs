@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use metra_core::code::Code;
+use metra_core::rate::RatePolicy;
 use quinn::{Connection, RecvStream, SendStream, Side, ZeroRttAccepted};
 use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncReadExt;
@@ -183,6 +184,10 @@ impl Link for QuicLink {
             lost_bytes: stats.path.lost_bytes,
             congestion_events: stats.path.congestion_events,
         }
+    }
+
+    fn set_rate(&self, rate: RatePolicy) -> bool {
+        self.acked.set_rate(&self.connection, rate)
     }
 
     fn control(&self) -> BoxFuture<'_, Result<ControlStream, LinkError>> {

@@ -22,6 +22,7 @@ mod endpoint;
 mod error;
 mod link;
 mod paths;
+mod rate;
 mod silence;
 mod tuning;
 mod windows;

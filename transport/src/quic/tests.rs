@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use metra_core::code::Code;
+use metra_core::rate::{Policy, RatePolicy};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::*;
@@ -441,4 +442,28 @@ async fn plain_sockets_work_too() {
         "{stats:?}"
     );
     assert!(stats.acked_bytes > 1_000_000 && stats.acked_bytes <= stats.sent_bytes, "{stats:?}");
+}
+
+#[tokio::test]
+async fn a_rate_is_kept_from_the_next_batch_on() {
+    let (_pair, client, server) = linked().await;
+    let fixed = RatePolicy::new(Policy::Fixed, Some(80_000_000)).unwrap();
+    for rate in [fixed, fixed.as_fair()] {
+        assert!(client.set_rate(rate));
+        let start = std::time::Instant::now();
+        let body = vec![Bytes::from(vec![7; 4 << 20])];
+        let (sent, got) = tokio::join!(client.send_chunk("head".into(), body, 0), read_chunk(&server));
+        assert_eq!((sent, got.unwrap().len()), (Ok(()), 4 + (4 << 20)));
+        // 0.42 s, less what may leave at once; a loaded machine takes longer.
+        let elapsed = start.elapsed();
+        assert!(elapsed >= Duration::from_millis(330), "{rate:?}: {elapsed:?}");
+    }
+}
+
+#[tokio::test]
+async fn other_controllers_have_no_rates() {
+    let pair = Pair::new(Tuning { congestion: Congestion::Cubic, ..Tuning::default() });
+    let (client, server) = pair.links().await;
+    let fixed = RatePolicy::new(Policy::Fixed, Some(80_000_000)).unwrap();
+    assert!(!client.set_rate(fixed) && !server.set_rate(fixed));
 }
