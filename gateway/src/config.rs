@@ -19,7 +19,7 @@ mod tests;
 mod users;
 
 pub use error::{ConfigError, ConfigErrors};
-pub use raw::{OneOrMany, RawConfig, RawLimits, RawLog, RawQuic, RawTls, RawUser};
+pub use raw::{OneOrMany, RawConfig, RawLimits, RawLog, RawQuic, RawRates, RawTls, RawUser};
 pub use users::{User, Users};
 
 use std::net::SocketAddr;
@@ -46,6 +46,8 @@ pub struct Config {
     pub limits: Limits,
     /// The QUIC transport.
     pub quic: Quic,
+    /// How clients may share paths with others.
+    pub rates: Rates,
     /// The log.
     pub log: Log,
     /// Where metrics are served, if anywhere.
@@ -126,6 +128,17 @@ pub struct Quic {
     pub congestion: Option<Congestion>,
     /// Whether paths are remembered.
     pub remember_paths: bool,
+}
+
+/// The rate policies that are granted, besides fair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Low.
+    pub low: bool,
+    /// High.
+    pub high: bool,
+    /// All that connections with a fixed rate have together. Bits per second; 0: there are none.
+    pub fixed: u64,
 }
 
 /// A congestion controller.

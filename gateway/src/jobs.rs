@@ -1,4 +1,4 @@
-//! What a session asks for: jobs in both directions, listings, removals.
+//! What a session asks for: jobs in both directions, listings, removals, rates.
 //!
 //! Requests are acted on in tasks of their own, so that the session's links are read meanwhile; how many at a time
 //! is bounded, and a client that asks for more breaks the protocol.
@@ -22,6 +22,7 @@ use metra_session::{LinkHandle, Request};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::browse;
+use crate::rates;
 use crate::sessions::{Live, Sessions};
 
 /// Requests of one session that are acted on at a time; more than a session may have jobs.
@@ -67,6 +68,7 @@ async fn serve(sessions: Arc<Sessions>, live: Arc<Live>, link: LinkHandle, frame
                 fail(&link, job, code, reason).await;
             }
         }
+        Frame::Rate(asked) => rates::serve(&sessions, &live, &link, asked).await,
         Frame::List { request, path, depth } => {
             browse::list(&sessions, &live, &link, request, path, depth).await;
         }

@@ -14,6 +14,7 @@ pub mod config;
 mod jobs;
 mod measure;
 mod open;
+mod rates;
 mod service;
 mod sessions;
 

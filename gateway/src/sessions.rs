@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::jobs::{Claims, Memory, serve_requests};
 use crate::measure;
 use crate::open::Refused;
+use crate::rates::Rates;
 
 /// How long a ticket is good for: a client that was away for a night can take its session up without its token.
 const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -39,6 +40,7 @@ pub(crate) struct Sessions {
     tickets: TicketKey,
     claims: Claims,
     memory: Memory,
+    rates: Rates,
     /// The pin of the gateway's certificate: its name in receipts.
     pin: String,
     state: Mutex<State>,
@@ -111,6 +113,7 @@ impl Sessions {
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         Arc::new(Self {
             rt,
+            rates: Rates::new(config.rates),
             config,
             catalogue,
             receipts,
@@ -150,6 +153,10 @@ impl Sessions {
 
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.rates
     }
 
     pub(crate) fn peer_limits(&self) -> PeerLimits {

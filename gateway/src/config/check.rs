@@ -12,7 +12,7 @@ use metra_core::limits;
 use super::document::{Origin, quoted};
 use super::{
     Anonymous, CertificateFiles, Config, ConfigError, ConfigErrors, Limits, Log, LogFormat, LogLevel,
-    OneOrMany, Quic, RawConfig, RawLimits, RawQuic, RawTls, RawUser, Tls, User, Users,
+    OneOrMany, Quic, Rates, RawConfig, RawLimits, RawQuic, RawRates, RawTls, RawUser, Tls, User, Users,
 };
 
 impl RawConfig {
@@ -48,6 +48,7 @@ impl RawConfig {
         let anonymous = check.anonymous(self.anonymous, users.is_empty());
         let limits = check.limits(&self.limits);
         let quic = check.quic(&self.quic);
+        let rates = check.rates(&self.rates);
         let log = Log {
             format: self.log.format.unwrap_or(LogFormat::Text),
             level: self.log.level.unwrap_or(LogLevel::Info),
@@ -56,7 +57,19 @@ impl RawConfig {
         match check.root.take() {
             Some(root) if check.errors.is_empty() => {
                 let users = Users::new(users);
-                Ok(Config { listen, root, state, tls, users, anonymous, limits, quic, log, metrics_listen })
+                Ok(Config {
+                    listen,
+                    root,
+                    state,
+                    tls,
+                    users,
+                    anonymous,
+                    limits,
+                    quic,
+                    rates,
+                    log,
+                    metrics_listen,
+                })
             }
             _ => Err(check.finish()),
         }
@@ -351,6 +364,14 @@ impl Check {
         }
     }
 
+    fn rates(&mut self, raw: &RawRates) -> Rates {
+        Rates {
+            low: raw.low.unwrap_or(true),
+            high: raw.high.unwrap_or(false),
+            fixed: self.number(&FIXED_MBIT, raw.fixed_mbit) * MBIT,
+        }
+    }
+
     /// A value within the bound: the given one, or the default.
     fn number(&mut self, bound: &Bound, given: Option<u64>) -> u64 {
         match given {
@@ -428,10 +449,11 @@ const ENTRIES: Bound =
 const CHUNKS: Bound = Bound::new("limits.chunks", 1, limits::CHUNKS_MAX as u64, limits::CHUNKS_MAX as u64);
 const RECEIVE_WINDOW_MIB: Bound = Bound::new("quic.receive_window_mib", 1, 4096, 512);
 const SEND_WINDOW_MIB: Bound = Bound::new("quic.send_window_mib", 1, 4096, 512);
+const FIXED_MBIT: Bound = Bound::new("rates.fixed_mbit", 0, 1_000_000, 0);
 
 /// All of them, for the tests.
 #[cfg(test)]
-pub(super) const BOUNDS: [Bound; 12] = [
+pub(super) const BOUNDS: [Bound; 13] = [
     SESSIONS,
     SESSIONS_PER_USER,
     JOBS_PER_SESSION,
@@ -444,6 +466,7 @@ pub(super) const BOUNDS: [Bound; 12] = [
     CHUNKS,
     RECEIVE_WINDOW_MIB,
     SEND_WINDOW_MIB,
+    FIXED_MBIT,
 ];
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:4443";
@@ -451,3 +474,5 @@ const USER_NAME_MAX: usize = 64;
 /// Shorter ones can be guessed.
 const TOKEN_MIN: usize = 16;
 const MIB: u64 = 1024 * 1024;
+/// Bits.
+const MBIT: u64 = 1_000_000;

@@ -31,6 +31,8 @@ pub struct RawConfig {
     pub limits: RawLimits,
     /// The QUIC transport.
     pub quic: RawQuic,
+    /// How clients may share paths with others.
+    pub rates: RawRates,
     /// The log.
     pub log: RawLog,
     /// Address (`IP:PORT`) on which metrics are served over plain HTTP, to anyone who can reach it. Default: nowhere.
@@ -117,6 +119,19 @@ pub struct RawQuic {
     /// Whether what is measured of the path to a client is remembered, in memory, so that its connections of the next hour
     /// start from half of that. Default true. Without it each of them starts as on an unknown path.
     pub remember_paths: Option<bool>,
+}
+
+/// The rate policies that clients may use besides `fair`, in both directions. What is not granted is `fair`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRates {
+    /// Whether clients may use `low`: they take what others leave. Default true.
+    pub low: Option<bool>,
+    /// Whether clients may use `high`: they take more than others do. Default false.
+    pub high: Option<bool>,
+    /// Mbit/s that all connections with `fixed` have together, which mind neither queues nor others: no more than the path is
+    /// provisioned for. 0 to 1000000, default 0: nobody may use it.
+    pub fixed_mbit: Option<u64>,
 }
 
 /// The log, on standard error.

@@ -66,6 +66,7 @@ fn only_the_root_is_required() {
     let windows = (config.quic.receive_window, config.quic.send_window);
     assert_eq!((windows, config.quic.congestion), ((512 << 20, 512 << 20), None));
     assert!(config.quic.remember_paths);
+    assert_eq!(config.rates, Rates { low: true, high: false, fixed: 0 });
     assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
     assert_eq!(place.errors(""), ["- root: is required: the directory that clients see as /"]);
 }
@@ -93,6 +94,10 @@ fn everything_can_be_set() {
         [quic]
         congestion = 'bbr'
         remember_paths = false
+        [rates]
+        low = false
+        high = true
+        fixed_mbit = 900
         [log]
         format = 'json'
         level = 'debug'
@@ -112,6 +117,7 @@ fn everything_can_be_set() {
     assert!(config.users.by_token("").is_none() && config.users.by_name("carol").is_none());
     assert_eq!((config.limits.idle.as_secs(), config.limits.receive_memory), (7, 20 << 20));
     assert_eq!((config.quic.congestion, config.quic.remember_paths), (Some(Congestion::Bbr), false));
+    assert_eq!(config.rates, Rates { low: false, high: true, fixed: 900_000_000 });
     assert_eq!((config.log.format, config.log.level.name()), (LogFormat::Json, "debug"));
 }
 
@@ -246,7 +252,7 @@ fn both_sides_of_each_numeric_limit() {
         for good in [bound.min, bound.default, bound.max] {
             with(good).unwrap();
         }
-        for bad in [bound.min - 1, bound.max + 1] {
+        for bad in [bound.min.checked_sub(1), Some(bound.max + 1)].into_iter().flatten() {
             let errors = with(bad).unwrap_err().errors;
             assert_eq!((errors.len(), errors[0].key.as_str(), errors[0].line), (1, bound.key, Some(2)));
             assert_eq!(errors[0].message, format!("is {bad}, and must be {} to {}", bound.min, bound.max));
@@ -308,7 +314,8 @@ fn the_example_shows_every_key_and_its_default() {
         .replace("home = \"alice\"", "home = \"in\"");
     let config = place.load(&all).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(config.users.iter().count(), 3);
-    assert_eq!(config.limits, place.load("root = 'root'").unwrap().limits);
+    let default = place.load("root = 'root'").unwrap();
+    assert_eq!((config.limits, config.rates), (default.limits, default.rates));
     for bound in &BOUNDS {
         let (_, key) = bound.key.split_once('.').unwrap();
         assert!(all.contains(&format!("\n{key} = {}\n", bound.default)), "{} = {}", bound.key, bound.default);

@@ -1,0 +1,129 @@
+//! What is granted of the rates that clients ask for, and to whom.
+//!
+//! Fair, and any ceiling, is everybody's. The rest is what the configuration says; of `fixed`, all links together have no more
+//! than it says, so that nobody gets more by opening more of them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use metra_core::rate::{Policy, RatePolicy};
+use metra_core::wire::Frame;
+use metra_session::LinkHandle;
+use metra_transport::LinkId;
+
+use crate::config;
+use crate::sessions::{Live, Sessions};
+
+/// What has been granted.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    rules: config::Rates,
+    /// Links that have, or had, a fixed rate. Bits per second.
+    fixed: Mutex<HashMap<LinkId, u64>>,
+}
+
+impl Rates {
+    /// Nothing yet.
+    pub(crate) fn new(rules: config::Rates) -> Self {
+        Self { rules, fixed: Mutex::default() }
+    }
+
+    /// What a link may use of what it asks for, in place of what it had. The flag: it must be released when the link is gone.
+    fn grant(&self, link: LinkId, asked: RatePolicy) -> (RatePolicy, bool) {
+        let mut fixed = self.fixed.lock().expect("no panic while held");
+        if let Some(had) = fixed.get_mut(&link) {
+            *had = 0;
+        }
+        let granted = match asked.policy() {
+            Policy::Fixed => self.fixed(&fixed, asked),
+            Policy::High if self.rules.high => Some(asked),
+            Policy::Low if self.rules.low => Some(asked),
+            Policy::Fair | Policy::High | Policy::Low => None,
+        };
+        let granted = granted.unwrap_or(asked.as_fair());
+        let rate = granted.rate().filter(|_| granted.policy() == Policy::Fixed);
+        let is_new = rate.is_some_and(|rate| fixed.insert(link, rate).is_none());
+        (granted, is_new)
+    }
+
+    /// The target, or the highest that there is; nothing if others have too much of it.
+    fn fixed(&self, others: &HashMap<LinkId, u64>, asked: RatePolicy) -> Option<RatePolicy> {
+        let rate = asked.rate()?.min(self.rules.fixed);
+        let used = others.values().fold(0u64, |sum, rate| sum.saturating_add(*rate));
+        let granted = RatePolicy::new(Policy::Fixed, Some(rate))?;
+        (used.saturating_add(rate) <= self.rules.fixed).then_some(granted)
+    }
+
+    fn release(&self, link: LinkId) {
+        self.fixed.lock().expect("no panic while held").remove(&link);
+    }
+}
+
+/// Answers a `Rate`, and uses what is granted for what goes to the client.
+pub(crate) async fn serve(sessions: &Arc<Sessions>, live: &Live, link: &LinkHandle, asked: RatePolicy) {
+    let (mut granted, is_new) = sessions.rates().grant(link.id(), asked);
+    if is_new {
+        let (sessions, lost) = (sessions.clone(), link.link().clone());
+        sessions.rt().clone().spawn(async move {
+            lost.closed().await;
+            sessions.rates().release(lost.id());
+        });
+    }
+    if !link.link().set_rate(granted) {
+        // Its congestion controller has no rates.
+        granted = sessions.rates().grant(link.id(), RatePolicy::default()).0;
+    }
+    let user = &live.account().name;
+    tracing::info!(user, link = %link.id(), ?asked, ?granted, "rate policy");
+    link.send(&Frame::Granted(granted)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const MBIT: u64 = 1_000_000;
+
+    fn of(policy: Policy, mbit: u64) -> RatePolicy {
+        RatePolicy::new(policy, (mbit > 0).then_some(mbit * MBIT)).unwrap()
+    }
+
+    fn rates(low: bool, high: bool, mbit: u64) -> Rates {
+        Rates::new(config::Rates { low, high, fixed: mbit * MBIT })
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_fair_with_a_ceiling() {
+        let none = rates(false, false, 0);
+        let some = rates(true, true, 0);
+        let link = LinkId(1);
+        for policy in Policy::ALL {
+            assert_eq!(none.grant(link, of(policy, 50)), (of(Policy::Fair, 50), false), "{policy:?}");
+        }
+        assert_eq!(none.grant(link, of(Policy::High, 0)), (of(Policy::Fair, 0), false));
+        assert_eq!(some.grant(link, of(Policy::High, 0)), (of(Policy::High, 0), false));
+        assert_eq!(some.grant(link, of(Policy::Low, 7)), (of(Policy::Low, 7), false));
+        assert_eq!(some.grant(link, of(Policy::Fixed, 7)), (of(Policy::Fair, 7), false));
+    }
+
+    #[test]
+    fn fixed_rates_share_what_there_is() {
+        let rates = rates(true, false, 1000);
+        let [first, second, third] = [1, 2, 3].map(LinkId);
+        assert_eq!(rates.grant(first, of(Policy::Fixed, 600)), (of(Policy::Fixed, 600), true));
+        assert_eq!(rates.grant(second, of(Policy::Fixed, 500)), (of(Policy::Fair, 500), false), "too much");
+        assert_eq!(rates.grant(second, of(Policy::Fixed, 400)), (of(Policy::Fixed, 400), true));
+        assert_eq!(rates.grant(third, of(Policy::Fixed, 1)), (of(Policy::Fair, 1), false));
+        // Another rate in place of the first; a link is watched once.
+        assert_eq!(rates.grant(first, of(Policy::Fixed, 500)), (of(Policy::Fixed, 500), false));
+        assert_eq!(rates.grant(third, of(Policy::Fixed, 100)), (of(Policy::Fixed, 100), true));
+        assert_eq!(rates.grant(first, of(Policy::Low, 0)), (of(Policy::Low, 0), false));
+        rates.release(second);
+        rates.release(third);
+        // The highest in place of more than there ever is.
+        assert_eq!(rates.grant(second, of(Policy::Fixed, 5000)), (of(Policy::Fixed, 1000), true));
+        let most = RatePolicy::new(Policy::Fixed, Some(RatePolicy::RATE_MAX)).unwrap();
+        assert_eq!(rates.grant(third, most), (most.as_fair(), false));
+    }
+}
