@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use metra_client::{JobReport, Measured, Watch};
+use metra_client::{JobReport, Measured, Policy, RatePolicy, Watch};
 use metra_core::code::Code;
 use metra_session::{EntryReport, Progress};
 use serde_json::{Map, Value, json};
@@ -69,10 +69,11 @@ impl Reporter {
 
     /// What the client library calls while it works.
     pub(crate) fn watch(&self) -> Watch {
-        let (progress, report) = (self.clone(), self.clone());
+        let (progress, report, rate) = (self.clone(), self.clone(), self.clone());
         Watch {
             progress: Box::new(move |p| progress.lock().progress(p)),
             report: Box::new(move |r| report.lock().entry(r)),
+            rate: Box::new(move |asked, used| rate.note(&not_granted(asked, used))),
         }
     }
 
@@ -226,6 +227,8 @@ fn summary(exit: Exit, report: &JobReport, receipt: Option<&str>) -> Map<String,
         "chunks_resent": report.chunks_resent,
         "chunks_reused": report.chunks_reused,
         "resumes": report.resumes,
+        "rate_policy": report.rate.policy().name(),
+        "rate_mbit": report.rate.rate().map(|bits| output::rounded(bits as f64 / 1e6)),
         "root": report.root.to_string(),
         "links": links,
         "receipt": receipt,
@@ -240,6 +243,21 @@ fn summary(exit: Exit, report: &JobReport, receipt: Option<&str>) -> Map<String,
         }
     }
     event
+}
+
+/// What the gateway does not grant.
+fn not_granted(asked: RatePolicy, used: RatePolicy) -> String {
+    let name = asked.policy().name();
+    let rate = |rate: RatePolicy| rate.rate().map(|bits| output::rate(bits as f64 / 8.0));
+    if asked.policy() != used.policy() {
+        let ceiling = rate(used).map_or(String::new(), |rate| format!(", at most {rate}"));
+        return format!(
+            "the gateway does not grant the rate policy {name}: it is {}{ceiling}",
+            used.policy().name()
+        );
+    }
+    let [asked, used] = [asked, used].map(|of| rate(of).unwrap_or_else(|| "any rate".to_owned()));
+    format!("the gateway grants the rate policy {name} at {used}, not at {asked}")
 }
 
 /// The summary for people.
@@ -264,6 +282,9 @@ fn sentence(way: Way, report: &JobReport) -> String {
         if n > 0 {
             text.push_str(&format!(", {}", output::count(n, one, many)));
         }
+    }
+    if report.rate.policy() != Policy::Fair {
+        text.push_str(&format!(", rate policy {}", report.rate.policy().name()));
     }
     text
 }
@@ -297,6 +318,10 @@ mod tests {
         Kpis { side: Side::Source, moved, delivered, seconds, rtts: Some(rtts), traffic }
     }
 
+    fn fixed(mbit: u64) -> RatePolicy {
+        RatePolicy::new(Policy::Fixed, Some(mbit * 1_000_000)).unwrap()
+    }
+
     fn report() -> JobReport {
         JobReport {
             bytes: 125_000_000,
@@ -312,6 +337,7 @@ mod tests {
             chunks_reused: 22,
             resumes: 1,
             kpis: kpis(),
+            rate: fixed(500),
             root: Digest([0xab; 32]),
             links: vec!["quic".into(), "quic".into()],
             receipt: None,
@@ -327,7 +353,8 @@ mod tests {
         let expected = json!({
             "event": "summary", "exit_code": 0, "bytes": 125_000_000, "files": 3, "unchanged": 1, "failed": 0,
             "seconds": 2.0, "ttfb_ms": 1.5, "verify_ms": 7.0, "gbps": 0.5, "chunks": 120, "chunks_sent": 100,
-            "chunks_resent": 2, "chunks_reused": 22, "resumes": 1, "root": "ab".repeat(32), "links": ["quic"],
+            "chunks_resent": 2, "chunks_reused": 22, "resumes": 1, "rate_policy": "fixed", "rate_mbit": 500.0,
+            "root": "ab".repeat(32), "links": ["quic"],
             "receipt": "/r", "rtt_min_ms": 10.0, "rtt_p50_ms": 20.0, "rtt_p95_ms": 40.0, "rtt_ms": 12.345,
             "delivered": 100_000_000, "wire_ratio": 1.1, "reverse_bytes_per_gb": 10_000_000.0,
             "wire_sent": 110_000_000, "wire_received": 1_000_000, "datagrams_sent": 80_000,
@@ -373,7 +400,26 @@ mod tests {
         assert_eq!(
             sentence(Way::Send, &report()),
             "sent 119.2 MiB in 3 entries: 100 chunks in 2.0 s, 500 Mbit/s, 22 chunks reused, 2 chunks sent again, \
-             1 entry unchanged, 1 resume"
+             1 entry unchanged, 1 resume, rate policy fixed"
+        );
+        let fair = JobReport { rate: fixed(500).as_fair(), ..report() };
+        assert!(sentence(Way::Send, &fair).ends_with("1 resume"));
+    }
+
+    #[test]
+    fn what_is_not_granted_is_said() {
+        assert_eq!(
+            not_granted(fixed(900), fixed(900).as_fair()),
+            "the gateway does not grant the rate policy fixed: it is fair, at most 900 Mbit/s"
+        );
+        let high = RatePolicy::new(Policy::High, None).unwrap();
+        assert_eq!(
+            not_granted(high, RatePolicy::default()),
+            "the gateway does not grant the rate policy high: it is fair"
+        );
+        assert_eq!(
+            not_granted(fixed(900), fixed(500)),
+            "the gateway grants the rate policy fixed at 500 Mbit/s, not at 900 Mbit/s"
         );
     }
 }

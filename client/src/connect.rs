@@ -9,6 +9,7 @@ use metra_certs::TrustAnchors;
 use metra_core::code::Code;
 use metra_core::id::JobId;
 use metra_core::manifest::Entry;
+use metra_core::rate::RatePolicy;
 use metra_core::wire::Frame;
 use metra_session::{Request, Session, SessionConfig};
 use metra_store::Catalogue;
@@ -50,6 +51,9 @@ pub struct ConnectOptions {
     pub remember_paths: bool,
     /// How its connections behave.
     pub tuning: Tuning,
+    /// How the path is shared, if the gateway grants it, and the rate of all connections together, of which each has the
+    /// same part. `None`: fair, without a ceiling.
+    pub rate: Option<RatePolicy>,
     /// Name and version of the program, for the gateway's log.
     pub agent: String,
 }
@@ -84,7 +88,9 @@ impl Client {
         let (opened, paths) = opened.await;
         options.tuning.paths = paths;
         let catalogue = opened.map_err(|e| ClientError::new(Code::WriteFailed, e.to_string()))?;
-        let config = SessionConfig { links: options.links.max(1), ..SessionConfig::default() };
+        let links = options.links.max(1);
+        let rate = options.rate.map(|rate| rate.shared_by(links));
+        let config = SessionConfig { links, rate, ..SessionConfig::default() };
         let (requests, answers) = mpsc::channel(ANSWER_QUEUE);
         let session = Session::new(rt.clone(), config, requests);
         let links = Arc::new(Links::new(rt.clone(), &options, session.clone())?);
@@ -112,6 +118,16 @@ impl Client {
     /// What its open links say of themselves.
     pub fn links(&self) -> Vec<LinkStats> {
         self.session.links().iter().map(|link| link.link().stats()).collect()
+    }
+
+    /// What was granted of [`ConnectOptions::rate`] and is in use, of all links together: as asked for only if it is so on
+    /// each of them. `None` as long as nothing is known.
+    pub fn rate(&self) -> Option<RatePolicy> {
+        self.session.granted().map(|rate| match (self.options.rate, self.options.links.max(1)) {
+            // What does not divide is not to look like another rate.
+            (Some(asked), links) if asked.shared_by(links) == rate => asked,
+            (_, links) => rate.of_links(links),
+        })
     }
 
     /// The entries at and below `path`, to `depth` levels; the first is the path itself, with the path "".

@@ -27,6 +27,7 @@ pub use connect::{Client, ConnectOptions};
 pub use error::ClientError;
 pub use get::{GetRequest, GetTo};
 pub use manifest::{HashError, Hashed, hash};
+pub use metra_core::rate::{Policy, RatePolicy};
 pub use metra_session::{Kpis, Rtts, Traffic};
 pub use metra_transport::quic::{Congestion, Tuning};
 pub use paths::save as keep_paths;

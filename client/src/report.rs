@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use metra_core::code::Code;
 use metra_core::id::Digest;
+use metra_core::rate::RatePolicy;
 use metra_core::receipt::SignedReceipt;
 use metra_core::wire::Finished;
 use metra_session::{EntryReport, Kpis, Meter, Progress, Traffic};
@@ -15,11 +16,13 @@ pub struct Watch {
     pub progress: Box<dyn FnMut(&Progress) + Send>,
     /// For every entry that was not simply transferred.
     pub report: Box<dyn FnMut(&EntryReport) + Send>,
+    /// Once, if the gateway grants something else than was asked for: with what was asked for, and what is used.
+    pub rate: Box<dyn FnMut(RatePolicy, RatePolicy) + Send>,
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { progress: Box::new(|_| {}), report: Box::new(|_| {}) }
+        Self { progress: Box::new(|_| {}), report: Box::new(|_| {}), rate: Box::new(|_, _| {}) }
     }
 }
 
@@ -52,6 +55,8 @@ pub struct JobReport {
     pub resumes: u32,
     /// Throughput by the second, round-trip times, bytes on the wire. [`Measured`] has the usual figures of it.
     pub kpis: Kpis,
+    /// How the path was shared: what the gateway has granted.
+    pub rate: RatePolicy,
     /// The identity of what was transferred.
     pub root: Digest,
     /// Kinds of the links that were in use.
@@ -152,6 +157,7 @@ pub(crate) struct Collected {
     pub(crate) chunks_sent: u64,
     pub(crate) chunks_resent: u64,
     pub(crate) resumes: u32,
+    rate_told: bool,
 }
 
 const REPORTS_MAX: usize = 10_000;
@@ -167,6 +173,17 @@ impl Collected {
             chunks_sent: 0,
             chunks_resent: 0,
             resumes: 0,
+            rate_told: false,
+        }
+    }
+
+    /// Tells of a grant that is not what was asked for.
+    pub(crate) fn rate(&mut self, asked: Option<RatePolicy>, used: Option<RatePolicy>) {
+        if let (Some(asked), Some(used)) = (asked, used)
+            && asked != used
+            && !std::mem::replace(&mut self.rate_told, true)
+        {
+            (self.watch.rate)(asked, used);
         }
     }
 

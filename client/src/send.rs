@@ -106,6 +106,7 @@ impl Client {
         let began = self.rt.now();
         let look = |collected: &mut Collected| {
             let reports = job.take_reports();
+            collected.rate(self.options.rate, self.rate());
             collected.look(self.rt.now(), began, job.progress(), &self.session.traffic(), reports);
         };
         let result = {
@@ -177,6 +178,7 @@ impl Client {
             chunks_reused: collected.reused(&outcome.finished, outcome.chunks),
             resumes: collected.resumes,
             kpis: collected.meter.kpis(),
+            rate: self.rate().unwrap_or_default(),
             root: outcome.finished.root,
             links: self.link_kinds(),
             receipt,

@@ -2,13 +2,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metra_certs::TrustAnchors;
-use metra_client::{Address, Client, ConnectOptions, GetRequest, GetTo, JobReport, SendRequest, Watch};
+use metra_client::{
+    Address, Client, ConnectOptions, GetRequest, GetTo, JobReport, Policy, RatePolicy, SendRequest, Watch,
+};
 use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
 use metra_gateway::Gateway;
-use metra_gateway::config::RawConfig;
+use metra_gateway::config::{RawConfig, RawRates};
 use metra_store::source::{Root, SourceSpec};
 use metra_transport::Rt;
 use metra_transport::quic::Tuning;
@@ -18,14 +21,19 @@ struct World {
     dir: TempDir,
     gateway: Option<Gateway>,
     port: u16,
+    rates: RawRates,
 }
 
 impl World {
     async fn new() -> Self {
+        Self::granting(RawRates::default()).await
+    }
+
+    async fn granting(rates: RawRates) -> Self {
         let _ = tracing_subscriber::fmt().with_env_filter("info").with_test_writer().try_init();
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("root")).unwrap();
-        let mut world = Self { dir, gateway: None, port: 0 };
+        let mut world = Self { dir, gateway: None, port: 0, rates };
         world.start().await;
         world
     }
@@ -35,6 +43,7 @@ impl World {
         raw.listen = Some(metra_gateway::config::OneOrMany::One(format!("127.0.0.1:{}", self.port)));
         raw.root = Some(self.path("root"));
         raw.state = Some(self.path("state"));
+        raw.rates = self.rates.clone();
         let config = raw.validate(&self.path("state")).unwrap();
         // The socket of a gateway that was shut down is closed by a task of its own, a moment later.
         let mut tries = 0;
@@ -55,16 +64,21 @@ impl World {
     }
 
     async fn client(&self) -> Client {
+        self.client_at(None, 1).await
+    }
+
+    async fn client_at(&self, rate: Option<RatePolicy>, links: usize) -> Client {
         let options = ConnectOptions {
             address: Address { host: "127.0.0.1".into(), port: self.port },
             trust: TrustAnchors::new().local(self.path("state")),
             certificate: None,
             token: None,
             state: self.path("client"),
-            links: 1,
+            links,
             retry_for: Duration::from_secs(20),
             remember_paths: true,
             tuning: Tuning::default(),
+            rate,
             agent: "test".into(),
         };
         Client::connect(Rt::tokio(), options).await.unwrap()
@@ -79,17 +93,21 @@ impl World {
 
     async fn get(&self, path: &str, to: &Path) -> JobReport {
         let client = self.client().await;
-        let request = GetRequest {
-            paths: vec![path.into()],
-            filters: vec![],
-            symlinks: Symlinks::Keep,
-            keep: Keep { mode: true, times: true },
-            to: GetTo::Path { path: to.into(), into: false },
-            overwrite: Overwrite::Different,
-        };
-        let report = client.get(request, Watch::default()).await.unwrap();
+        let to = GetTo::Path { path: to.into(), into: false };
+        let report = client.get(pull(path, to), Watch::default()).await.unwrap();
         client.close().await;
         report
+    }
+}
+
+fn pull(path: &str, to: GetTo) -> GetRequest {
+    GetRequest {
+        paths: vec![path.into()],
+        filters: vec![],
+        symlinks: Symlinks::Keep,
+        keep: Keep { mode: true, times: true },
+        to,
+        overwrite: Overwrite::Different,
     }
 }
 
@@ -197,4 +215,63 @@ async fn a_gateway_that_restarts_is_waited_for() {
     assert!(std::fs::read(world.path("big")).unwrap() == std::fs::read(world.path("root/big")).unwrap());
     assert!(report.resumes > 0);
     assert!(report.chunks_resent * 4 < report.chunks, "{report:?}");
+}
+
+const MBIT: u64 = 1_000_000;
+
+/// Sends and fetches 10 MB at a rate that is asked for: what the reports say was used, and what the watch was told.
+async fn there_and_back(
+    world: &World,
+    asked: RatePolicy,
+    links: usize,
+) -> ([JobReport; 2], Vec<(RatePolicy, RatePolicy)>) {
+    for at in ["data", "root/data"] {
+        std::fs::write(world.path(at), noise(10_000_000, 3)).unwrap();
+    }
+    let told: Arc<Mutex<Vec<_>>> = Arc::default();
+    let watch = || {
+        let told = told.clone();
+        let rate = Box::new(move |asked, used| told.lock().unwrap().push((asked, used)));
+        Watch { rate, ..Watch::default() }
+    };
+    let client = world.client_at(Some(asked), links).await;
+    let sent = client.send(push(&world.path("data"), "null:"), watch()).await.unwrap();
+    let got = client.get(pull("data", GetTo::Null), watch()).await.unwrap();
+    client.close().await;
+    let told = told.lock().unwrap().clone();
+    ([sent, got], told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_that_is_granted_is_kept_both_ways() {
+    let rates = RawRates { fixed_mbit: Some(1000), ..RawRates::default() };
+    let world = World::granting(rates).await;
+    let fixed = RatePolicy::new(Policy::Fixed, Some(80 * MBIT)).unwrap();
+    for links in [1, 2] {
+        let (reports, told) = there_and_back(&world, fixed, links).await;
+        assert_eq!(told, []);
+        for report in reports {
+            assert_eq!(report.rate, fixed);
+            // A second, if nothing else slows it down; on a loaded machine it may take longer, but never much less.
+            assert!(report.elapsed >= Duration::from_millis(850), "{:?}", report.elapsed);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_granted_is_fair_and_below_the_rate_all_the_same() {
+    let world = World::new().await;
+    for policy in [Policy::Fixed, Policy::High] {
+        let asked = RatePolicy::new(policy, Some(80 * MBIT)).unwrap();
+        let fair = asked.as_fair();
+        let (reports, told) = there_and_back(&world, asked, 1).await;
+        assert_eq!(told, [(asked, fair); 2]);
+        for report in reports {
+            assert_eq!(report.rate, fair);
+            assert!(report.elapsed >= Duration::from_millis(850), "{:?}", report.elapsed);
+        }
+    }
+    let low = RatePolicy::new(Policy::Low, None).unwrap();
+    let (reports, told) = there_and_back(&world, low, 1).await;
+    assert_eq!((told, reports.map(|report| report.rate)), (vec![], [low; 2]));
 }

@@ -27,4 +27,4 @@ pub use outcome::{FlowOutcome, FlowSample, NotDone, Outcome, RunError, Sample};
 pub use plan::{Base, Cell, FlowSpec, Grid, Plan, PlanError};
 pub use record::Row;
 pub use run::run;
-pub use scenario::{Access, Controller, Flow, HostEvent, Scenario, Way};
+pub use scenario::{Access, Controller, Flow, HostEvent, Policy, Scenario, Way};

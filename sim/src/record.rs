@@ -31,6 +31,8 @@ pub struct Row {
     pub flows: usize,
     /// Congestion controller.
     pub controller: &'static str,
+    /// Rate policy that was asked for.
+    pub policy: &'static str,
     /// Push or pull.
     pub way: &'static str,
     /// The path is remembered with so many times its rate; 0: not.
@@ -106,7 +108,7 @@ pub fn rows(cell: &Cell, outcome: &Outcome) -> Vec<Row> {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let row = |(flow, of): (usize, &FlowOutcome)| {
         let report = of.report.as_ref().ok();
-        let Flow { controller, way, remembered, .. } = cell.scenario.flows[flow];
+        let Flow { controller, policy, way, remembered, .. } = cell.scenario.flows[flow];
         let (end, error) = match &of.report {
             Ok(_) => ("done", String::new()),
             Err(NotDone::Stopped) => ("stopped", String::new()),
@@ -123,6 +125,7 @@ pub fn rows(cell: &Cell, outcome: &Outcome) -> Vec<Row> {
             queue_bdp: cell.queue_bdp,
             flows: outcome.flows.len(),
             controller: controller.name(),
+            policy: policy.name(),
             way: way.name(),
             remembered,
             seed: cell.scenario.seed,

@@ -183,6 +183,8 @@ impl<'a> World<'a> {
             Controller::Bbr2 => config::Congestion::Bbr2,
             Controller::Bbr => config::Congestion::Bbr,
         });
+        // Everything is granted; who asks for what is in the plan.
+        (raw.rates.high, raw.rates.fixed_mbit) = (Some(true), Some(1_000_000));
         raw.limits.receive_memory_mib = Some((3 * window).max(256));
         let user = RawUser { token_hash: Some(TokenHash::of(TOKEN).to_string()), ..RawUser::default() };
         raw.users.insert("sim".to_owned(), user);
@@ -216,6 +218,7 @@ impl<'a> World<'a> {
                 send_window: self.window(),
                 ..Tuning::default()
             },
+            rate: flow.rate().map_err(RunError::Stuck)?,
             agent: "metra-sim".to_owned(),
         })
     }

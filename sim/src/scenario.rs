@@ -1,5 +1,6 @@
 //! What is to be run.
 
+use metra_core::rate::{self, RatePolicy};
 use metra_sim_model::Direction;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,12 @@ pub struct Flow {
     /// Who sends remembers the path, with so many times the rate that it has; 0: it is unknown.
     #[serde(default)]
     pub remembered: f64,
+    /// How it shares the path; the gateway grants everything.
+    #[serde(default)]
+    pub policy: Policy,
+    /// The target of the policy `fixed`, and a ceiling with the others. Mbit/s.
+    #[serde(default)]
+    pub target_mbit: Option<f64>,
     /// A link of its own before the one that is shared.
     #[serde(default)]
     pub access: Option<Access>,
@@ -93,6 +100,50 @@ pub enum Controller {
     Bbr2,
     /// quinn's BBR.
     Bbr,
+}
+
+/// A rate policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// As much as others.
+    #[default]
+    Fair,
+    /// A rate that is held.
+    Fixed,
+    /// More than others.
+    High,
+    /// What others leave.
+    Low,
+}
+
+impl Policy {
+    /// As in plans.
+    pub fn name(self) -> &'static str {
+        self.of_core().name()
+    }
+
+    fn of_core(self) -> rate::Policy {
+        match self {
+            Policy::Fair => rate::Policy::Fair,
+            Policy::Fixed => rate::Policy::Fixed,
+            Policy::High => rate::Policy::High,
+            Policy::Low => rate::Policy::Low,
+        }
+    }
+}
+
+impl Flow {
+    /// What its client asks for.
+    ///
+    /// # Errors
+    /// A target is missing, or makes no sense.
+    pub fn rate(&self) -> Result<Option<RatePolicy>, String> {
+        let bits = self.target_mbit.map(|mbit| (mbit * 1e6) as u64);
+        let rate = RatePolicy::new(self.policy.of_core(), bits);
+        let rate = rate.ok_or("target_mbit is missing for the policy fixed, or is no rate")?;
+        Ok((rate != RatePolicy::default()).then_some(rate))
+    }
 }
 
 impl Way {

@@ -89,3 +89,20 @@ fn two_flows_share() {
     let all: f64 = rows[0].1.iter().map(|row| row.steady_of_payload.unwrap()).sum();
     assert!(all >= SHARE, "{all}");
 }
+
+#[test]
+fn a_fixed_rate_is_held_at_another_address_too() {
+    let rows = rows("fixed");
+    let row = &rows[0].1[0];
+    // The gateway, which sends, has another controller for the new address.
+    let rate = row.steady_mbit.unwrap();
+    assert!((0.9 * 60.0..=60.0).contains(&rate), "{}", said(row));
+}
+
+#[test]
+fn low_gives_way() {
+    let rows = rows("beside");
+    let [low, fair] = &rows[0].1[..] else { panic!("two flows") };
+    assert!(fair.steady_of_payload.unwrap() >= 0.75, "{}", said(fair));
+    assert!(low.steady_of_payload.unwrap() <= 0.2, "{}", said(low));
+}

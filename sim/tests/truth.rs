@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use metra_sim::{
-    Controller, Flow, FlowOutcome, HostEvent, Outcome, Plan, Scenario, Way, payload, record, run,
+    Controller, Flow, FlowOutcome, HostEvent, Outcome, Plan, Policy, Scenario, Way, payload, record, run,
 };
 use metra_sim_model::{Direction, Event};
 
@@ -21,8 +21,18 @@ fn path(rate: f64, rtt: f64, loss: f64) -> Direction {
 }
 
 fn flow(bytes: u64, controller: Controller) -> Flow {
-    let (way, start_s, links, remembered) = (Way::Push, 0.0, 1, 0.0);
-    Flow { way, bytes, start_s, links, controller, remembered, access: None, events: vec![] }
+    Flow {
+        way: Way::Push,
+        bytes,
+        start_s: 0.0,
+        links: 1,
+        controller,
+        remembered: 0.0,
+        policy: Policy::Fair,
+        target_mbit: None,
+        access: None,
+        events: vec![],
+    }
 }
 
 fn scenario(rate: f64, rtt: f64, loss: f64, flows: Vec<Flow>) -> Scenario {

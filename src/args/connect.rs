@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use metra_certs::{Pin, TrustAnchors};
-use metra_client::{Address, Congestion, ConnectOptions, Tuning};
+use metra_client::{Address, Congestion, ConnectOptions, Policy, RatePolicy, Tuning};
 
+use super::rate;
 use crate::exit::{Exit, Failure};
 use crate::state;
 
@@ -45,6 +46,25 @@ pub(crate) struct ConnectArgs {
     /// kept in the state folder, and connections within an hour start from half of it
     #[arg(long)]
     no_path_memory: bool,
+    /// How the path is shared with others, if the gateway grants it; else it is fair, and a warning says so
+    #[arg(long, value_name = "POLICY", default_value = "fair")]
+    rate_policy: PolicyName,
+    /// The rate to hold with --rate-policy fixed, and to stay below with the others: 5mbit to 1000gbit, all connections
+    /// together
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    rate: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PolicyName {
+    /// As much as others
+    Fair,
+    /// The rate that --rate says, whatever others do, up to a loss of 30 %: for paths that are provisioned for it
+    Fixed,
+    /// More than others, but still backing off
+    High,
+    /// What others leave
+    Low,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -92,9 +112,30 @@ impl ConnectArgs {
             links: usize::from(self.connections),
             retry_for: Duration::from_secs(self.timeout),
             remember_paths: !self.no_path_memory,
+            rate: self.rate(congestion)?,
             tuning: Tuning { congestion, ..default },
             agent: concat!("metra/", env!("CARGO_PKG_VERSION")).to_owned(),
         })
+    }
+
+    /// How the path shall be shared, if that is not the default.
+    fn rate(&self, congestion: Congestion) -> Result<Option<RatePolicy>, Failure> {
+        let policy = match self.rate_policy {
+            PolicyName::Fair => Policy::Fair,
+            PolicyName::Fixed => Policy::Fixed,
+            PolicyName::High => Policy::High,
+            PolicyName::Low => Policy::Low,
+        };
+        let rate = RatePolicy::new(policy, self.rate)
+            .ok_or_else(|| Failure::usage("--rate-policy fixed needs a rate: --rate 500mbit, for example"))?;
+        if self.rate.is_some_and(|rate| rate / u64::from(self.connections) < rate::MIN) {
+            return Err(Failure::usage("--rate is less than 5mbit for each of the --connections"));
+        }
+        let asked = (rate != RatePolicy::default()).then_some(rate);
+        if asked.is_some() && congestion != Congestion::Bbr2 {
+            return Err(Failure::usage("--rate-policy and --rate go with --congestion bbr2 only"));
+        }
+        Ok(asked)
     }
 
     /// The bearer token, if there is one.

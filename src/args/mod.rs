@@ -5,6 +5,7 @@
 mod connect;
 mod filters;
 mod output;
+mod rate;
 mod size;
 mod source;
 mod tree;

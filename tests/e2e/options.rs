@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use crate::harness::data::{self, MIB};
-use crate::harness::{Bed, Tree};
+use crate::harness::{Bed, Done, Tree};
 
 tests![
     include_and_exclude,
@@ -17,6 +17,7 @@ tests![
     listing_and_removing,
     no_such_file,
     quiet_says_nothing,
+    rate_policies,
 ];
 
 fn forest(bed: &Bed) -> std::path::PathBuf {
@@ -243,4 +244,48 @@ fn quiet_says_nothing(bed: &Bed) {
         // Standard error is no terminal here, so there is nothing to say either way.
         assert_eq!((done.text().as_str(), done.stderr.as_str()), ("", ""), "{flags:?}");
     }
+}
+
+fn rate_policies(bed: &Bed) {
+    let file = data::noise_file(&bed.path("file"), 5, 4 * MIB);
+    let gateway = bed.gateway_with("[rates]\nlow = false\nfixed_mbit = 100\n");
+    let send = |flags: &[&str]| {
+        bed.client(&gateway, ["send"]).args(flags).arg(&file).arg(gateway.url("null:")).expect(0)
+    };
+    let used = |done: &Done| {
+        let summary = done.summary();
+        (summary["rate_policy"].as_str().unwrap().to_owned(), summary["rate_mbit"].as_f64())
+    };
+    assert_eq!(used(&send(&[])), ("fair".to_owned(), None));
+
+    let granted = send(&["--rate-policy", "fixed", "--rate", "60mbit"]);
+    assert_eq!(
+        (used(&granted), granted.stderr.as_str()),
+        (("fixed".to_owned(), Some(60.0)), ""),
+        "{granted}"
+    );
+    // 4 MiB at 60 Mbit/s.
+    assert!(granted.elapsed.as_secs_f64() >= 0.45, "{granted}");
+
+    let less = send(&["--rate-policy", "fixed", "--rate", "1gbit"]);
+    assert_eq!(used(&less), ("fixed".to_owned(), Some(100.0)), "{less}");
+    assert!(less.stderr.contains("fixed at 100 Mbit/s, not at 1.00 Gbit/s"), "{less}");
+
+    let refused = send(&["--rate-policy", "low", "--rate", "60mbit"]);
+    assert_eq!(used(&refused), ("fair".to_owned(), Some(60.0)), "{refused}");
+    assert!(
+        refused.stderr.contains("does not grant the rate policy low: it is fair, at most 60"),
+        "{refused}"
+    );
+    assert!(refused.elapsed.as_secs_f64() >= 0.45, "{refused}");
+
+    // What the gateway sends as well.
+    fs::copy(&file, gateway.at("x")).unwrap();
+    let got = bed
+        .client(&gateway, ["get", "--rate-policy", "fixed", "--rate", "60mbit"])
+        .arg(gateway.url("x"))
+        .arg(bed.path("back"))
+        .expect(0);
+    assert_eq!(used(&got), ("fixed".to_owned(), Some(60.0)), "{got}");
+    assert!(got.elapsed.as_secs_f64() >= 0.45, "{got}");
 }

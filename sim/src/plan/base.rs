@@ -3,7 +3,7 @@
 use metra_sim_model::{Burst, Direction, Event, Police};
 use serde::Deserialize;
 
-use crate::scenario::{Access, Controller, HostEvent, Way};
+use crate::scenario::{Access, Controller, HostEvent, Policy, Way};
 
 /// What is said of a run; in `[base]` of all of them. The link is the same each way.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,6 +24,10 @@ pub struct Base {
     pub flows: usize,
     /// Congestion controller.
     pub controller: Controller,
+    /// Rate policy, of which the gateway grants any. With `bbr2` only.
+    pub policy: Policy,
+    /// The rate of the policy `fixed`, and a ceiling with the others. Mbit/s.
+    pub target_mbit: Option<f64>,
     /// Direction of the transfer.
     pub way: Way,
     /// Who sends remembers the path, with so many times the rate that it has; 0: it is unknown.
@@ -77,6 +81,10 @@ pub struct Base {
 pub struct FlowSpec {
     /// Congestion controller. The gateway, which sends in a pull, has that of the first flow.
     pub controller: Option<Controller>,
+    /// Rate policy.
+    pub policy: Option<Policy>,
+    /// As in the base. Mbit/s.
+    pub target_mbit: Option<f64>,
     /// Direction of the transfer.
     pub way: Option<Way>,
     /// As in the base.
@@ -105,6 +113,8 @@ impl Default for Base {
             queue_bdp: 1.0,
             flows: 1,
             controller: Controller::Cubic,
+            policy: Policy::Fair,
+            target_mbit: None,
             way: Way::Push,
             remembered: 0.0,
             seed: 1,

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::{Base, FlowSpec};
-use crate::scenario::{Flow, Scenario, Way};
+use crate::scenario::{Controller, Flow, Policy, Scenario, Way};
 
 /// One run of a plan.
 #[derive(Clone, Debug)]
@@ -90,6 +90,12 @@ impl Cell {
         let flows = if flows.is_empty() { &plain } else { flows };
         let flows: Vec<Flow> =
             flows.iter().enumerate().map(|(number, spec)| flow(base, number, spec)).collect();
+        for (number, flow) in flows.iter().enumerate() {
+            let rate = flow.rate().map_err(|e| named(format!("flow {number}: {e}")))?;
+            if rate.is_some() && flow.controller != Controller::Bbr2 {
+                return Err(named(format!("flow {number}: rate policies go with bbr2 only")));
+            }
+        }
         let end = base.stop_s.unwrap_or(base.limit_s);
         if let Some(late) = flows.iter().position(|flow| flow.start_s >= end) {
             return Err(named(format!("flow {late} begins when the run is over")));
@@ -128,6 +134,8 @@ fn flow(base: &Base, number: usize, spec: &FlowSpec) -> Flow {
         links: spec.links.unwrap_or(base.links),
         controller: spec.controller.unwrap_or(base.controller),
         remembered: spec.remembered.unwrap_or(base.remembered),
+        policy: spec.policy.unwrap_or(base.policy),
+        target_mbit: spec.target_mbit.or(base.target_mbit),
         access: spec.access.clone(),
         events: spec.events.clone().unwrap_or_else(|| base.client_events.clone()),
     }
@@ -136,6 +144,9 @@ fn flow(base: &Base, number: usize, spec: &FlowSpec) -> Flow {
 /// The controller, and what is not a default of what grids have lists of.
 fn family(base: &Base) -> String {
     let mut family = base.controller.name().to_owned();
+    if base.policy != Policy::Fair {
+        family += &format!("-{}", base.policy.name());
+    }
     if base.way != Way::Push {
         family += &format!("-{}", base.way.name());
     }

@@ -165,6 +165,8 @@ fn what_makes_no_sense_is_said_with_the_file() {
         (two("bytes = 5000", "bytes = 5000\nseconds = 1"), "bytes and seconds"),
         (two("up = { delay_ms = 30 }", "up = { delay_ms = -1 }"), "flow 1: access: delay_ms"),
         (two("\"bbr\"", "\"reno\""), "apart: unknown variant `reno`"),
+        (two("\"bbr\"", "\"bbr2\"\npolicy = \"fixed\""), "apart: flow 0: target_mbit is missing"),
+        (two("\"bbr\"", "\"bbr\"\npolicy = \"low\""), "apart: flow 0: rate policies go with bbr2"),
     ] {
         std::fs::write(&path, text).unwrap();
         let error = Plan::load(&path).unwrap_err().to_string();
