@@ -124,6 +124,8 @@ pub struct Quic {
     pub receive_window: u64,
     /// What one connection may have in flight from the gateway. Bytes.
     pub send_window: u64,
+    /// The largest datagram that is tried on a path. Bytes of UDP payload.
+    pub mtu: u16,
     /// The congestion controller; `None`: the transport's own choice.
     pub congestion: Option<Congestion>,
     /// Whether paths are remembered.

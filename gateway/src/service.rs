@@ -165,6 +165,7 @@ fn tuning(config: &Config) -> Tuning {
         keep_alive: default.keep_alive.min(config.limits.idle / 3),
         receive_window: config.quic.receive_window,
         send_window: config.quic.send_window,
+        mtu_upper_bound: config.quic.mtu,
         congestion: match config.quic.congestion {
             Some(config::Congestion::Cubic) => Congestion::Cubic,
             Some(config::Congestion::Bbr2) => Congestion::Bbr2,

@@ -60,6 +60,10 @@ impl Executor for Host {
         Ok(socket)
     }
 
+    fn interface_mtu(&self) -> Option<u32> {
+        Some(self.net.interface_mtu(self.id))
+    }
+
     fn seed(&self) -> Option<u64> {
         Some(self.seed.fetch_add(1, Ordering::Relaxed))
     }

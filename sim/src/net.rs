@@ -16,6 +16,8 @@ use crate::socket::Mailbox;
 
 /// Bytes of an IPv4 and a UDP header, which links carry as well.
 pub(crate) const HEADERS: usize = 28;
+/// The longest IP packet on Ethernet. Bytes.
+pub(crate) const ETHERNET: u32 = 1500;
 
 /// A host, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,6 +114,15 @@ impl Net {
     /// What goes from one host to another goes through these pipes, in this order.
     pub(crate) fn route(&self, from: HostId, to: HostId, pipes: &[PipeId]) {
         lock(&self.state).routes.insert((from, to), pipes.into());
+    }
+
+    /// The longest IP packet that leaves a host: its interface has the MTU of the first pipe, or that of Ethernet if the pipe
+    /// has none. Of several the longest. Bytes.
+    pub(crate) fn interface_mtu(&self, host: HostId) -> u32 {
+        let state = lock(&self.state);
+        let first =
+            state.routes.iter().filter(|((from, _), _)| *from == host).filter_map(|(_, to)| to.first());
+        first.map(|pipe| state.pipes[pipe.0].mtu().unwrap_or(ETHERNET)).max().unwrap_or(ETHERNET)
     }
 
     pub(crate) fn counts(&self, pipe: PipeId) -> Counts {

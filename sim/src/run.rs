@@ -17,7 +17,7 @@ use crate::client::{Slot, data, drive, make};
 use crate::clock::{Clock, Stuck, lock};
 use crate::host::Host;
 use crate::identity;
-use crate::net::{HEADERS, HostId, Net, PipeId};
+use crate::net::{ETHERNET, HEADERS, HostId, Net, PipeId};
 use crate::outcome::{FlowSample, Outcome, RunError, Sample};
 use crate::scenario::{Controller, Flow, HostEvent, Scenario, Way};
 
@@ -28,6 +28,8 @@ const TOKEN: &str = "a token of the simulator";
 /// Bytes of receive window and send window at least; more where the path and its queue hold more.
 const WINDOW_MIN: u64 = 64 << 20;
 const MIB: u64 = 1 << 20;
+/// Headers of IPv6 and UDP, for which datagrams leave room. Bytes.
+const HEADERS_MAX: f64 = 48.0;
 
 /// Runs a scenario. The same scenario gives the same outcome, but for `cpu`.
 ///
@@ -231,7 +233,7 @@ impl<'a> World<'a> {
             let bad = burst.enter_percent / (burst.enter_percent + burst.leave_percent);
             bad * burst.loss_percent
         });
-        let mtu = f64::from(Tuning::default().mtu_upper_bound);
+        let mtu = f64::from(link.mtu.unwrap_or(ETHERNET)) - HEADERS_MAX;
         let rate = link.rate_mbit? * 125e3 * mtu / (mtu + HEADERS as f64);
         let rtt_ms = self.scenario.up.delay_ms + self.scenario.down.delay_ms + access;
         (flow.remembered > 0.0).then(|| Remembered {

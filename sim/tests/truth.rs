@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use metra_sim::{
-    Controller, Flow, FlowOutcome, HostEvent, Outcome, Plan, Policy, Scenario, Way, payload, record, run,
+    Access, Controller, Flow, FlowOutcome, HostEvent, Outcome, Plan, Policy, Scenario, Way, payload, record,
+    run,
 };
 use metra_sim_model::{Direction, Event};
 
@@ -207,4 +208,53 @@ fn a_link_that_blocks_udp_gives_an_error_and_no_hang() {
     let outcome = run(&scenario).unwrap();
     let error = outcome.flows[0].report.as_ref().unwrap_err();
     assert!(error.to_string().contains("does not answer"), "{error}");
+}
+
+/// What the path is known to carry after three seconds, in bytes of UDP payload, and what was measured of the flow.
+fn mtu_found(interface: u32, bottleneck: u32, controller: Controller, way: Way) -> (u16, Outcome) {
+    let mut path = scenario(100.0, 40.0, 0.0, vec![Flow { way, ..flow(1000 * MB, controller) }]);
+    path.stop_s = Some(3.0);
+    let own = Direction { mtu: Some(interface), ..Direction::default() };
+    path.flows[0].access = Some(Access { up: own.clone(), down: own });
+    for direction in [&mut path.up, &mut path.down] {
+        direction.mtu = Some(bottleneck);
+    }
+    let outcome = run(&path).unwrap();
+    (outcome.flows[0].mtu, outcome)
+}
+
+#[test]
+fn the_mtu_is_that_of_the_path() {
+    for controller in [Controller::Bbr2, Controller::Cubic] {
+        // As Ethernet is everywhere: not one probe is too long.
+        let (mtu, outcome) = mtu_found(1500, 1500, controller, Way::Push);
+        assert_eq!((mtu, outcome.up.too_long), (1452, 0), "{controller:?}");
+        // Jumbo frames all the way.
+        let (mtu, outcome) = mtu_found(9000, 9000, controller, Way::Push);
+        assert_eq!((mtu, outcome.up.too_long), (8952, 0), "{controller:?}");
+        // They end on the way, and nobody says so.
+        let (mtu, outcome) = mtu_found(9000, 1500, controller, Way::Push);
+        // Three probes of each of seven sizes, and nothing else was too long; 1472 fit, and a search ends when it is near.
+        assert_eq!((mtu, outcome.up.too_long), (1470, 21), "{controller:?}");
+        let arrived = outcome.flows[0].goodput_mbit();
+        assert!(arrived > 80.0, "{arrived} Mbit/s with {controller:?}");
+    }
+}
+
+#[test]
+fn a_path_that_takes_less_than_before_is_noticed() {
+    let mut path = scenario(100.0, 40.0, 0.0, vec![flow(1000 * MB, Controller::Bbr2)]);
+    path.stop_s = Some(12.0);
+    path.sample_ms = Some(50.0);
+    for direction in [&mut path.up, &mut path.down] {
+        direction.mtu = Some(9000);
+        direction.events.push(Event { at_s: 4.0, mtu: Some(1500), ..Event::default() });
+    }
+    let outcome = run(&path).unwrap();
+    let at = |s: f64| outcome.samples.iter().find(|sample| sample.at.as_secs_f64() >= s).unwrap().flows[0];
+    assert_eq!(at(3.9).mtu, 8952);
+    // A black hole: quinn falls back to what every path takes, and searches again after a minute.
+    assert_eq!(at(8.0).mtu, 1200);
+    let after = (at(11.9).landed - at(8.0).landed) as f64 * 8e-6 / 3.9;
+    assert!(after > 75.0, "{after} Mbit/s");
 }

@@ -22,6 +22,8 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// Datagrams as on Ethernet. Bytes of UDP payload.
+const ETHERNET: u64 = 1452;
 /// Chunks under way at a time at the sender.
 const LANES: usize = 16;
 
@@ -61,7 +63,7 @@ impl Options {
     fn tuning(&self) -> Result<Tuning> {
         let base = Tuning::default();
         let window = self.number("window", base.receive_window >> 20)? << 20;
-        let mtu = self.number("mtu", base.mtu_upper_bound.into())? as u16;
+        let mtu = self.number("mtu", ETHERNET)? as u16;
         let ack = self.number("ack", 31)? as u32;
         Ok(Tuning {
             socket: match self.text("socket", "coalesced") {

@@ -151,6 +151,10 @@ impl Rt {
     pub(crate) fn seed(&self) -> Option<u64> {
         self.0.seed()
     }
+
+    pub(crate) fn interface_mtu(&self) -> Option<u32> {
+        self.0.interface_mtu()
+    }
 }
 
 impl<T> Task<T> {
@@ -221,6 +225,8 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     fn source(&self, _peer: IpAddr) -> Option<IpAddr> {
         None
     }
+    /// The longest IP packet that any network interface takes, loopback apart. Bytes; `None`: not known.
+    fn interface_mtu(&self) -> Option<u32>;
     /// What the random choices of a new endpoint are made from, where a run is to be repeated; another one at each
     /// call. `None`, as it must be on a real network: from the system's randomness. Keys never come from it.
     fn seed(&self) -> Option<u64> {
@@ -267,6 +273,10 @@ impl Executor for TokioExecutor {
 
     fn source(&self, peer: IpAddr) -> Option<IpAddr> {
         socket::source(peer).ok()
+    }
+
+    fn interface_mtu(&self) -> Option<u32> {
+        socket::interface_mtu()
     }
 }
 

@@ -359,6 +359,7 @@ impl Check {
         Quic {
             receive_window: self.number(&RECEIVE_WINDOW_MIB, raw.receive_window_mib) * MIB,
             send_window: self.number(&SEND_WINDOW_MIB, raw.send_window_mib) * MIB,
+            mtu: self.number(&MTU, raw.mtu) as u16,
             congestion: raw.congestion,
             remember_paths: raw.remember_paths.unwrap_or(true),
         }
@@ -450,10 +451,11 @@ const CHUNKS: Bound = Bound::new("limits.chunks", 1, limits::CHUNKS_MAX as u64, 
 const RECEIVE_WINDOW_MIB: Bound = Bound::new("quic.receive_window_mib", 1, 4096, 512);
 const SEND_WINDOW_MIB: Bound = Bound::new("quic.send_window_mib", 1, 4096, 512);
 const FIXED_MBIT: Bound = Bound::new("rates.fixed_mbit", 0, 1_000_000, 0);
+const MTU: Bound = Bound::new("quic.mtu", 1200, 16_000, 8952);
 
 /// All of them, for the tests.
 #[cfg(test)]
-pub(super) const BOUNDS: [Bound; 13] = [
+pub(super) const BOUNDS: [Bound; 14] = [
     SESSIONS,
     SESSIONS_PER_USER,
     JOBS_PER_SESSION,
@@ -467,6 +469,7 @@ pub(super) const BOUNDS: [Bound; 13] = [
     RECEIVE_WINDOW_MIB,
     SEND_WINDOW_MIB,
     FIXED_MBIT,
+    MTU,
 ];
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:4443";

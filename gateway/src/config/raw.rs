@@ -114,6 +114,9 @@ pub struct RawQuic {
     pub receive_window_mib: Option<u64>,
     /// MiB that a connection may have in flight from the gateway. 1 to 4096, default 64. As above.
     pub send_window_mib: Option<u64>,
+    /// Largest datagram that is tried on a path, in bytes of UDP payload. 1200 to 16000, default 8952: jumbo frames, where the
+    /// interfaces of this machine have them. A smaller one where many paths have less.
+    pub mtu: Option<u64>,
     /// Congestion controller: `bbr2`, `cubic` or `bbr`. Default: what the transport finds best.
     pub congestion: Option<Congestion>,
     /// Whether what is measured of the path to a client is remembered, in memory, so that its connections of the next hour

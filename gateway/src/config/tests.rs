@@ -67,6 +67,7 @@ fn only_the_root_is_required() {
     assert_eq!((windows, config.quic.congestion), ((512 << 20, 512 << 20), None));
     assert!(config.quic.remember_paths);
     assert_eq!(config.rates, Rates { low: true, high: false, fixed: 0 });
+    assert_eq!(config.quic.mtu, 8952);
     assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
     assert_eq!(place.errors(""), ["- root: is required: the directory that clients see as /"]);
 }

@@ -102,6 +102,7 @@ pub struct Pipe {
     /// What events change.
     delay: u64,
     loss: f64,
+    mtu: Option<u32>,
     out_until: u64,
     udp_blocked: bool,
 }
@@ -129,6 +130,7 @@ impl Pipe {
             events_past: 0,
             delay: nanos(spec.delay_ms, 1e6),
             loss: spec.loss_percent / 100.0,
+            mtu: spec.mtu,
             out_until: 0,
             udp_blocked: false,
             spec: spec.clone(),
@@ -172,6 +174,11 @@ impl Pipe {
         self.backlog_at(now.as_nanos() as u64)
     }
 
+    /// The longest IP packet that gets through, as far as events are past. Bytes; `None`: any.
+    pub fn mtu(&self) -> Option<u32> {
+        self.mtu
+    }
+
     /// What has happened so far.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -181,7 +188,7 @@ impl Pipe {
         if now < self.out_until || (self.udp_blocked && packet.udp) {
             return Err(Drop::Blocked);
         }
-        if self.spec.mtu.is_some_and(|mtu| packet.len > mtu) {
+        if self.mtu.is_some_and(|mtu| packet.len > mtu) {
             return Err(Drop::TooLong);
         }
         self.police(now, packet.len)?;
@@ -252,6 +259,7 @@ impl Pipe {
             self.events_past += 1;
             self.delay = event.delay_ms.map_or(self.delay, |ms| nanos(ms, 1e6));
             self.loss = event.loss_percent.map_or(self.loss, |percent| percent / 100.0);
+            self.mtu = event.mtu.or(self.mtu);
             self.out_until = event.outage_ms.map_or(self.out_until, |ms| at + nanos(ms, 1e6));
             self.udp_blocked = event.block_udp.unwrap_or(self.udp_blocked);
         }

@@ -68,6 +68,8 @@ pub struct Event {
     pub delay_ms: Option<f64>,
     /// Random loss from now on. %.
     pub loss_percent: Option<f64>,
+    /// Longer IP packets vanish from now on. Bytes.
+    pub mtu: Option<u32>,
     /// Nothing gets through for so long. ms.
     pub outage_ms: Option<f64>,
     /// Whether UDP is dropped from now on.

@@ -188,6 +188,16 @@ fn what_is_longer_than_the_mtu_vanishes() {
 }
 
 #[test]
+fn an_mtu_can_change() {
+    let events = vec![Event { at_s: 1.0, mtu: Some(1400), ..Event::default() }];
+    let mut pipe = pipe(Direction { events, ..Direction::default() });
+    assert!(matches!(pipe.offer(ms(999.0), PACKET), Passage::Passes(..)));
+    assert_eq!(pipe.mtu(), None);
+    assert_eq!(pipe.offer(ms(1000.0), PACKET), Passage::Dropped(Drop::TooLong));
+    assert_eq!((pipe.mtu(), pipe.counts().too_long), (Some(1400), 1));
+}
+
+#[test]
 fn a_policer_lets_its_burst_and_its_rate_through() {
     // 12 Mbit/s is a packet each ms; four times that is offered.
     let police = Police { rate_mbit: 12.0, burst_bytes: 15_000 };

@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metra_core::bbr::{Bbr, Pacer, Params, Remembered};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
@@ -15,6 +15,18 @@ use quinn_proto::RttEstimator;
 
 use super::rate::RateCell;
 use crate::socket;
+
+/// quinn sends probes for the path's MTU only when it has nothing else to send, or may not. A sender that is paced always has,
+/// and always may: so while the MTU may be more than is known, it may not, for one moment, again and again. What it costs is
+/// the wait for the next acknowledgement, a few milliseconds at most, while so many packets are in flight that there is one
+/// soon. Packets.
+const IN_FLIGHT: u64 = 32;
+/// First after so many round-trip times each: a probe is found lost after 9/8.
+const OFTEN: f64 = 1.5;
+/// So many times since the MTU has changed; a search is over after 30 probes.
+const LOOKS: u32 = 48;
+/// Then so often: searches begin anew after some minutes.
+const SELDOM: Duration = Duration::from_secs(10);
 
 /// Any window above this turns quinn's pacer off.
 const UNPACED: u64 = 1 << 40;
@@ -24,6 +36,8 @@ const UNPACED: u64 = 1 << 40;
 pub(super) struct BbrFactory {
     params: Params,
     initial_window: u64,
+    /// What path MTU discovery tries at most. Bytes of UDP payload.
+    largest: u16,
     /// Of the next controller's random choices.
     seed: AtomicU64,
     /// For the first controller: one that is made later, after the peer has moved, is for another path.
@@ -31,9 +45,16 @@ pub(super) struct BbrFactory {
 }
 
 impl BbrFactory {
-    /// `initial_window` in bytes; `path` is what is remembered of the path of the only connection that this is for.
-    pub(super) fn new(params: Params, initial_window: u64, seed: u64, path: Option<Remembered>) -> Self {
-        Self { params, initial_window, seed: AtomicU64::new(seed), path: Mutex::new(path) }
+    /// `initial_window` in bytes. Path MTU discovery is over when datagrams are of `largest` bytes, or nearly. `path` is what
+    /// is remembered of the path of the only connection that this is for.
+    pub(super) fn new(
+        params: Params,
+        initial_window: u64,
+        largest: u16,
+        seed: u64,
+        path: Option<Remembered>,
+    ) -> Self {
+        Self { params, initial_window, largest, seed: AtomicU64::new(seed), path: Mutex::new(path) }
     }
 }
 
@@ -51,6 +72,7 @@ impl ControllerFactory for BbrFactory {
             asked: AtomicBool::new(false),
             probe: Arc::default(),
             rate: Arc::default(),
+            pause: Pause::new(now, mtu, self.largest),
             initial_window: self.initial_window,
         })
     }
@@ -68,7 +90,23 @@ pub(super) struct PacedBbr {
     probe: Arc<AtomicBool>,
     /// How the path is to be shared; one for all copies as well.
     rate: Arc<RateCell>,
+    pause: Pause,
     initial_window: u64,
+}
+
+/// When nothing may be sent for a moment but a probe for the MTU, see [`IN_FLIGHT`].
+#[derive(Debug)]
+struct Pause {
+    /// It is now: until the window is looked at.
+    now: AtomicBool,
+    next: Instant,
+    /// What path MTU discovery tries at most. Bytes.
+    largest: u16,
+    /// Whether it may still find more than there is.
+    searches: bool,
+    /// Since the MTU has changed.
+    past: u32,
+    rtt: Duration,
 }
 
 /// A way to try a path on which nothing is heard.
@@ -105,6 +143,40 @@ impl PacedBbr {
     }
 }
 
+impl Pause {
+    /// Not before the round-trip time is known.
+    fn new(now: Instant, mtu: u16, largest: u16) -> Self {
+        let searches = Self::may_find_more(mtu, largest);
+        Self { now: AtomicBool::new(false), next: now, largest, searches, past: 0, rtt: Duration::ZERO }
+    }
+
+    /// quinn searches to within 20 bytes.
+    fn may_find_more(mtu: u16, largest: u16) -> bool {
+        largest.saturating_sub(mtu) >= 20
+    }
+
+    /// A batch has been sent, and so much is in flight.
+    fn on_sent(&mut self, now: Instant, packets: u64) {
+        if !self.searches || now < self.next || self.rtt.is_zero() || packets < IN_FLIGHT {
+            return;
+        }
+        self.past = self.past.saturating_add(1);
+        let wait = if self.past < LOOKS { self.rtt.mul_f64(OFTEN) } else { SELDOM };
+        self.next = now + wait;
+        self.now.store(true, Ordering::Relaxed);
+    }
+
+    fn on_mtu_update(&mut self, mtu: u16) {
+        self.past = 0;
+        self.searches = Self::may_find_more(mtu, self.largest);
+    }
+
+    /// Whether this look at the window is the one.
+    fn take(&self) -> bool {
+        self.now.swap(false, Ordering::Relaxed)
+    }
+}
+
 impl Controller for PacedBbr {
     fn on_sent(&mut self, now: Instant, bytes: u64, _: u64) {
         if !self.asked.swap(false, Ordering::Relaxed) {
@@ -115,9 +187,11 @@ impl Controller for PacedBbr {
         let leaves = self.pacer.leave(now, bytes, self.bbr.pacing_rate());
         socket::hold_until((leaves > now).then_some(leaves));
         self.bbr.on_sent(now, leaves.max(now), bytes);
+        self.pause.on_sent(now, self.bbr.in_flight() / self.bbr.mss());
     }
 
-    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _: bool, _: &RttEstimator) {
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _: bool, rtt: &RttEstimator) {
+        self.pause.rtt = rtt.get();
         self.bbr.on_packet_acked(now, sent, bytes);
     }
 
@@ -135,9 +209,13 @@ impl Controller for PacedBbr {
 
     fn on_mtu_update(&mut self, mtu: u16) {
         self.bbr.on_mss(mtu.into());
+        self.pause.on_mtu_update(mtu);
     }
 
     fn window(&self) -> u64 {
+        if self.pause.take() {
+            return 0;
+        }
         self.asked.store(true, Ordering::Relaxed);
         let (window, in_flight) = (self.bbr.cwnd(), self.bbr.in_flight());
         if in_flight < window {
@@ -164,6 +242,7 @@ impl Controller for PacedBbr {
             asked: AtomicBool::new(false),
             probe: self.probe.clone(),
             rate: self.rate.clone(),
+            pause: Pause { now: AtomicBool::new(false), ..self.pause },
             initial_window: self.initial_window,
         })
     }
@@ -174,5 +253,42 @@ impl Controller for PacedBbr {
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods)]
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(20);
+
+    /// How often a sender is paused that sends a batch each millisecond from `from` on, until `until`. Milliseconds.
+    fn pauses(pause: &mut Pause, start: Instant, from: u64, until: u64, packets: u64) -> usize {
+        (from..until)
+            .filter(|ms| {
+                pause.on_sent(start + Duration::from_millis(*ms), packets);
+                let (first, second) = (pause.take(), pause.take());
+                assert!(!second, "for one look only");
+                first
+            })
+            .count()
+    }
+
+    #[test]
+    fn pauses_come_often_after_a_new_mtu_and_then_seldom() {
+        let start = Instant::now();
+        let mut pause = Pause::new(start, 1200, 8952);
+        assert_eq!(pauses(&mut pause, start, 0, 1000, 100), 0, "the round-trip time is not known");
+        pause.rtt = RTT;
+        assert_eq!(pauses(&mut pause, start, 1000, 2000, IN_FLIGHT - 1), 0, "no acknowledgement comes soon");
+        // One each 30 ms; the last of them is followed by a long wait.
+        assert_eq!(pauses(&mut pause, start, 2000, 2300, IN_FLIGHT), 10);
+        assert_eq!(pauses(&mut pause, start, 2300, 12_000, 100), LOOKS as usize - 10);
+        assert_eq!(pauses(&mut pause, start, 12_000, 32_000, 100), 2);
+        pause.on_mtu_update(1441);
+        assert_eq!(pauses(&mut pause, start, 32_000, 53_000, 100), LOOKS as usize + 1);
+        pause.on_mtu_update(8940);
+        assert_eq!(pauses(&mut pause, start, 53_000, 99_000, 100), 0, "there is no more to be found");
     }
 }

@@ -48,6 +48,8 @@ struct ServerConfigs {
     network: Arc<quinn::ServerConfig>,
     /// For clients on this host.
     loopback: Arc<quinn::ServerConfig>,
+    /// The longest IP packet of this machine's interfaces. Bytes.
+    interface: Option<u32>,
 }
 
 /// A client that knocks. Dropped, it is refused.
@@ -87,7 +89,7 @@ impl QuicServer {
         tuning: Tuning,
         reset_secret: Option<&[u8; 32]>,
     ) -> io::Result<Self> {
-        let configs = server_configs(&tls, &tuning, choices(&rt))?;
+        let configs = server_configs(&tls, &tuning, &rt)?;
         let socket = rt.bind(address, &tuning)?;
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config(reset_secret, rt.seed()),
@@ -137,7 +139,7 @@ impl QuicServer {
     /// # Errors
     /// As [`QuicServer::bind`]; the old ones stay in use then.
     pub fn set_tls(&self, tls: &rustls::ServerConfig) -> io::Result<()> {
-        let configs = server_configs(tls, &self.tuning, choices(&self.rt))?;
+        let configs = server_configs(tls, &self.tuning, &self.rt)?;
         self.endpoint.set_server_config(Some((*configs.network).clone()));
         *self.configs() = configs;
         Ok(())
@@ -210,7 +212,8 @@ impl Incoming {
             (Path::Network, None) => self.configs.network,
             (Path::Network, known) => {
                 let mut config = (*self.configs.network).clone();
-                let transport = self.tuning.transport(Path::Network, choices(&self.rt), known);
+                let (interface, seed) = (self.configs.interface, choices(&self.rt));
+                let transport = self.tuning.transport(Path::Network, interface, seed, known);
                 config.transport_config(Arc::new(transport));
                 Arc::new(config)
             }
@@ -241,7 +244,7 @@ impl QuicClient {
     /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the
     /// address.
     pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
-        let (mut network, mut loopback) = client_configs(&tls, &tuning, choices(&rt))?;
+        let (mut network, mut loopback) = client_configs(&tls, &tuning, &rt)?;
         let seed = rt.seed();
         if let Some(seed) = seed {
             let first_id: Arc<dyn Fn() -> ConnectionId + Send + Sync> =
@@ -269,7 +272,8 @@ impl QuicClient {
             Path::Loopback => self.loopback.clone(),
         };
         if path.known().is_some() {
-            let transport = self.tuning.transport(Path::Network, choices(&self.rt), path.known());
+            let (interface, seed) = (self.rt.interface_mtu(), choices(&self.rt));
+            let transport = self.tuning.transport(Path::Network, interface, seed, path.known());
             config.transport_config(Arc::new(transport));
         }
         let connecting = self.endpoint.connect_with(config, address, server_name).map_err(error::connect)?;
@@ -386,7 +390,8 @@ fn path_to(peer: SocketAddr, rt: &Rt, tuning: &Tuning) -> Use {
     Use::begin(paths, rt, peer.ip())
 }
 
-fn server_configs(tls: &rustls::ServerConfig, tuning: &Tuning, seed: u64) -> io::Result<ServerConfigs> {
+fn server_configs(tls: &rustls::ServerConfig, tuning: &Tuning, rt: &Rt) -> io::Result<ServerConfigs> {
+    let (seed, interface) = (choices(rt), rt.interface_mtu());
     let mut tls = tls.clone();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     // RFC 9001 section 4.6.1: QUIC knows this value and 0 only.
@@ -394,29 +399,30 @@ fn server_configs(tls: &rustls::ServerConfig, tuning: &Tuning, seed: u64) -> io:
     let crypto = QuicServerConfig::try_from(tls).map_err(invalid)?;
     let mut network = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     network
-        .transport_config(Arc::new(tuning.transport(Path::Network, seed, None)))
+        .transport_config(Arc::new(tuning.transport(Path::Network, interface, seed, None)))
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER_ALL);
     let mut loopback = network.clone();
-    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, !seed, None)));
-    Ok(ServerConfigs { network: Arc::new(network), loopback: Arc::new(loopback) })
+    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, interface, !seed, None)));
+    Ok(ServerConfigs { network: Arc::new(network), loopback: Arc::new(loopback), interface })
 }
 
 /// For servers elsewhere, and for servers on this host.
 fn client_configs(
     tls: &rustls::ClientConfig,
     tuning: &Tuning,
-    seed: u64,
+    rt: &Rt,
 ) -> io::Result<(quinn::ClientConfig, quinn::ClientConfig)> {
+    let (seed, interface) = (choices(rt), rt.interface_mtu());
     let mut tls = tls.clone();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.enable_early_data = true;
     let crypto = QuicClientConfig::try_from(tls).map_err(invalid)?;
     let mut network = quinn::ClientConfig::new(Arc::new(crypto));
-    network.transport_config(Arc::new(tuning.transport(Path::Network, seed, None)));
+    network.transport_config(Arc::new(tuning.transport(Path::Network, interface, seed, None)));
     let mut loopback = network.clone();
-    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, !seed, None)));
+    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, interface, !seed, None)));
     Ok((network, loopback))
 }
 

@@ -467,3 +467,20 @@ async fn other_controllers_have_no_rates() {
     let fixed = RatePolicy::new(Policy::Fixed, Some(80_000_000)).unwrap();
     assert!(!client.set_rate(fixed) && !server.set_rate(fixed));
 }
+
+#[tokio::test]
+async fn the_mtu_grows_to_what_loopback_takes() {
+    let (_pair, client, server) = linked().await;
+    let body: Vec<u8> = (0..4_000_000u32).map(|i| (i % 251) as u8).collect();
+    // The search is a few exchanges long; each of these is some.
+    for (from, to) in [(&client, &server), (&server, &client)].repeat(4) {
+        let pieces: Vec<Bytes> = body.chunks(1_000_000).map(Bytes::copy_from_slice).collect();
+        let (sent, got) = tokio::join!(soon(from.send_chunk("head".into(), pieces, 0)), read_chunk(to));
+        sent.unwrap();
+        assert!(got.unwrap()[4..] == body, "the body is the same");
+    }
+    for link in [&client, &server] {
+        let mtu = link.stats().mtu;
+        assert!((9000..=16_000).contains(&mtu), "{mtu}");
+    }
+}

@@ -32,9 +32,11 @@ pub struct Tuning {
     pub send_window: u64,
     /// Chunks that a peer may have under way at a time.
     pub max_chunk_streams: u32,
-    /// Largest datagram that path MTU discovery tries. Bytes of UDP payload. 1452 fits Ethernet with IPv6 or
-    /// PPPoE headers. More (8952 on jumbo frames) is worth it only where the path is known: every size that
-    /// does not fit costs up to three lost probes, and meanwhile packets stay small.
+    /// Largest datagram that path MTU discovery tries. Bytes of UDP payload. Never more than the interfaces of this machine
+    /// take: 1452 on Ethernet, 8952 with jumbo frames (9000 bytes less the headers of IPv6 and UDP). A size that the
+    /// path does not take costs three lost probes, one after the other, which say nothing of congestion. With jumbo frames
+    /// here and 1500 bytes on the way that is 12 until packets grow from 1200 bytes, and 21 in all, until 1441 bytes (IPv6)
+    /// or 1470 (IPv4) are found.
     pub mtu_upper_bound: u16,
     /// The same for peers on a loopback address. Packets of 9 to 16 KB take less than half the work of 1452
     /// bytes; beyond that it gets worse again, as segmentation offload then has nothing to join.
@@ -118,7 +120,7 @@ impl Default for Tuning {
             receive_window: 512 * 1024 * 1024,
             send_window: 512 * 1024 * 1024,
             max_chunk_streams: 1024,
-            mtu_upper_bound: 1452,
+            mtu_upper_bound: 8952,
             mtu_upper_bound_loopback: 16_000,
             socket_receive_buffer: 8 * 1024 * 1024,
             socket_send_buffer: 8 * 1024 * 1024,
@@ -133,17 +135,21 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// What the connections to peers at `path` use.
-    /// `seed` decides over the random choices of their controllers. With what is `known` of a path it is for a single
-    /// connection.
-    pub(super) fn transport(&self, path: Path, seed: u64, known: Option<Remembered>) -> TransportConfig {
+    /// What the connections to peers at `path` use. `interface` is the longest IP packet that leaves this machine, in
+    /// bytes; `seed` decides over the random choices of their controllers. With what is `known` of a path it is for a
+    /// single connection.
+    pub(super) fn transport(
+        &self,
+        path: Path,
+        interface: Option<u32>,
+        seed: u64,
+        known: Option<Remembered>,
+    ) -> TransportConfig {
         let mut config = TransportConfig::default();
         let idle = IdleTimeout::try_from(self.idle_timeout).unwrap_or(VarInt::MAX.into());
         let mut mtu = MtuDiscoveryConfig::default();
-        mtu.upper_bound(match path {
-            Path::Network => self.mtu_upper_bound,
-            Path::Loopback => self.mtu_upper_bound_loopback,
-        });
+        let largest = self.largest_datagram(path, interface);
+        mtu.upper_bound(largest);
         config
             .max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(self.keep_alive))
@@ -159,7 +165,8 @@ impl Tuning {
             // Not used: a peer may not make us buffer any.
             .datagram_receive_buffer_size(None);
         if let Some(ack) = self.ack_frequency {
-            let packet = u64::from(self.mtu_upper_bound);
+            // Of packets that turn out to be shorter, acknowledgements are asked for more often than they need be.
+            let packet = u64::from(largest);
             let threshold = known.map_or(ack.threshold, |path| acks::threshold(&path, packet, ack.threshold));
             let mut frequency = AckFrequencyConfig::default();
             frequency
@@ -172,19 +179,13 @@ impl Tuning {
             Congestion::Cubic => {
                 let mut cubic = CubicConfig::default();
                 if path == Path::Loopback {
-                    // Ten packets, as RFC 9002 section 7.2 has it; the default is ten of 1200 bytes. One probe for
-                    // the MTU would fill that, and quinn lets even the close of a refused link wait behind it.
-                    cubic.initial_window(10 * u64::from(self.mtu_upper_bound_loopback));
+                    cubic.initial_window(initial_window(path, largest));
                 }
                 config.congestion_controller_factory(Arc::new(CountedConfig::new(cubic)))
             }
             Congestion::Bbr2 => {
-                // Ten packets, as below.
-                let packet = match path {
-                    Path::Network => u64::from(self.mtu_upper_bound),
-                    Path::Loopback => u64::from(self.mtu_upper_bound_loopback),
-                };
-                let bbr = BbrFactory::new(Params::default(), 10 * packet, seed, known);
+                let window = initial_window(path, largest);
+                let bbr = BbrFactory::new(Params::default(), window, largest, seed, known);
                 config.congestion_controller_factory(Arc::new(CountedConfig::new(bbr)))
             }
             Congestion::Bbr => {
@@ -194,9 +195,64 @@ impl Tuning {
         };
         config
     }
+
+    /// The bound of path MTU discovery. Bytes of UDP payload.
+    fn largest_datagram(&self, path: Path, interface: Option<u32>) -> u16 {
+        match path {
+            Path::Loopback => self.mtu_upper_bound_loopback,
+            Path::Network => {
+                let payload = interface.unwrap_or(ETHERNET).saturating_sub(HEADERS);
+                self.mtu_upper_bound.min(u16::try_from(payload).unwrap_or(u16::MAX)).max(DATAGRAM_MIN)
+            }
+        }
+    }
 }
+
+/// What may be sent before anything is known of the path: ten packets, or two where that is more than 14,720 bytes
+/// (RFC 9002 section 7.2). On loopback always ten: one probe for the MTU would fill less, and quinn lets even the close of a
+/// refused link wait behind it. Bytes.
+fn initial_window(path: Path, largest: u16) -> u64 {
+    let largest = u64::from(largest);
+    match path {
+        Path::Network => (10 * largest).min((2 * largest).max(14_720)),
+        Path::Loopback => 10 * largest,
+    }
+}
+
+/// The longest IP packet of interfaces of which nothing is known. Bytes.
+const ETHERNET: u32 = 1500;
+/// Headers of IPv6 (RFC 8200 section 3) and UDP. Bytes.
+const HEADERS: u32 = 48;
+/// What every path of QUIC takes (RFC 9000 section 14). Bytes of UDP payload.
+const DATAGRAM_MIN: u16 = 1200;
 
 /// Anything above the largest number of QUIC means "no limit".
 pub(super) fn varint(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_are_no_larger_than_interfaces_take() {
+        let tuning = Tuning::default();
+        let network = |interface| tuning.largest_datagram(Path::Network, interface);
+        assert_eq!(network(None), 1452);
+        assert_eq!([1500, 9000, 9001, 65_520].map(|mtu| network(Some(mtu))), [1452, 8952, 8952, 8952]);
+        assert_eq!([0, 576, 1280, 1400].map(|mtu| network(Some(mtu))), [1200, 1200, 1232, 1352]);
+        let careful = Tuning { mtu_upper_bound: 1300, ..Tuning::default() };
+        assert_eq!(careful.largest_datagram(Path::Network, Some(9000)), 1300);
+        assert_eq!(tuning.largest_datagram(Path::Loopback, Some(1500)), 16_000);
+    }
+
+    #[test]
+    fn the_initial_window_is_that_of_the_rfc() {
+        assert_eq!(
+            [1200, 1452, 8952].map(|mtu| initial_window(Path::Network, mtu)),
+            [12_000, 14_520, 17_904]
+        );
+        assert_eq!(initial_window(Path::Loopback, 16_000), 160_000);
+    }
 }

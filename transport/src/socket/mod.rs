@@ -4,6 +4,7 @@
 //! separates 2 Gbit/s from 10. Non-goal: knowing what is in a datagram.
 
 mod coalesce;
+mod machine;
 mod paced;
 mod udp;
 
@@ -15,9 +16,11 @@ use quinn::AsyncUdpSocket;
 
 use crate::quic::Tuning;
 
+pub use machine::{Grants, grants, interface_mtu};
 pub(crate) use paced::{HOLD_MAX, Paced, hold_until};
 
-/// The largest datagram that is taken in. Bytes of UDP payload: the most of IPv6.
+/// The largest datagram that is taken in. Bytes of UDP payload: the most of IPv6. Larger datagrams take no more memory: quinn
+/// has room for 32 of this size for each socket, 2 MiB, as the kernel may join what it received up to 64 KB.
 pub(crate) const DATAGRAM_MAX: u16 = 65_527;
 
 /// Binds a UDP socket; an unspecified IPv6 address serves IPv4 as well.

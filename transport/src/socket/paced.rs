@@ -190,6 +190,10 @@ mod tests {
         fn bind(&self, _: SocketAddr, _: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
             unreachable!("the socket is there")
         }
+
+        fn interface_mtu(&self) -> Option<u32> {
+            None
+        }
     }
 
     #[derive(Debug)]

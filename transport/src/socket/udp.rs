@@ -21,8 +21,8 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tracing::debug;
 
-use super::DATAGRAM_MAX;
 use super::coalesce::{BATCH_MAX, Coalescer};
+use super::{DATAGRAM_MAX, machine};
 use crate::quic::{SocketKind, Tuning};
 
 /// The longest that anything is held while the socket is in use.
@@ -52,16 +52,8 @@ impl Socket {
     pub(super) fn bind(address: SocketAddr, tuning: &Tuning) -> io::Result<Self> {
         let socket = std::net::UdpSocket::bind(address)?;
         let state = UdpSocketState::new((&socket).into())?;
-        // Neither failure nor a smaller grant is an error; slow is better than not at all.
-        let _ = state.set_recv_buffer_size((&socket).into(), tuning.socket_receive_buffer);
-        let _ = state.set_send_buffer_size((&socket).into(), tuning.socket_send_buffer);
-        debug!(
-            local = %socket.local_addr()?,
-            receive_buffer = state.recv_buffer_size((&socket).into())?,
-            send_buffer = state.send_buffer_size((&socket).into())?,
-            gso_segments = state.max_gso_segments(),
-            "UDP socket; Linux shows twice the size that it grants"
-        );
+        let grants = machine::ask(&socket, &state, tuning)?;
+        debug!(local = %socket.local_addr()?, ?grants, "UDP socket");
         let coalescer = Coalescer::new(tuning.socket == SocketKind::Coalesced);
         let out = Out { coalescer, additions_seen: 0, since: None, segment: 1 };
         Ok(Self {
@@ -198,5 +190,62 @@ impl UdpPoller for Poller {
 impl fmt::Debug for Poller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Poller")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const SEGMENT: usize = 1452;
+
+    fn socket() -> Arc<Socket> {
+        Arc::new(Socket::bind(([127, 0, 0, 1], 0).into(), &Tuning::default()).unwrap())
+    }
+
+    /// What comes with one call to the kernel: as the sender handed it over, where the kernel need not cut it (GRO).
+    async fn received(socket: &Socket) -> RecvMeta {
+        let mut buffer = vec![0; DATAGRAM_MAX as usize];
+        let mut meta = [RecvMeta::default()];
+        let bufs = &mut [IoSliceMut::new(&mut buffer)];
+        let receiving = poll_fn(|cx| socket.poll_recv(cx, bufs, &mut meta));
+        let received = tokio::time::timeout(Duration::from_secs(5), receiving).await;
+        assert_eq!(received.expect("within the test's patience").unwrap(), 1);
+        meta[0]
+    }
+
+    #[tokio::test]
+    async fn more_than_ten_datagrams_leave_with_one_call() {
+        let (from, to) = (socket(), socket());
+        if from.state.max_gso_segments() < 40 || to.state.gro_segments() < 40 {
+            eprintln!("this kernel has no segmentation offload");
+            return;
+        }
+        let contents = vec![7; 10 * SEGMENT];
+        let batch = Transmit {
+            destination: to.local_addr().unwrap(),
+            ecn: None,
+            contents: &contents,
+            segment_size: Some(SEGMENT),
+            src_ip: None,
+        };
+        let mut poller = from.clone().create_io_poller();
+        poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.unwrap();
+        // As quinn hands them over, ten at a time; the fourth fills what the kernel takes.
+        for _ in 0..4 {
+            from.try_send(&batch).unwrap();
+        }
+        let meta = received(&to).await;
+        assert_eq!((meta.len, meta.stride), (40 * SEGMENT, SEGMENT));
+        // What does not fill it leaves when the endpoint's driver looks twice and nothing has come.
+        from.try_send(&batch).unwrap();
+        from.try_send(&batch).unwrap();
+        let driver = from.clone();
+        let driver = tokio::spawn(async move { received(&driver).await });
+        assert_eq!(received(&to).await.len, 20 * SEGMENT);
+        driver.abort();
     }
 }
