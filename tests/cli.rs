@@ -47,7 +47,7 @@ fn help_is_there_for_every_command() {
     let dir = folder();
     let help = run(dir.path(), &["--help"]);
     assert_eq!(help.code, 0);
-    for command in ["serve", "send", "get", "ls", "rm", "stat", "hash", "verify", "demo"] {
+    for command in ["serve", "send", "get", "ls", "rm", "stat", "hash", "verify", "doctor", "demo"] {
         assert!(help.out.contains(&format!("\n  {command} ")), "{command}");
         for words in [[command, "--help"], ["help", command]] {
             let said = run(dir.path(), &words);
@@ -448,4 +448,22 @@ fn the_demo_shows_all_of_it_and_leaves_nothing() {
     assert!(bad.err.contains("fifo"), "{}", bad.err);
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
     assert_eq!(demo(&["absent"]).code, 4);
+}
+
+#[test]
+fn the_doctor_says_what_there_is_and_changes_nothing() {
+    let dir = folder();
+    let (text, json) = (run(dir.path(), &["doctor"]), run(dir.path(), &["doctor", "--json"]));
+    // 1: there is advice, as on most machines.
+    assert!([0, 1].contains(&text.code) && text.code == json.code, "{}", text.err);
+    for line in ["receive buffer", "gso", "open files", "mtu"] {
+        assert!(text.out.contains(line), "{}", text.out);
+    }
+    assert_eq!(text.out.ends_with("All is well.\n"), text.code == 0);
+    let objects: Vec<&str> = json.out.lines().collect();
+    assert!(objects[0].starts_with(r#"{"event":"check","name":"receive_buffer","ok":"#), "{}", json.out);
+    let summary = objects.last().unwrap();
+    assert!(summary.starts_with(r#"{"event":"summary","#), "{summary}");
+    assert!(summary.ends_with(&format!("\"exit_code\":{}}}", json.code)), "{summary}");
+    assert!(!dir.path().join("state").exists());
 }

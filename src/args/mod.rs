@@ -42,6 +42,7 @@ pub(crate) enum Command {
     Stat(StatArgs),
     Hash(HashArgs),
     Verify(VerifyArgs),
+    Doctor(DoctorArgs),
     Demo(DemoArgs),
     /// Say what the exit codes mean
     #[command(long_about = crate::exit::table(), help_template = "{about}")]
@@ -195,6 +196,18 @@ pub(crate) struct VerifyArgs {
     #[arg(value_name = "PATH")]
     pub(crate) path: Option<PathBuf>,
     /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// See whether this machine lets transfers be as fast as they can be; nothing is changed
+///
+/// Looks at the kernel's limits for sockets, at offload, files, timers and interfaces, and says what to raise, with the
+/// command. What sysctl sets lasts until the next start; keep it in a file in /etc/sysctl.d. The exit code is 0 if all is
+/// well, and 1 if there is advice.
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON object a line; the last one is the summary
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,6 +1,7 @@
 //! The commands: from arguments to calls of the libraries, and back to an exit code.
 
 mod demo;
+mod doctor;
 mod exit_codes;
 mod get;
 mod hash;
@@ -34,6 +35,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
         Command::Stat(args) => stat::run(args),
         Command::Hash(args) => hash::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(args),
         Command::ExitCodes => exit_codes::run(),
     }
