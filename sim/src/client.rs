@@ -85,7 +85,8 @@ impl Slot {
         }
     }
 
-    /// What came of the flow in a run that has ended now: by itself, or as it was `stopped`.
+    /// What came of the flow in a run that has ended now: by itself, or as it was `stopped`. All but what only the network
+    /// knows.
     pub(crate) fn outcome(&self, stopped: bool) -> FlowOutcome {
         let FlowSample { arrived, mtu, .. } = self.sample();
         let now = self.clock.elapsed();
@@ -97,7 +98,8 @@ impl Slot {
             let late = NotDone::Failed(format!("not done after {after:.3} s"));
             (now, Err(if stopped { NotDone::Stopped } else { late }))
         });
-        FlowOutcome { began, elapsed: ended - began, arrived, mtu, first_byte: seen.first_byte, report }
+        let first_byte = seen.first_byte;
+        FlowOutcome { began, elapsed: ended - began, arrived, mtu, first_byte, bursts: None, report }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! What is ready runs in the order in which it became ready; then the clock jumps to the next event. Nothing happens
 //! while a task runs, however long it really takes: hosts are infinitely fast. Timers of tasks and of quinn are rounded up
-//! to a millisecond, as tokio's are; arrivals of packets are exact to the nanosecond.
+//! to a millisecond, as tokio's are, the one that paces as the scenario says; arrivals of packets are exact to the nanosecond.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 
-/// The granularity of timers. ns.
-const TICK: u64 = 1_000_000;
+/// The granularity of timers.
+const TICK: Duration = Duration::from_millis(1);
 
 /// A clock, and everything that waits for it.
 #[derive(Clone)]
@@ -128,10 +128,16 @@ impl Clock {
         lock(&self.0.ready).push_back(task);
     }
 
-    /// A timer that fires at `deadline`.
+    /// A timer that fires at `deadline`, rounded up to a millisecond.
     pub(crate) fn timer(&self, deadline: Instant) -> Timer {
+        self.timer_of(deadline, TICK)
+    }
+
+    /// A timer that fires at `deadline`, rounded up to whole ticks.
+    pub(crate) fn timer_of(&self, deadline: Instant, tick: Duration) -> Timer {
         let slot = Slot { state: Mutex::new(SlotState { deadline: 0, queued: None, waker: None }) };
-        let timer = Timer { clock: self.clone(), slot: Arc::new(slot) };
+        let tick = (tick.as_nanos() as u64).max(1);
+        let timer = Timer { clock: self.clone(), slot: Arc::new(slot), tick };
         timer.set_deadline(deadline);
         timer
     }
@@ -255,6 +261,8 @@ impl Wake for Task {
 pub(crate) struct Timer {
     clock: Clock,
     slot: Arc<Slot>,
+    /// ns.
+    tick: u64,
 }
 
 struct Slot {
@@ -272,7 +280,7 @@ struct SlotState {
 impl Timer {
     pub(crate) fn set_deadline(&self, deadline: Instant) {
         let deadline = deadline.saturating_duration_since(self.clock.0.base).as_nanos() as u64;
-        let deadline = deadline.div_ceil(TICK) * TICK;
+        let deadline = deadline.div_ceil(self.tick) * self.tick;
         let mut state = lock(&self.slot.state);
         state.deadline = deadline;
         if state.queued.is_none_or(|queued| queued > deadline) {
@@ -383,6 +391,13 @@ mod tests {
             inner.elapsed()
         });
         assert_eq!(at.unwrap(), Duration::from_millis(2));
+        let (inner, fine) = (clock.clone(), Duration::from_micros(50));
+        let timer = clock.timer_of(clock.now() + Duration::from_micros(1_110), fine);
+        let at = clock.run(LONG, async move {
+            timer.await;
+            inner.elapsed()
+        });
+        assert_eq!(at.unwrap(), Duration::from_micros(3_150));
     }
 
     #[test]

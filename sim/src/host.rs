@@ -2,14 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use metra_transport::quic::Tuning;
 use metra_transport::{Executor, Rt};
-use quinn::AsyncUdpSocket;
+use quinn::{AsyncTimer, AsyncUdpSocket};
 
 use crate::net::{HostId, Net};
 use crate::socket::Socket;
@@ -20,12 +21,14 @@ pub(crate) struct Host {
     net: Net,
     id: HostId,
     seed: AtomicU64,
+    /// How finely the timer for pacing fires.
+    pacing: Duration,
 }
 
 impl Host {
-    /// What code on the host is given.
-    pub(crate) fn rt(net: &Net, id: HostId, seed: u64) -> Rt {
-        Rt::new(Arc::new(Self { net: net.clone(), id, seed: AtomicU64::new(seed) }))
+    /// What code on the host is given. The timer that paces what it sends fires each `pacing`.
+    pub(crate) fn rt(net: &Net, id: HostId, seed: u64, pacing: Duration) -> Rt {
+        Rt::new(Arc::new(Self { net: net.clone(), id, seed: AtomicU64::new(seed), pacing }))
     }
 }
 
@@ -51,6 +54,10 @@ impl Executor for Host {
         Arc::new(Quinn(self.net.clone()))
     }
 
+    fn precise_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        Box::pin(self.net.clock().timer_of(deadline, self.pacing))
+    }
+
     fn bind(&self, address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         let mine = address.ip().is_unspecified() || address.ip() == self.net.address(self.id);
         if !mine {
@@ -73,7 +80,7 @@ impl Executor for Host {
 struct Quinn(Net);
 
 impl quinn::Runtime for Quinn {
-    fn new_timer(&self, deadline: Instant) -> std::pin::Pin<Box<dyn quinn::AsyncTimer>> {
+    fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
         Box::pin(self.0.clock().timer(deadline))
     }
 

@@ -8,6 +8,7 @@
 //! What is not as in reality: hosts compute in no time, and a host's own queue never holds a sender up. What a machine
 //! can carry is measured on machines.
 
+pub mod bursts;
 mod client;
 mod clock;
 mod host;

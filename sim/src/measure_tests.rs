@@ -26,6 +26,7 @@ fn outcome(seconds: u64, flows: usize, sample: impl Fn(u64) -> Sample) -> Outcom
         arrived: 0,
         mtu: MTU,
         first_byte: Some(ms(80)),
+        bursts: None,
         report: Err(NotDone::Stopped),
     };
     Outcome {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use metra_sim_model::{Counts, Direction, Packet, Passage, Pipe, SpecError};
 use quinn::udp::EcnCodepoint;
 
+use crate::bursts::{Bursts, Watch};
 use crate::clock::{Clock, lock};
 use crate::socket::Mailbox;
 
@@ -48,6 +49,7 @@ struct State {
     hosts: Vec<Host>,
     pipes: Vec<Pipe>,
     routes: HashMap<(HostId, HostId), Arc<[PipeId]>>,
+    watched: HashMap<(HostId, HostId), Watch>,
     random: fastrand::Rng,
     /// Mean time from a packet's arrival until whoever waits for it is woken. ns.
     wake_delay: f64,
@@ -116,6 +118,16 @@ impl Net {
         lock(&self.state).routes.insert((from, to), pipes.into());
     }
 
+    /// Looks at how one host spaces what it sends to another, from this time on.
+    pub(crate) fn watch(&self, from: HostId, to: HostId, since: Duration) {
+        lock(&self.state).watched.insert((from, to), Watch::new(since));
+    }
+
+    /// What was seen, if anybody looked.
+    pub(crate) fn bursts(&self, from: HostId, to: HostId) -> Option<Bursts> {
+        lock(&self.state).watched.get(&(from, to)).map(Watch::bursts)
+    }
+
     /// The longest IP packet that leaves a host: its interface has the MTU of the first pipe, or that of Ethernet if the pipe
     /// has none. Of several the longest. Bytes.
     pub(crate) fn interface_mtu(&self, host: HostId) -> u32 {
@@ -181,6 +193,9 @@ impl Net {
         // Nobody there, or nobody there any more: it goes nowhere.
         let Some(target) = state.hosts.iter().position(|h| h.outside == to).map(HostId) else { return };
         let Some(route) = state.routes.get(&(host, target)).cloned() else { return };
+        if let Some(watch) = state.watched.get_mut(&(host, target)) {
+            watch.leaves(self.clock.elapsed(), (datagram.payload.len() + HEADERS) as u64);
+        }
         self.hop(&mut state, (host, target), route, 0, datagram);
     }
 

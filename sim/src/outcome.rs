@@ -7,6 +7,7 @@ use metra_client::JobReport;
 use metra_gateway::StartError;
 use metra_sim_model::{Counts, SpecError};
 
+use crate::bursts::Bursts;
 use crate::payload;
 
 /// What came of a run.
@@ -40,6 +41,8 @@ pub struct FlowOutcome {
     pub mtu: u16,
     /// When the first byte of content left its source (push) or came to its sink (pull). Since the start of the run.
     pub first_byte: Option<Duration>,
+    /// How the source spaces what it sends, from the scenario's `bursts_from_s` on.
+    pub bursts: Option<Bursts>,
     /// The client's report, or why there is none.
     pub report: Result<JobReport, NotDone>,
 }

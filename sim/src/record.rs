@@ -76,6 +76,16 @@ pub struct Row {
     /// From the end of an outage, or a change of port or address, until the flow is as fast as before, see
     /// [`Measures`]. s; empty if it never is.
     pub recovery_s: Option<f64>,
+    /// See [`Bursts`](crate::bursts::Bursts): half of what the source sends leaves in bursts of at most so much, from `warm_up_s` on. Bytes.
+    pub burst_p50_bytes: Option<u64>,
+    /// 99th percentile of it. Bytes.
+    pub burst_p99_bytes: Option<u64>,
+    /// The largest burst. Bytes.
+    pub burst_max_bytes: Option<u64>,
+    /// Median time from a burst to the next. us.
+    pub gap_p50_us: Option<f64>,
+    /// 99th percentile of it. us.
+    pub gap_p99_us: Option<f64>,
     /// From the beginning of the flow to its first byte. ms.
     pub ttfb_ms: Option<f64>,
     /// From the last byte to the final names. ms.
@@ -115,6 +125,9 @@ pub fn rows(cell: &Cell, outcome: &Outcome) -> Vec<Row> {
             Err(NotDone::Failed(why)) => ("failed", why.clone()),
         };
         let steady = measures.steady.get(flow);
+        let bursts = of.bursts.as_ref();
+        let burst = |percent| bursts?.sizes.percentile(percent);
+        let gap = |percent| Some(bursts?.gaps.percentile(percent)? as f64 / 1e3);
         let start_s = measures.start.time.map(|time| time.as_secs_f64());
         Row {
             run: cell.name().to_owned(),
@@ -146,6 +159,11 @@ pub fn rows(cell: &Cell, outcome: &Outcome) -> Vec<Row> {
             start_rounds: start_s.map(|s| s * 1e3 / cell.rtt_of(0)),
             start_drops: measures.start.drops,
             recovery_s: measures.recovery[flow].map(|time| time.as_secs_f64()),
+            burst_p50_bytes: burst(50),
+            burst_p99_bytes: burst(99),
+            burst_max_bytes: burst(100),
+            gap_p50_us: gap(50),
+            gap_p99_us: gap(99),
             ttfb_ms: report.and_then(|r| Some(ms(r.first_byte?))),
             verify_ms: report.map(|r| ms(r.verify)),
             resumes: report.map(|r| r.resumes),

@@ -18,7 +18,7 @@ use crate::clock::{Clock, Stuck, lock};
 use crate::host::Host;
 use crate::identity;
 use crate::net::{ETHERNET, HEADERS, HostId, Net, PipeId};
-use crate::outcome::{FlowSample, Outcome, RunError, Sample};
+use crate::outcome::{FlowOutcome, FlowSample, Outcome, RunError, Sample};
 use crate::scenario::{Controller, Flow, HostEvent, Scenario, Way};
 
 /// Where the gateway listens.
@@ -69,6 +69,7 @@ impl<'a> World<'a> {
         let up = net.add_pipe(&scenario.up, links)?;
         let down = net.add_pipe(&scenario.down, links.wrapping_add(1))?;
         let mut clients = Vec::new();
+        let bursts_from = scenario.bursts_from_s.map(Duration::from_secs_f64);
         for (i, flow) in scenario.flows.iter().enumerate() {
             let host = net.add_host();
             let (mut to, mut from) = (vec![up], vec![down]);
@@ -80,6 +81,10 @@ impl<'a> World<'a> {
             net.route(host, gateway, &to);
             net.route(gateway, host, &from);
             clients.push(host);
+            if let Some(since) = bursts_from {
+                let (from, to) = forward(flow, host, gateway);
+                net.watch(from, to, since);
+            }
             for HostEvent { at_s, change_address } in flow.events.iter().copied() {
                 let net = net.clone();
                 clock.call_at(Duration::from_secs_f64(at_s), move || match change_address {
@@ -95,9 +100,12 @@ impl<'a> World<'a> {
         let stuck = |e: Stuck| RunError::Stuck(format!("{e} (seed {})", self.scenario.seed));
         let Scenario { stop_s, limit_s, .. } = *self.scenario;
         let limit = Duration::from_secs_f64(stop_s.unwrap_or(limit_s));
-        let rt = Host::rt(&self.net, self.gateway, self.scenario.seed.wrapping_mul(1000));
+        let pacing = Duration::from_secs_f64(self.scenario.pacing_timer_us / 1e6);
+        let rt = |host, seed| Host::rt(&self.net, host, seed, pacing);
+        let seed = self.scenario.seed.wrapping_mul(1000);
+        let gateway_rt = rt(self.gateway, seed);
         let config = self.config()?;
-        let started = self.clock.run(limit, async move { Gateway::start(rt, config).await });
+        let started = self.clock.run(limit, async move { Gateway::start(gateway_rt, config).await });
         let gateway = started.map_err(stuck)??;
         let pulls = self.scenario.flows.iter().zip(&self.clients).filter(|(flow, _)| flow.way == Way::Pull);
         for (flow, client) in pulls {
@@ -110,7 +118,7 @@ impl<'a> World<'a> {
             self.scenario.flows.iter().map(|flow| Slot::new(flow, &self.clock)).collect();
         let mut running = Vec::new();
         for (i, (flow, host)) in self.scenario.flows.iter().zip(&self.clients).enumerate() {
-            let rt = Host::rt(&self.net, *host, self.scenario.seed.wrapping_mul(1000) + 100 * (1 + i as u64));
+            let rt = rt(*host, seed + 100 * (1 + i as u64));
             let drive = drive(rt.clone(), flow.clone(), i as u64, self.options(i, flow)?, slots[i].clone());
             running.push(rt.spawn(drive));
         }
@@ -127,7 +135,11 @@ impl<'a> World<'a> {
             Err(forever) => return Err(stuck(forever)),
         }
         let elapsed = self.clock.elapsed();
-        let flows = slots.iter().map(|slot| slot.outcome(stop_s.is_some())).collect();
+        let ended = |(slot, (from, to)): (&Arc<Slot>, (HostId, HostId))| FlowOutcome {
+            bursts: self.net.bursts(from, to),
+            ..slot.outcome(stop_s.is_some())
+        };
+        let flows = slots.iter().zip(self.forward()).map(ended).collect();
         let (up, down) = (self.net.counts(self.up), self.net.counts(self.down));
         drop(gateway);
         let samples = std::mem::take(&mut *lock(&samples));
@@ -138,11 +150,7 @@ impl<'a> World<'a> {
     fn sample(&self, samples: Arc<Mutex<Vec<Sample>>>, slots: Vec<Arc<Slot>>) {
         let Some(every) = self.scenario.sample_ms.map(|ms| Duration::from_secs_f64(ms / 1e3)) else { return };
         let (net, clock, up, down) = (self.net.clone(), self.clock.clone(), self.up, self.down);
-        let forward = |(flow, client): (&Flow, &HostId)| match flow.way {
-            Way::Push => (*client, self.gateway),
-            Way::Pull => (self.gateway, *client),
-        };
-        let forward: Vec<_> = self.scenario.flows.iter().zip(&self.clients).map(forward).collect();
+        let forward: Vec<_> = self.forward().collect();
         self.clock.spawn(Box::pin(async move {
             loop {
                 clock.timer(clock.now() + every).await;
@@ -162,6 +170,12 @@ impl<'a> World<'a> {
                 lock(&samples).push(sample);
             }
         }));
+    }
+
+    /// From the source to the sink of each flow.
+    fn forward(&self) -> impl Iterator<Item = (HostId, HostId)> {
+        let flows = self.scenario.flows.iter().zip(&self.clients);
+        flows.map(|(flow, client)| forward(flow, *client, self.gateway))
     }
 
     fn config(&self) -> Result<config::Config, RunError> {
@@ -253,6 +267,14 @@ impl<'a> World<'a> {
         let bdp = up.bdp_bytes(rtt).max(down.bdp_bytes(rtt)).unwrap_or(0);
         let queue = up.queue_bytes.max(down.queue_bytes).unwrap_or(0);
         (bdp * 5).max((bdp + queue) * 5 / 4).max(WINDOW_MIN)
+    }
+}
+
+/// From the source of a flow to its sink.
+fn forward(flow: &Flow, client: HostId, gateway: HostId) -> (HostId, HostId) {
+    match flow.way {
+        Way::Push => (client, gateway),
+        Way::Pull => (gateway, client),
     }
 }
 

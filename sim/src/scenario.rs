@@ -22,6 +22,12 @@ pub struct Scenario {
     /// Readers are woken so late on average, as on a real machine. us.
     #[serde(default = "wake_delay")]
     pub wake_delay_us: f64,
+    /// How finely the timer fires that paces what hosts send; all others fire at whole milliseconds. us.
+    #[serde(default = "pacing_timer")]
+    pub pacing_timer_us: f64,
+    /// From this time on it is looked at how sources space what they send; absent: never. s.
+    #[serde(default)]
+    pub bursts_from_s: Option<f64>,
     /// The state of everything is noted so often; absent: never. ms.
     #[serde(default)]
     pub sample_ms: Option<f64>,
@@ -188,6 +194,10 @@ fn one_link() -> usize {
 
 fn wake_delay() -> f64 {
     100.0
+}
+
+fn pacing_timer() -> f64 {
+    1000.0
 }
 
 fn limit() -> f64 {

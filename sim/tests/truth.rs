@@ -43,6 +43,8 @@ fn scenario(rate: f64, rtt: f64, loss: f64, flows: Vec<Flow>) -> Scenario {
         down: path(rate, rtt, loss),
         flows,
         wake_delay_us: 100.0,
+        pacing_timer_us: 1000.0,
+        bursts_from_s: None,
         sample_ms: None,
         limit_s: 600.0,
         stop_s: None,

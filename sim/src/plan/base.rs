@@ -64,6 +64,8 @@ pub struct Base {
     pub client_events: Vec<HostEvent>,
     /// See [`Scenario`](crate::Scenario).
     pub wake_delay_us: f64,
+    /// See [`Scenario`](crate::Scenario). The kernel's timers, which real hosts use, are late by some 50 us.
+    pub pacing_timer_us: f64,
     /// The course of the run is kept, with a look so often. ms.
     pub sample_ms: Option<f64>,
     /// From this time on, since the start of the run, it is in its steady state; absent: there are no figures of that. s.
@@ -133,6 +135,7 @@ impl Default for Base {
             events: Vec::new(),
             client_events: Vec::new(),
             wake_delay_us: 100.0,
+            pacing_timer_us: 1000.0,
             sample_ms: None,
             warm_up_s: None,
             stop_s: None,
@@ -163,6 +166,7 @@ impl Base {
         ] {
             within(key, value, 0.0)?;
         }
+        within("pacing_timer_us", self.pacing_timer_us, 0.001)?;
         within("sample_ms", self.sample_ms.unwrap_or(1.0), 0.001)?;
         within("stop_s", self.stop_s.unwrap_or(1.0), 0.001)?;
         within("limit_s", self.limit_s, 0.001)?;

@@ -118,6 +118,8 @@ impl Cell {
                 down: direction,
                 flows,
                 wake_delay_us: base.wake_delay_us,
+                pacing_timer_us: base.pacing_timer_us,
+                bursts_from_s: base.warm_up_s,
                 sample_ms: Some(base.sample_ms.map_or(looks, |course| course.min(looks))),
                 limit_s: base.limit_s,
                 stop_s: base.stop_s,
