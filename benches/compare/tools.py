@@ -190,8 +190,8 @@ def metra_client(congestion=None):
     chosen = ["--congestion", congestion] if congestion else []
 
     def client(bench, work):
-        return ["env", f"METRA_TOKEN={bench.token}", bench.metra, "send", "--quiet", *chosen, "--ca",
-                bench.run / "gateway/dev-ca.pem", "--state", bench.run / "client", bench.a / work.source,
+        return ["env", f"METRA_TOKEN={bench.token}", bench.metra, "send", "--quiet", "--no-path-memory", *chosen,
+                "--ca", bench.run / "gateway/dev-ca.pem", "--state", bench.run / "client", bench.a / work.source,
                 f"mtp://{SERVER}:{METRA_PORT}/{bench.destination.name}"]
     return client
 

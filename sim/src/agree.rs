@@ -137,7 +137,7 @@ fn real_run(cell: &Cell, netpath: &Path, metra: &Path) -> Result<f64, String> {
         at("log").display()
     );
     let client = format!(
-        "while [ ! -e '{}' ]; do sleep 0.05; done; exec '{}' send --json --congestion {} --state '{}' --token-file '{}' \
+        "while [ ! -e '{}' ]; do sleep 0.05; done; exec '{}' send --json --no-path-memory --congestion {} --state '{}' --token-file '{}' \
          --ca '{}' random:{} mtp://10.77.0.2:4443/null:",
         at("ready").display(),
         metra.display(),
