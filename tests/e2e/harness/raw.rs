@@ -103,23 +103,29 @@ impl Raw {
 
     /// As [`next`](Self::next); `None` if nothing comes for so long.
     pub(crate) fn next_within(&mut self, patience: Duration) -> Option<Result<Frame, Code>> {
+        Some(self.next_or_end(patience)?.map_err(|error| match error {
+            LinkError::ClosedByPeer { code, .. } => code,
+            error => panic!("the link is lost: {error}"),
+        }))
+    }
+
+    /// The same, or how the link ended.
+    pub(crate) fn next_or_end(&mut self, patience: Duration) -> Option<Result<Frame, LinkError>> {
         let reading = async {
             loop {
                 match self.decoder.next().expect("frames of the gateway parse") {
-                    Some(Frame::Close { code, .. }) => return Err(code),
+                    Some(Frame::Close { code, reason }) => {
+                        return Err(LinkError::ClosedByPeer { code, reason });
+                    }
                     Some(frame) => return Ok(frame),
                     None => {}
                 }
                 match self.recv.recv().await {
                     Ok(Some(bytes)) => self.decoder.push(&bytes),
                     Ok(None) => panic!("the gateway finished the control stream"),
-                    Err(LinkError::ClosedByPeer { code, .. }) => return Err(code),
                     // Why the link is closed, which says more, is on its way.
-                    Err(error) if error.is_stream() => match self.link.closed().await {
-                        LinkError::ClosedByPeer { code, .. } => return Err(code),
-                        error => panic!("the link is lost: {error}"),
-                    },
-                    Err(error) => panic!("the link is lost: {error}"),
+                    Err(error) if error.is_stream() => return Err(self.link.closed().await),
+                    Err(error) => return Err(error),
                 }
             }
         };
