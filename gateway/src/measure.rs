@@ -158,7 +158,7 @@ pub(crate) async fn links(rt: Rt, live: Arc<Live>) {
         if since.received_bytes > 0 {
             let links = session.links();
             for link in &links {
-                histogram!(RTT).record(link.link().stats().rtt);
+                histogram!(RTT).record(link.link().rtt());
             }
             sampled |= !links.is_empty();
         }

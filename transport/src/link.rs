@@ -37,6 +37,11 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
     /// What has been measured so far.
     fn stats(&self) -> LinkStats;
 
+    /// Smoothed round-trip time: [`LinkStats::rtt`], for less.
+    fn rtt(&self) -> Duration {
+        self.stats().rtt
+    }
+
     /// Shares the path with others as `rate` says from now on, in what this side sends, also after a migration.
     ///
     /// `false` if this link cannot do that: it goes on as it was.

@@ -114,7 +114,7 @@ impl SinkJob {
         if !have.is_empty() {
             return Some(Frame::Have { job, ranges: have });
         }
-        let rtt = state.links.iter().map(|l| l.link().stats().rtt).min();
+        let rtt = state.links.iter().map(|l| l.link().rtt()).min();
         state.sink.credit().set_rtt(rtt.unwrap_or_default());
         let want = state.sink.poll_want();
         if !want.is_empty() {

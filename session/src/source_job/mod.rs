@@ -441,7 +441,7 @@ impl SourceJob {
             Frame::Ready { from_record, .. } => state.source.ready(from_record).map_err(refused),
             Frame::Want { ranges, .. } => {
                 let result = state.source.want(&ranges).map_err(refused);
-                let rtt = state.control.as_ref().map_or(Duration::ZERO, |link| link.link().stats().rtt);
+                let rtt = state.control.as_ref().map_or(Duration::ZERO, |link| link.link().rtt());
                 let asked = state.source.progress().resolved;
                 state.lookahead.asked(self.rt.now(), asked, rtt);
                 result

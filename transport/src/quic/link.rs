@@ -186,6 +186,10 @@ impl Link for QuicLink {
         }
     }
 
+    fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+
     fn set_rate(&self, rate: RatePolicy) -> bool {
         self.acked.set_rate(&self.connection, rate)
     }
