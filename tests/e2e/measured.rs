@@ -44,8 +44,8 @@ fn must_fit(done: &Done, relay: &Relay, forward: (&str, u64), reverse: (&str, u6
     );
     let (key, carried) = reverse;
     let counted = done.number(key);
-    // Both look at their own moment, and a loaded machine is late.
-    assert!(counted > carried / 2 && counted < 2 * carried, "{carried}\n{done}");
+    // The search for the MTU alone takes some 100 KB, partly before the job and after it.
+    assert!(counted > carried / 4 && counted < 2 * carried, "{carried}\n{done}");
     let per_gb = float(done, "reverse_bytes_per_gb");
     assert!((per_gb - counted as f64 * 1e9 / SIZE as f64).abs() < 1.0, "{per_gb}\n{done}");
     assert!(
