@@ -63,6 +63,14 @@ fn an_outage_ends_when_the_path_is_back() {
 }
 
 #[test]
+fn what_is_fetched_goes_on_at_another_address_though_packets_are_lost() {
+    for (_, rows) in rows("lossy-new-address") {
+        let row = &rows[0];
+        assert!(row.recovery_s.is_some_and(|seconds| seconds <= 5.0), "{}", said(row));
+    }
+}
+
+#[test]
 fn a_new_link_after_an_outage_does_not_start_over() {
     let rows = rows("long-outage");
     let row = &rows[0].1[0];

@@ -18,7 +18,7 @@ use super::acked::Acked;
 use super::control::{self, QuicControlRecv, QuicControlSend};
 use super::error;
 use super::paths::Use;
-use super::silence::Silence;
+use super::silence::{Listening, Silence};
 use super::tuning::Tuning;
 use super::windows::Windows;
 use crate::link::{
@@ -40,8 +40,9 @@ pub(super) struct QuicLink {
     control_taken: AtomicBool,
     min_rtt: MinRtt,
     acked: Arc<Acked>,
-    windows: Windows,
+    windows: Arc<Windows>,
     silence: Silence,
+    listening: Listening,
     path: Use,
 }
 
@@ -105,7 +106,7 @@ impl QuicLink {
         path: Use,
         tuning: &Tuning,
     ) -> Arc<dyn Link> {
-        let windows = Windows::new(rt.now(), tuning.receive_window, tuning.send_window);
+        let windows = Arc::new(Windows::new(rt.now(), tuning.receive_window, tuning.send_window));
         Arc::new(Self {
             id: LinkId::next(),
             rt,
@@ -116,6 +117,7 @@ impl QuicLink {
             acked: Arc::default(),
             windows,
             silence: Silence::default(),
+            listening: Listening::default(),
             path,
         })
     }
@@ -238,6 +240,7 @@ impl Link for QuicLink {
     fn accept_chunk(&self) -> BoxFuture<'_, Result<Box<dyn ChunkRecv>, LinkError>> {
         Box::pin(async {
             let stream = self.connection.accept_uni().await.map_err(error::lost)?;
+            self.listening.watch(&self.rt, &self.connection, &self.windows);
             self.windows.follow(self.rt.now(), &self.connection);
             Ok(Box::new(QuicChunkRecv { stream, ended: false }) as Box<dyn ChunkRecv>)
         })

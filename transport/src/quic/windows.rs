@@ -43,6 +43,14 @@ impl Windows {
         Self { most: (receive, send), seen: Mutex::new(Seen { at: now, bytes: (0, 0), windows }) }
     }
 
+    /// Says the receive window once more. That changes nothing, but it is a packet, and the peer answers it.
+    pub(super) fn repeat(&self, connection: &Connection) {
+        let Ok(seen) = self.seen.try_lock() else { return };
+        // What is taken away is given again; quinn tells of what is given.
+        connection.set_receive_window(varint(seen.windows.0.saturating_sub(1)));
+        connection.set_receive_window(varint(seen.windows.0));
+    }
+
     /// Looks at what `connection` has carried since the last look, if that was long enough ago. Called whenever a
     /// chunk begins; an idle connection costs nothing.
     pub(super) fn follow(&self, now: Instant, connection: &Connection) {
