@@ -95,12 +95,13 @@ fn the_newer_of_two_takes_over(bed: &Bed) {
 fn several_connections_carry_one_job(bed: &Bed) {
     let gateway = bed.gateway();
     let tree = bed.folder("tree");
-    data::noise_file(&tree.join("large"), 91, 48 * MIB);
+    // Far more than leaves before the last of the connections is open.
+    data::noise_file(&tree.join("large"), 91, 96 * MIB);
     for i in 0..50 {
         fs::write(tree.join(format!("{i}")), data::noise(i + 1, 5000)).unwrap();
     }
     data::age(&tree);
-    let relay = bed.relay(&gateway, 24 * MIB);
+    let relay = bed.relay(&gateway, 48 * MIB);
     let send = bed.client(&gateway, ["send", "--connections", "3"]).arg(&tree).arg(relay.url("t"));
     let done = send.expect(0);
     assert_eq!(relay.busy(2 * MIB), 3, "each carries a part\n{done}");
@@ -109,7 +110,7 @@ fn several_connections_carry_one_job(bed: &Bed) {
     assert_eq!(done.number("chunks_resent"), 0, "{done}");
     Tree::of(&tree).must_equal(&Tree::of(&gateway.at("t")));
 
-    let relay = bed.relay(&gateway, 24 * MIB);
+    let relay = bed.relay(&gateway, 48 * MIB);
     let get = bed.client(&gateway, ["get", "--connections", "3"]).arg(relay.url("t")).arg(bed.path("back"));
     get.expect(0);
     assert_eq!(relay.busy(1), 3);
