@@ -18,7 +18,7 @@ use super::acked::Acked;
 use super::control::{self, QuicControlRecv, QuicControlSend};
 use super::error;
 use super::paths::Use;
-use super::silence::{Listening, Silence};
+use super::silence::Silence;
 use super::tuning::Tuning;
 use super::windows::Windows;
 use crate::link::{
@@ -41,8 +41,9 @@ pub(super) struct QuicLink {
     min_rtt: MinRtt,
     acked: Arc<Acked>,
     windows: Arc<Windows>,
+    /// Of what is sent, and of what is received.
     silence: Silence,
-    listening: Listening,
+    silence_received: Silence,
     path: Use,
 }
 
@@ -117,7 +118,7 @@ impl QuicLink {
             acked: Arc::default(),
             windows,
             silence: Silence::default(),
-            listening: Listening::default(),
+            silence_received: Silence::default(),
             path,
         })
     }
@@ -221,7 +222,7 @@ impl Link for QuicLink {
         Box::pin(async move {
             self.handshake.clone().confirmed().await?;
             let stream = self.connection.open_uni().await.map_err(error::lost)?;
-            self.silence.watch(&self.rt, &self.connection, &self.acked);
+            self.silence.watch_sending(&self.rt, &self.connection, &self.acked);
             self.windows.follow(self.rt.now(), &self.connection);
             self.path.follow(&self.rt, &self.connection, &self.acked);
             let mut chunk = ChunkSend { stream, finished: false };
@@ -240,7 +241,7 @@ impl Link for QuicLink {
     fn accept_chunk(&self) -> BoxFuture<'_, Result<Box<dyn ChunkRecv>, LinkError>> {
         Box::pin(async {
             let stream = self.connection.accept_uni().await.map_err(error::lost)?;
-            self.listening.watch(&self.rt, &self.connection, &self.windows);
+            self.silence_received.watch_receiving(&self.rt, &self.connection, &self.windows);
             self.windows.follow(self.rt.now(), &self.connection);
             Ok(Box::new(QuicChunkRecv { stream, ended: false }) as Box<dyn ChunkRecv>)
         })

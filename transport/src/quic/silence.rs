@@ -21,7 +21,6 @@ use crate::rt::Rt;
 
 /// How often a silent path is tried.
 const EVERY: Duration = Duration::from_millis(250);
-
 /// How often a client says that it is there: so many times as often as a path is tried, ...
 const OFTEN: u32 = 12;
 /// ... and then every so many of those times, ...
@@ -29,30 +28,77 @@ const SELDOM: u32 = 4;
 /// ... until so many are over.
 const LAST: u32 = 120;
 
-/// Watches one connection over which a client receives.
+/// Watches one connection: while it sends, or while a client receives over it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Listening(Arc<AtomicBool>);
+pub(super) struct Silence(Arc<AtomicBool>);
 
-impl Listening {
+/// What follows a look at a connection.
+enum Next {
+    Look,
+    /// Until it is watched again.
+    Rest,
+    Never,
+}
+
+impl Silence {
+    /// Something is being sent; when everything has arrived, it rests.
+    pub(super) fn watch_sending(&self, rt: &Rt, connection: &Connection, acked: &Arc<Acked>) {
+        let (acked, mut before) = (acked.clone(), None);
+        self.watch(rt, connection, move |connection| {
+            let look = acked.look(connection);
+            // Other controllers wait for QUIC's own probes.
+            let Some(probing) = look.probing else { return Next::Never };
+            if probing.in_flight == 0 {
+                return Next::Rest;
+            }
+            if before == Some(look.bytes) {
+                probing.allow();
+                // Changes nothing, but wakes the connection, which then asks for the window.
+                connection.set_max_concurrent_bi_streams(BIDI_STREAMS);
+            }
+            before = Some(look.bytes);
+            Next::Look
+        });
+    }
+
     /// Something is being received.
-    pub(super) fn watch(&self, rt: &Rt, connection: &Connection, windows: &Arc<Windows>) {
-        if connection.side() != Side::Client || self.0.swap(true, Ordering::Relaxed) {
+    pub(super) fn watch_receiving(&self, rt: &Rt, connection: &Connection, windows: &Arc<Windows>) {
+        if connection.side() != Side::Client {
             return;
         }
-        let (this, sleeper) = (self.clone(), rt.clone());
-        let (connection, windows) = (connection.clone(), windows.clone());
+        let (windows, mut before, mut silent) = (windows.clone(), 0, 0);
+        self.watch(rt, connection, move |connection| {
+            let heard = connection.stats().frame_rx.stream;
+            silent = if heard == before { silent + 1 } else { 0 };
+            before = heard;
+            if is_asking(silent) {
+                windows.repeat(connection);
+            }
+            if silent < LAST { Next::Look } else { Next::Rest }
+        });
+    }
+
+    /// Looks at it now and then, unless that goes on already.
+    fn watch(
+        &self,
+        rt: &Rt,
+        connection: &Connection,
+        mut look: impl FnMut(&Connection) -> Next + Send + 'static,
+    ) {
+        if self.0.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (this, sleeper, connection) = (self.clone(), rt.clone(), connection.clone());
         rt.spawn(async move {
-            let (mut before, mut silent) = (0, 0);
-            while silent < LAST {
+            loop {
                 sleeper.sleep(EVERY.max(connection.rtt() * 2)).await;
                 if connection.close_reason().is_some() {
                     return;
                 }
-                let heard = connection.stats().frame_rx.stream;
-                silent = if heard == before { silent + 1 } else { 0 };
-                before = heard;
-                if is_asking(silent) {
-                    windows.repeat(&connection);
+                match look(&connection) {
+                    Next::Look => {}
+                    Next::Rest => break,
+                    Next::Never => return,
                 }
             }
             this.0.store(false, Ordering::Relaxed);
@@ -63,44 +109,6 @@ impl Listening {
 /// Whether a client says that it is there, when it has heard nothing for so many times as long as a path is tried.
 fn is_asking(silent: u32) -> bool {
     silent > 0 && (silent <= OFTEN || silent.is_multiple_of(SELDOM))
-}
-
-/// Watches one connection while it sends; when everything has arrived, it stops.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Silence(Arc<AtomicBool>);
-
-impl Silence {
-    /// Something is being sent.
-    pub(super) fn watch(&self, rt: &Rt, connection: &Connection, acked: &Arc<Acked>) {
-        if self.0.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let (this, sleeper) = (self.clone(), rt.clone());
-        let (connection, acked) = (connection.clone(), acked.clone());
-        rt.spawn(async move {
-            let mut before = None;
-            loop {
-                let rtt = connection.rtt();
-                sleeper.sleep(EVERY.max(rtt * 2)).await;
-                if connection.close_reason().is_some() {
-                    return;
-                }
-                let look = acked.look(&connection);
-                // Other controllers wait for QUIC's own probes.
-                let Some(probing) = look.probing else { return };
-                if probing.in_flight == 0 {
-                    break;
-                }
-                if before == Some(look.bytes) {
-                    probing.allow();
-                    // Changes nothing, but wakes the connection, which then asks for the window.
-                    connection.set_max_concurrent_bi_streams(BIDI_STREAMS);
-                }
-                before = Some(look.bytes);
-            }
-            this.0.store(false, Ordering::Relaxed);
-        });
-    }
 }
 
 #[cfg(test)]
