@@ -144,6 +144,10 @@ pub trait ChunkRecv: Send + fmt::Debug + 'static {
 pub enum LinkKind {
     /// Native QUIC.
     Quic,
+    /// TLS over TCP.
+    Tls,
+    /// WebSocket over TLS.
+    WebSocket,
 }
 
 impl LinkKind {
@@ -151,6 +155,8 @@ impl LinkKind {
     pub fn name(self) -> &'static str {
         match self {
             LinkKind::Quic => "quic",
+            LinkKind::Tls => "tls",
+            LinkKind::WebSocket => "ws",
         }
     }
 }

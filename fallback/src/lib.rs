@@ -1,0 +1,19 @@
+//! MTP where UDP does not get through: over TLS, over WebSocket, through proxies; and the ladder that finds the way.
+//!
+//! ```text
+//!   ladder      which way to try when, what is remembered of a network           sans-io
+//!   link        a byte stream as a Link: chunks one after another, control between
+//!     record      what is on that byte stream                                    sans-io
+//!   tls  ws     the byte streams: TLS (ALPN mtp/1), WebSocket over HTTP/1.1 and HTTP/2
+//!   dial        a TCP connection to a host, directly or through a proxy
+//!     proxy       HTTP CONNECT, SOCKS5; which proxy is for which host
+//! ```
+//!
+//! Non-goals: sessions and jobs (they see links only), and what a gateway serves besides MTP on the same port.
+
+mod dial;
+pub mod proxy;
+mod stream;
+
+pub use dial::{DialError, Dialed, Target};
+pub use stream::{BoxStream, Stream};
