@@ -15,6 +15,7 @@ mod dial;
 pub mod link;
 pub mod proxy;
 mod stream;
+pub mod tcp;
 pub mod tls;
 
 pub use dial::{DialError, Dialed, Target};

@@ -69,12 +69,7 @@ struct Current {
 
 /// What the writer does next.
 enum Next {
-    Write {
-        head: Vec<u8>,
-        body: [Bytes; 2],
-        tail: Vec<u8>,
-        done: Option<(oneshot::Sender<Sent>, Sent)>,
-    },
+    Write { head: Vec<u8>, body: [Bytes; 2], tail: Vec<u8>, done: Option<(oneshot::Sender<Sent>, Sent)> },
     WaitUntil(Instant),
     Idle,
     Close(Vec<u8>),
