@@ -12,6 +12,7 @@
 //! Non-goals: sessions and jobs (they see links only), and what a gateway serves besides MTP on the same port.
 
 mod dial;
+pub mod ladder;
 pub mod link;
 pub mod proxy;
 mod stream;
