@@ -6,6 +6,7 @@
 //!     record      what is on that byte stream                                    sans-io
 //!   tls  ws     the byte streams: TLS (ALPN mtp/1), WebSocket over HTTP/1.1 and HTTP/2
 //!   dial        a TCP connection to a host, directly or through a proxy
+//!     tcp         options of sockets
 //!     proxy       HTTP CONNECT, SOCKS5; which proxy is for which host
 //! ```
 //!
@@ -14,6 +15,7 @@
 mod dial;
 pub mod proxy;
 mod stream;
+pub mod tcp;
 
 pub use dial::{DialError, Dialed, Target};
 pub use stream::{BoxStream, Stream};
