@@ -6,6 +6,7 @@
 //!     record      what is on that byte stream                                    sans-io
 //!   tls  ws     the byte streams: TLS (ALPN mtp/1), WebSocket over HTTP/1.1 and HTTP/2
 //!   dial        a TCP connection to a host, directly or through a proxy
+//!     race        the first of its addresses that answers                        RFC 8305
 //!     tcp         options of sockets
 //!     proxy       HTTP CONNECT, SOCKS5; which proxy is for which host
 //! ```
@@ -13,9 +14,12 @@
 //! Non-goals: sessions and jobs (they see links only), and what a gateway serves besides MTP on the same port.
 
 mod dial;
+mod error;
 pub mod proxy;
+mod race;
 mod stream;
 pub mod tcp;
 
-pub use dial::{DialError, Dialed, Target};
+pub use dial::{DialOptions, Dialed, ProxyTls, Target, dial};
+pub use error::DialError;
 pub use stream::{BoxStream, Stream};

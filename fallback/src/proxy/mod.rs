@@ -2,7 +2,10 @@
 //!
 //! Non-goals: PAC files and the discovery of proxies; Negotiate, NTLM and Digest, for which local helpers exist.
 
+mod challenge;
+pub(crate) mod connect;
 mod rules;
+pub(crate) mod socks;
 mod url;
 
 pub use rules::{Rules, RulesError};
