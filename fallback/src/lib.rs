@@ -15,6 +15,8 @@
 
 mod dial;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod proxy;
 mod race;
 mod stream;
