@@ -5,6 +5,7 @@
 //!   link        a byte stream as a Link: chunks one after another, control between
 //!     record      what is on that byte stream                                    sans-io
 //!   tls  ws     the byte streams: TLS (ALPN mtp/1), WebSocket over HTTP/1.1 and HTTP/2
+//!   http        HTTP/1.1 and HTTP/2 on one connection of a server, with limits
 //!   dial        a TCP connection to a host, directly or through a proxy
 //!     proxy       HTTP CONNECT, SOCKS5; which proxy is for which host
 //! ```
@@ -12,8 +13,10 @@
 //! Non-goals: sessions and jobs (they see links only), and what a gateway serves besides MTP on the same port.
 
 mod dial;
+pub mod http;
 pub mod proxy;
 mod stream;
+pub mod ws;
 
 pub use dial::{DialError, Dialed, Target};
 pub use stream::{BoxStream, Stream};
