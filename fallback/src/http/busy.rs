@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 /// Keeps an HTTP/2 connection from being ended as idle for as long as it, or a clone, lives.
 ///
-/// [`serve_http`](super::serve_http) puts one among the extensions of each request and holds one until the answer is sent. A
-/// tunnel within the connection goes on after that: it takes this one along.
+/// [`serve_http`](super::serve_http) puts one among the extensions of each request and holds one until the
+/// answer is sent. A tunnel within the connection goes on after that: it takes this one along.
 #[derive(Clone)]
 pub struct Busy {
     _one: Arc<One>,

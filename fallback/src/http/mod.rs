@@ -8,8 +8,8 @@
 //!
 //! What hyper itself refuses, and what of RFC 9112 and 9113 that covers, the tests pin down.
 //!
-//! Non-goals: listeners, TLS, routes; how long a service may take, and a body that arrives or leaves slowly: that is for the
-//! service, which knows what it moves.
+//! Non-goals: listeners, TLS, routes; how long a service may take, and a body that arrives or leaves slowly:
+//! that is for the service, which knows what it moves.
 
 mod busy;
 mod guard;
@@ -36,11 +36,11 @@ use guard::Guard;
 /// What one HTTP connection may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// HTTP/1.1: from the start of the connection, or the end of the answer before, until the head of a request is there.
-    /// So it also ends connections that wait for a next request. Default 30 s.
+    /// HTTP/1.1: from the start of the connection, or the end of the answer before, until the head of a
+    /// request is there. So it also ends connections that wait for a next request. Default 30 s.
     pub header_read: Duration,
-    /// HTTP/2: how long a connection lives without a request, an answer that is being sent, or a tunnel ([`Busy`]). Default
-    /// 60 s.
+    /// HTTP/2: how long a connection lives without a request, an answer that is being sent, or a tunnel
+    /// ([`Busy`]). Default 60 s.
     pub idle: Duration,
     /// Head of a request; at least 8 KiB. Larger ones are answered with 431. Default 16 KiB.
     pub head: u32,
@@ -48,12 +48,14 @@ pub struct Limits {
     pub fields: usize,
     /// HTTP/2: requests at a time. Default 64.
     pub streams: u32,
-    /// HTTP/2: what a peer may send ahead, per stream and altogether, and so what is held if the service does not read it.
-    /// Less caps uploads: a path carries about half of it per round trip. Default 32 MiB.
+    /// HTTP/2: what a peer may send ahead, per stream and altogether, and so what is held if the service does
+    /// not read it. Less caps uploads: a path carries about half of it per round trip. Default 32 MiB.
     pub window: u32,
-    /// HTTP/2: pings at this interval, and ends the connection if there is no answer for as long. Default 30 s.
+    /// HTTP/2: pings at this interval, and ends the connection if there is no answer for as long. Default 30
+    /// s.
     pub ping: Duration,
-    /// How long requests that run may take when the connection is to end, whether idle or drained. Default 10 s.
+    /// How long requests that run may take when the connection is to end, whether idle or drained. Default 10
+    /// s.
     pub grace: Duration,
 }
 
@@ -76,7 +78,8 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpError {
-    /// A request did not arrive in time, or the peer did not answer. Fault: the peer or the path; after a request, nobody's.
+    /// A request did not arrive in time, or the peer did not answer. Fault: the peer or the path; after a
+    /// request, nobody's.
     #[error("the peer was too slow")]
     TimedOut,
     /// What the peer sent is not HTTP, or breaks a rule of it. Fault: the peer.
@@ -90,14 +93,15 @@ pub enum HttpError {
     Service(String),
 }
 
-/// Serves `service` on one connection until that ends: HTTP/2 with extended CONNECT (RFC 8441) if `is_h2`, which is what TLS
-/// agreed on, else HTTP/1.1 with upgrades.
+/// Serves `service` on one connection until that ends: HTTP/2 with extended CONNECT (RFC 8441) if `is_h2`,
+/// which is what TLS agreed on, else HTTP/1.1 with upgrades.
 ///
-/// Requests that could be taken in two ways are answered here and do not reach the service. Every request carries a [`Busy`]
-/// among its extensions, which a tunnel over HTTP/2 must keep; [`ws::accept`] does. When an upgrade of HTTP/1.1 begins, the
-/// connection is the upgrade's and this returns.
+/// Requests that could be taken in two ways are answered here and do not reach the service. Every request
+/// carries a [`Busy`] among its extensions, which a tunnel over HTTP/2 must keep; [`ws::accept`] does. When
+/// an upgrade of HTTP/1.1 begins, the connection is the upgrade's and this returns.
 ///
-/// When `drain` resolves, nothing new is taken, and after [`Limits::grace`] what runs is cut, tunnels over HTTP/2 too.
+/// When `drain` resolves, nothing new is taken, and after [`Limits::grace`] what runs is cut, tunnels over
+/// HTTP/2 too.
 ///
 /// # Errors
 /// Why the connection ended, if not in the ordinary way. The peer has been told as far as HTTP can say it.
@@ -137,7 +141,11 @@ where
         () = &mut drain => {}
     }
     connection.as_mut().graceful_shutdown();
-    within(limits.grace, connection).await
+    match within(limits.grace, connection).await {
+        // A peer that has been told to go need not wait for the last of it.
+        Err(HttpError::Lost(_)) => Ok(()),
+        ended => ended,
+    }
 }
 
 fn http1(limits: &Limits) -> hyper::server::conn::http1::Builder {

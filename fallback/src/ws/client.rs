@@ -19,18 +19,19 @@ use super::stream::WsStream;
 use super::{SUBPROTOCOL, accept_key, h2, has_token, single};
 use crate::stream::BoxStream;
 
-/// Opens a WebSocket over `stream`, at which TLS is done and leads to `authority` (host, and port if it is not 443) and
-/// there to `path`.
+/// Opens a WebSocket over `stream`, at which TLS is done and leads to `authority` (host, and port if it is
+/// not 443) and there to `path`.
 ///
-/// `alpn_h2` is whether TLS agreed on HTTP/2: then the WebSocket is an extended CONNECT (RFC 8441), otherwise the upgrade of
-/// HTTP/1.1 (RFC 6455 section 4.1). HTTP/2 has windows of 32 MiB, so that 1 Gbit/s is not cut at up to 100 ms, and holds up
-/// to that much if nobody reads; a task drives it and ends with the [`WsStream`].
+/// `alpn_h2` is whether TLS agreed on HTTP/2: then the WebSocket is an extended CONNECT (RFC 8441), otherwise
+/// the upgrade of HTTP/1.1 (RFC 6455 section 4.1). HTTP/2 has windows of 32 MiB, so that 1 Gbit/s is not cut
+/// at up to 100 ms, and holds up to that much if nobody reads; a task drives it and ends with the
+/// [`WsStream`].
 ///
 /// There is no timeout here; dropping the future gives up and closes the connection.
 ///
 /// # Errors
-/// [`WsError::is_not_let_through`] if this way does not lead to a gateway; [`WsError::Request`] if `authority` or `path`
-/// cannot be used (fault: the caller); otherwise what happened to the connection.
+/// [`WsError::is_not_let_through`] if this way does not lead to a gateway; [`WsError::Request`] if
+/// `authority` or `path` cannot be used (fault: the caller); otherwise what happened to the connection.
 pub async fn connect(
     stream: BoxStream,
     alpn_h2: bool,

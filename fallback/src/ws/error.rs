@@ -6,8 +6,8 @@ use std::io;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WsError {
-    /// The answer has a status of HTTP that opens no WebSocket. Fault: a proxy or filter in between, the path is not
-    /// the gateway's, or the gateway takes nothing now (429, 502, 503, 504).
+    /// The answer has a status of HTTP that opens no WebSocket. Fault: a proxy or filter in between, the path
+    /// is not the gateway's, or the gateway takes nothing now (429, 502, 503, 504).
     #[error("answered with status {status}{by}: WebSocket is not let through, or this is no gateway")]
     Refused {
         /// The status.
@@ -15,26 +15,27 @@ pub enum WsError {
         /// Who says so, as in ` by "squid"`; empty if the answer does not tell.
         by: String,
     },
-    /// The answer is not HTTP, or not the version that TLS agreed on. Fault: something in between, or the host serves
-    /// something else.
+    /// The answer is not HTTP, or not the version that TLS agreed on. Fault: something in between, or the
+    /// host serves something else.
     #[error("the answer is not HTTP: {0}")]
     NotHttp(String),
-    /// The server speaks HTTP/2 without WebSocket (RFC 8441 section 3). Fault: nobody; over HTTP/1.1 it may go.
+    /// The server speaks HTTP/2 without WebSocket (RFC 8441 section 3). Fault: nobody; over HTTP/1.1 it may
+    /// go.
     #[error("the server offers no WebSocket over HTTP/2; try HTTP/1.1")]
     NoExtendedConnect,
-    /// A WebSocket was opened, but not the one asked for (RFC 6455 section 4.1). Fault: the server, or a cache or filter
-    /// in between.
+    /// A WebSocket was opened, but not the one asked for (RFC 6455 section 4.1). Fault: the server, or a
+    /// cache or filter in between.
     #[error("the answer opens another WebSocket than asked for: {0}")]
     Handshake(&'static str),
-    /// The connection ended before there was a WebSocket. Fault: something in between that drops what it does not know,
-    /// or the path.
+    /// The connection ended before there was a WebSocket. Fault: something in between that drops what it does
+    /// not know, or the path.
     #[error("the connection ended before the WebSocket was open")]
     Unanswered,
     /// Host or path cannot stand in a request. Fault: the caller.
     #[error("not usable in a request: {0}")]
     Request(String),
-    /// A rule of framing was broken (RFC 6455 section 5). Fault: the peer, or something in between that changes what
-    /// passes.
+    /// A rule of framing was broken (RFC 6455 section 5). Fault: the peer, or something in between that
+    /// changes what passes.
     #[error("WebSocket protocol violation: {0}")]
     Protocol(&'static str),
     /// A text message arrived; MTP is binary. Fault: the peer.
@@ -49,7 +50,8 @@ pub enum WsError {
     /// The connection ended without a close frame. Fault: the path, or the peer is gone.
     #[error("the connection ended without a close frame")]
     Truncated,
-    /// The peer closed for another reason than being done. Fault: what the code says (RFC 6455 section 7.4.1).
+    /// The peer closed for another reason than being done. Fault: what the code says (RFC 6455 section
+    /// 7.4.1).
     #[error("closed by the peer: {code}: {reason}")]
     Closed {
         /// Status code of the close frame.
@@ -72,8 +74,8 @@ impl WsError {
     pub fn is_retryable(&self) -> bool {
         match self {
             WsError::Refused { status, .. } => matches!(status, 429 | 502 | 503 | 504),
-            // Service restart, try again later, and what a process says that goes away (RFC 6455 section 7.4.1 and the
-            // registry it founds).
+            // Service restart, try again later, and what a process says that goes away (RFC 6455 section
+            // 7.4.1 and the registry it founds).
             WsError::Closed { code, .. } => matches!(code, 1001 | 1011..=1014),
             WsError::Unanswered | WsError::Truncated => true,
             WsError::Io { kind, .. } => *kind != io::ErrorKind::InvalidInput,
@@ -87,8 +89,8 @@ impl WsError {
         }
     }
 
-    /// Whether this way does not lead to the gateway (blocked, filtered, or nobody there), so that another is to be
-    /// tried.
+    /// Whether this way does not lead to the gateway (blocked, filtered, or nobody there), so that another is
+    /// to be tried.
     pub fn is_not_let_through(&self) -> bool {
         matches!(
             self,

@@ -1,6 +1,7 @@
 //! Frames of RFC 6455 section 5, without input and output.
 //!
-//! Payload is not collected: what has arrived of a frame is handed on. So no length that a peer claims reserves memory.
+//! Payload is not collected: what has arrived of a frame is handed on. So no length that a peer claims
+//! reserves memory.
 
 use super::error::WsError;
 
@@ -148,8 +149,8 @@ fn close(payload: &[u8]) -> Result<Step, WsError> {
     }
 }
 
-/// Appends one whole frame, masked if there is a key. Its payload is the first `len` bytes of `parts`, which must be
-/// there.
+/// Appends one whole frame, masked if there is a key. Its payload is the first `len` bytes of `parts`, which
+/// must be there.
 pub(super) fn put<'a>(
     out: &mut Vec<u8>,
     opcode: u8,

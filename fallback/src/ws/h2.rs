@@ -82,7 +82,8 @@ async fn settings(
     .await
 }
 
-/// Drives the connection until it ends; when the stream is left, until both sides have ended it, for [`LINGER`] at most.
+/// Drives the connection until it ends; when the stream is left, until both sides have ended it, for
+/// [`LINGER`] at most.
 async fn drive(connection: Connection<BoxStream, Bytes>, left: oneshot::Receiver<Halves>) {
     let mut connection = pin!(connection);
     let (mut send, mut receive) = tokio::select! {
@@ -93,7 +94,8 @@ async fn drive(connection: Connection<BoxStream, Bytes>, left: oneshot::Receiver
             Err(_) => return,
         },
     };
-    // Whether that was all, a close frame says. Dropped at once, the stream would be reset and what was sent be lost.
+    // Whether that was all, a close frame says. Dropped at once, the stream would be reset and what was sent
+    // be lost.
     let _ = send.send_data(Bytes::new(), true);
     let end = async {
         while let Some(Ok(data)) = receive.data().await {
@@ -221,8 +223,8 @@ fn of_h2(error: ::h2::Error) -> WsError {
     }
 }
 
-/// Of the stream and of the connection. A receiver gives room back in halves of it, so at the worst 16 MiB are open: 1 Gbit/s
-/// over 100 ms has 12.5 MB on the way. Bytes.
+/// Of the stream and of the connection. A receiver gives room back in halves of it, so at the worst 16 MiB
+/// are open: 1 Gbit/s over 100 ms has 12.5 MB on the way. Bytes.
 pub(crate) const WINDOW: u32 = 32 << 20;
 
 /// Longest frame that is taken: one message, with its header. Bytes.

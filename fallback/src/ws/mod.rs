@@ -8,11 +8,11 @@
 //!     frame      frames                                       sans-io
 //! ```
 //!
-//! The framing is here and not a library's because a byte stream needs neither messages nor their text: payload goes on as
-//! it arrives, so nothing is collected, and it never reaches a log.
+//! The framing is here and not a library's because a byte stream needs neither messages nor their text:
+//! payload goes on as it arrives, so nothing is collected, and it never reaches a log.
 //!
-//! Non-goals: text messages, extensions (compression gains nothing on what MTP carries), Origin (who a peer is says MTP,
-//! no cookie), and which path leads where.
+//! Non-goals: text messages, extensions (compression gains nothing on what MTP carries), Origin (who a peer
+//! is says MTP, no cookie), and which path leads where.
 
 mod client;
 mod error;
@@ -21,7 +21,7 @@ mod h2;
 mod server;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use client::connect;
 pub use error::WsError;

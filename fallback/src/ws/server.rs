@@ -24,15 +24,15 @@ use crate::http::Busy;
 /// What [`accept`] gives: the answer to send, and what becomes a WebSocket once it is sent.
 pub type Accepted<F> = (Response<Empty<Bytes>>, F);
 
-/// Grants the WebSocket that `request` asks for, by the upgrade of HTTP/1.1 (RFC 6455 section 4.2) or the extended CONNECT of
-/// HTTP/2 (RFC 8441 section 5). Its path has been looked at before.
+/// Grants the WebSocket that `request` asks for, by the upgrade of HTTP/1.1 (RFC 6455 section 4.2) or the
+/// extended CONNECT of HTTP/2 (RFC 8441 section 5). Its path has been looked at before.
 ///
-/// Return the response to hyper, and await the future in another task: it resolves after the response is sent, with
-/// [`WsError::Unanswered`] if that never happens.
+/// Return the response to hyper, and await the future in another task: it resolves after the response is
+/// sent, with [`WsError::Unanswered`] if that never happens.
 ///
 /// # Errors
-/// The answer to give instead, if the request asks for something else or not as it has to. Fault: the client, or something in
-/// between that takes header fields away.
+/// The answer to give instead, if the request asks for something else or not as it has to. Fault: the client,
+/// or something in between that takes header fields away.
 pub fn accept(
     mut request: Request<Incoming>,
 ) -> Result<Accepted<impl Future<Output = Result<WsStream, WsError>> + Send + 'static>, Rejection> {

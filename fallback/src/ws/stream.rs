@@ -16,25 +16,27 @@ use crate::stream::BoxStream;
 
 /// A WebSocket (RFC 6455) as a byte stream.
 ///
-/// What is written goes out as binary messages of at most 64 KiB, each of one frame. Small ones are collected until there
-/// are 64 KiB or [`poll_flush`](AsyncWrite::poll_flush), so flush when the peer shall see them. Reading gives the payload of
-/// binary messages; where they end is not seen. Pings are answered while somebody reads.
+/// What is written goes out as binary messages of at most 64 KiB, each of one frame. Small ones are collected
+/// until there are 64 KiB or [`poll_flush`](AsyncWrite::poll_flush), so flush when the peer shall see them.
+/// Reading gives the payload of binary messages; where they end is not seen. Pings are answered while
+/// somebody reads.
 ///
-/// [`poll_shutdown`](AsyncWrite::poll_shutdown) sends a close frame. WebSocket has no half-closed state: the peer answers
-/// with a close frame of its own and need not send anything before it, so end the protocol above first. The end of what is
-/// read is clean only after a close frame without a code or with 1000.
+/// [`poll_shutdown`](AsyncWrite::poll_shutdown) sends a close frame. WebSocket has no half-closed state: the
+/// peer answers with a close frame of its own and need not send anything before it, so end the protocol above
+/// first. The end of what is read is clean only after a close frame without a code or with 1000.
 ///
 /// At most 128 KiB are held of what was written, and 64 KiB of what arrived.
 ///
 /// # Errors
-/// Reading and writing give an [`io::Error`] that converts into the [`WsError`] behind it. After an error other than of
-/// the connection below, every further read gives the same one.
+/// Reading and writing give an [`io::Error`] that converts into the [`WsError`] behind it. After an error
+/// other than of the connection below, every further read gives the same one.
 pub struct WsStream {
     io: BoxStream,
     role: Role,
 
     decoder: Decoder,
-    /// What arrived is in `start..end`; of that the first `plain` bytes are payload, the rest still has to be looked at.
+    /// What arrived is in `start..end`; of that the first `plain` bytes are payload, the rest still has to be
+    /// looked at.
     staged: Box<[u8]>,
     start: usize,
     end: usize,
@@ -45,8 +47,8 @@ pub struct WsStream {
     out: Vec<u8>,
     sent: usize,
     closing: bool,
-    /// The last ping that has not been answered. One is enough (RFC 6455 section 5.5.3), and so a peer that sends many and
-    /// reads nothing costs no memory.
+    /// The last ping that has not been answered. One is enough (RFC 6455 section 5.5.3), and so a peer that
+    /// sends many and reads nothing costs no memory.
     pong: Option<Vec<u8>>,
     /// Whether there is an answer to a ping or close frame that the reading side has to bring on its way.
     answering: bool,
@@ -197,7 +199,8 @@ impl WsStream {
         self.out.len() - self.sent
     }
 
-    /// Hands everything to the stream below, and flushes that if told to. Wakes who is registered in `wakers`.
+    /// Hands everything to the stream below, and flushes that if told to. Wakes who is registered in
+    /// `wakers`.
     fn poll_send(&mut self, flush: bool) -> Poll<io::Result<()>> {
         let waker = Waker::from(self.wakers.clone());
         let cx = &mut Context::from_waker(&waker);
@@ -300,8 +303,8 @@ impl fmt::Debug for WsStream {
     }
 }
 
-/// The two halves may be with two tasks, and both may wait for the stream below to take something: an answer to a ping, and
-/// what is written. That stream remembers one waker; this one wakes both.
+/// The two halves may be with two tasks, and both may wait for the stream below to take something: an answer
+/// to a ping, and what is written. That stream remembers one waker; this one wakes both.
 #[derive(Debug, Default)]
 struct Wakers {
     reader: AtomicWaker,
@@ -332,14 +335,19 @@ impl Keys {
             aws_lc_rs::rand::fill(&mut bytes).map_err(|_| io::Error::other("no entropy"))?;
             self.bytes.extend_from_slice(&bytes);
         }
-        let mut key = [0; 4];
-        key.copy_from_slice(&self.bytes.split_off(self.bytes.len() - 4));
-        Ok(key)
+        match self.bytes.split_last_chunk() {
+            Some((_, key)) => {
+                let key = *key;
+                self.bytes.truncate(self.bytes.len() - key.len());
+                Ok(key)
+            }
+            None => Err(io::Error::other("no entropy")),
+        }
     }
 }
 
-/// Longest message that is written, and how many bytes are collected before they are sent. Larger ones would save nothing:
-/// below is TLS with records of 16 KiB.
+/// Longest message that is written, and how many bytes are collected before they are sent. Larger ones would
+/// save nothing: below is TLS with records of 16 KiB.
 const WRITE_MAX: usize = 64 << 10;
 
 /// Longest message that is taken, over all its fragments. Bytes.

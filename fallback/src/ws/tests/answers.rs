@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+use super::serve;
 use crate::http::{Limits, serve_http};
 use crate::ws::{WsError, WsStream, accept_key, connect};
 
@@ -103,6 +104,30 @@ async fn answers_that_open_nothing() {
     for cut in ["", "HTTP/1.1 101 Swi"] {
         let error = answered(cut).await.unwrap_err();
         assert!(error == WsError::Unanswered && error.is_not_let_through(), "{cut:?}: {error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn this_server_where_no_gateway_is() {
+    for h2 in [false, true] {
+        let (a, b) = duplex(10_000);
+        let (_servers, _served) = serve(b, h2, Limits::default(), pending());
+        let error = connect(Box::new(a), h2, "gateway.example", "/elsewhere").await.unwrap_err();
+        assert_eq!(error, WsError::Refused { status: 404, by: String::new() });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn this_server_to_a_request_without_upgrade_which_may_ask_again() {
+    let (mut a, b) = duplex(10_000);
+    let (_servers, _served) = serve(b, false, Limits::default(), pending());
+    let mut answer = vec![0; 1000];
+    for _ in 0..2 {
+        a.write_all(b"GET /mtp?x=1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let n = a.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..n]);
+        assert!(answer.starts_with("HTTP/1.1 426 Upgrade Required\r\n"), "{answer}");
+        assert!(answer.contains("upgrade: websocket\r\n") && answer.contains("connection: upgrade\r\n"));
     }
 }
 

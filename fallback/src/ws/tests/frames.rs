@@ -20,7 +20,8 @@ fn server(pipe: usize) -> (WsStream, DuplexStream) {
     (WsStream::new(Box::new(a), Role::Server, None), b)
 }
 
-/// What `ws` makes of `bytes` with nothing after them: its payload, its error, and the close code that it answers.
+/// What `ws` makes of `bytes` with nothing after them: its payload, its error, and the close code that it
+/// answers.
 async fn read(bytes: &[u8]) -> (Vec<u8>, Result<(), WsError>, Option<u16>) {
     let (mut ws, mut raw) = client(100_000);
     raw.write_all(bytes).await.unwrap();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod answers;
+mod any;
 mod frames;
 mod interop;
 mod pairs;
@@ -10,7 +11,9 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::time::Duration;
 
-use http::Request;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::io::{AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
@@ -47,10 +50,21 @@ pub(crate) fn serve(
     let service = service_fn(move |request: Request<Incoming>| {
         let granted = granted.clone();
         async move {
-            assert_eq!(request.uri().path_and_query().unwrap(), "/mtp?x=1");
-            let (response, opened) = accept(request).unwrap();
-            tokio::spawn(async move { granted.send(opened.await.unwrap()).await });
-            Ok::<_, Infallible>(response)
+            if request.uri().path_and_query().is_none_or(|path| path != "/mtp?x=1") {
+                let nothing = Response::builder().status(404).body(Either::Left(Empty::new()));
+                return Ok::<_, Infallible>(nothing.unwrap());
+            }
+            Ok(match accept(request) {
+                Ok((response, opened)) => {
+                    tokio::spawn(async move {
+                        if let Ok(opened) = opened.await {
+                            let _ = granted.send(opened).await;
+                        }
+                    });
+                    response.map(Either::Left)
+                }
+                Err(rejection) => rejection.into_response::<Full<Bytes>>().map(Either::Right),
+            })
         }
     });
     let served = tokio::spawn(async move { serve_http(Box::new(stream), h2, service, &limits, drain).await });

@@ -115,7 +115,8 @@ async fn who_does_not_read_holds_up_the_writer_and_holds_little() {
 #[tokio::test(start_paused = true)]
 async fn a_window_of_http2_carries_a_gigabit_at_100_ms() {
     let Pair { mut client, server, .. } = pair(true, PIPE, Limits::default()).await;
-    // Nobody reads, so this is what may be on the way: 12.5 MB are needed, also when a half has not been given back.
+    // Nobody reads, so this is what may be on the way: 12.5 MB are needed, also when a half has not been
+    // given back.
     let taken = fill(&mut client).await;
     assert!((25_000_000..36_000_000).contains(&taken), "{taken}");
     drop(server);
