@@ -12,8 +12,11 @@
 //! Non-goals: sessions and jobs (they see links only), and what a gateway serves besides MTP on the same port.
 
 mod dial;
+pub mod link;
 pub mod proxy;
 mod stream;
+pub mod tcp;
+pub mod tls;
 
 pub use dial::{DialError, Dialed, Target};
 pub use stream::{BoxStream, Stream};

@@ -19,7 +19,7 @@ mod tests;
 mod users;
 
 pub use error::{ConfigError, ConfigErrors};
-pub use raw::{OneOrMany, RawConfig, RawLimits, RawLog, RawQuic, RawRates, RawTls, RawUser};
+pub use raw::{OneOrMany, RawConfig, RawLimits, RawLog, RawQuic, RawRates, RawTcp, RawTls, RawUser};
 pub use users::{User, Users};
 
 use std::net::SocketAddr;
@@ -46,6 +46,8 @@ pub struct Config {
     pub limits: Limits,
     /// The QUIC transport.
     pub quic: Quic,
+    /// TCP.
+    pub tcp: Tcp,
     /// How clients may share paths with others.
     pub rates: Rates,
     /// The log.
@@ -130,6 +132,15 @@ pub struct Quic {
     pub congestion: Option<Congestion>,
     /// Whether paths are remembered.
     pub remember_paths: bool,
+}
+
+/// TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// Whether it is listened on, at the addresses of [`Config::listen`].
+    pub listen: bool,
+    /// Whether HTTP is spoken there.
+    pub http: bool,
 }
 
 /// The rate policies that are granted, besides fair.

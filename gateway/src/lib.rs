@@ -17,6 +17,7 @@ mod open;
 mod rates;
 mod service;
 mod sessions;
+mod tcp;
 
 pub use account::{ANONYMOUS, Account};
 pub use service::{Gateway, StartError};

@@ -1,24 +1,29 @@
 //! The service: what is opened at the start, what runs, and how it ends.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use metra_certs::{DevCa, Pin, ReceiptKey, ResetKey, ServerIdentity, TicketKey, server_config};
 use metra_core::code::Code;
+use metra_fallback::link::LinkTuning;
+use metra_fallback::tls::TlsServer;
 use metra_store::{Beneath, Catalogue};
 use metra_transport::quic::{Congestion, Paths, QuicServer, Tuning};
 use metra_transport::{AbortOnDrop, Rt};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use tower::{Service, ServiceExt};
 
 use crate::config::{self, Config};
 use crate::measure;
-use crate::open::{Arrival, Opener, stack};
+use crate::open::{Arrival, Opener, admit, stack};
 use crate::sessions::Sessions;
+use crate::tcp::{Pending, TcpServer};
 
 /// The catalogue within the state directory.
 const CATALOGUE: &str = "catalogue.sqlite";
+/// Ports that are tried until one is free for UDP and TCP.
+const PORTS_TRIED: usize = 16;
 /// Hashes of files that were not looked at for so long are forgotten.
 const KEEP_DAYS: u32 = 90;
 
@@ -57,6 +62,7 @@ pub struct Gateway {
     rt: Rt,
     sessions: Arc<Sessions>,
     servers: Vec<Arc<QuicServer>>,
+    tcp: Vec<Arc<TcpServer>>,
     _listeners: Vec<AbortOnDrop<()>>,
     pin: Pin,
     paths: Option<Paths>,
@@ -79,14 +85,26 @@ impl Gateway {
         let tickets = TicketKey::load_or_create(&config.state)?;
         let reset = ResetKey::load_or_create(&config.state)?;
         let tuning = tuning(&config);
-        let mut servers = Vec::new();
+        let (mut servers, mut tcp) = (Vec::new(), Vec::new());
+        let (secure, pending) = (TlsServer::new(&tls, config.tcp.http), Arc::new(Pending::default()));
+        let udp = |address| {
+            // All listen with the same tuning, and so share what is known of paths.
+            QuicServer::bind(rt.clone(), address, tls.clone(), tuning.clone(), Some(reset.secret()))
+        };
+        let link = LinkTuning { idle_timeout: tuning.idle_timeout, keep_alive: tuning.keep_alive };
+        let stream = |address| {
+            let (secure, pending) = (secure.clone(), pending.clone());
+            TcpServer::bind(rt.clone(), address, secure, link, config.limits.handshake, pending)
+        };
         for address in &config.listen {
             let named = |source| StartError::Listen { address: *address, source };
-            // All listen with the same tuning, and so share what is known of paths.
-            let server =
-                QuicServer::bind(rt.clone(), *address, tls.clone(), tuning.clone(), Some(reset.secret()))
-                    .map_err(named)?;
-            servers.push(Arc::new(server));
+            if config.tcp.listen {
+                let (server, same) = bind_both(*address, udp, stream).map_err(named)?;
+                servers.push(Arc::new(server));
+                tcp.push(Arc::new(same));
+            } else {
+                servers.push(Arc::new(udp(*address).map_err(named)?));
+            }
         }
         if let Some(address) = config.metrics_listen {
             measure::buckets(PrometheusBuilder::new())
@@ -106,7 +124,9 @@ impl Gateway {
         let listen = |server: &Arc<QuicServer>| {
             rt.spawn(accept(rt.clone(), server.clone(), opener.clone())).abort_on_drop()
         };
-        let listeners = servers.iter().map(listen).collect();
+        let listen_tcp =
+            |server: &Arc<TcpServer>| rt.spawn(server.clone().run(opener.clone())).abort_on_drop();
+        let listeners = servers.iter().map(listen).chain(tcp.iter().map(listen_tcp)).collect();
         // The disk work of a prune is nobody's concern at the start.
         rt.spawn(rt.blocking(move || {
             if let Err(error) = catalogue.prune(KEEP_DAYS, SystemTime::now()) {
@@ -114,7 +134,7 @@ impl Gateway {
             }
         }));
         let paths = tuning.paths;
-        Ok(Self { rt, sessions, servers, _listeners: listeners, pin: identity.pin(), paths })
+        Ok(Self { rt, sessions, servers, tcp, _listeners: listeners, pin: identity.pin(), paths })
     }
 
     /// Where it listens; ports that were 0 are the real ones here.
@@ -137,10 +157,30 @@ impl Gateway {
         for server in &self.servers {
             server.set_accepting(false);
         }
+        for server in &self.tcp {
+            server.set_accepting(false);
+        }
         self.sessions.drain(grace).await;
         for server in &self.servers {
             server.close(Code::Draining, "the gateway is shutting down");
             let _ = self.rt.timeout(Duration::from_secs(1), server.wait_idle()).await;
+        }
+    }
+}
+
+/// UDP and TCP on the same port. Where any port will do, the first that is free for both.
+fn bind_both(
+    address: SocketAddr,
+    udp: impl Fn(SocketAddr) -> io::Result<QuicServer>,
+    tcp: impl Fn(SocketAddr) -> io::Result<TcpServer>,
+) -> io::Result<(QuicServer, TcpServer)> {
+    let mut tries = if address.port() == 0 { PORTS_TRIED } else { 1 };
+    loop {
+        tries -= 1;
+        let udp = udp(address)?;
+        match tcp(udp.local_addr()?) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            tcp => return Ok((udp, tcp?)),
         }
     }
 }
@@ -180,7 +220,7 @@ fn tuning(config: &Config) -> Tuning {
 /// Lets connections in and sends each through the stack.
 async fn accept(rt: Rt, server: Arc<QuicServer>, opener: Opener) {
     while let Some(incoming) = server.accept().await {
-        let mut opener = opener.clone();
+        let opener = opener.clone();
         let peer = incoming.peer();
         rt.spawn(async move {
             let link = match incoming.accept().await {
@@ -191,15 +231,7 @@ async fn accept(rt: Rt, server: Arc<QuicServer>, opener: Opener) {
                     return;
                 }
             };
-            let arrival = Arrival { peer: link.peer(), kind: link.kind(), link };
-            let refused = arrival.link.clone();
-            // A stack that is not ready sheds: it has no room for another opening.
-            match opener.ready().await {
-                Ok(ready) => {
-                    let _ = ready.call(arrival).await;
-                }
-                Err(error) => refused.close(error.code, &error.reason),
-            }
+            admit(opener, Arrival { peer: link.peer(), kind: link.kind(), link }).await;
         });
     }
 }

@@ -191,6 +191,8 @@ impl<'a> World<'a> {
         raw.root = Some(root);
         let (cert, key) = identity::write(self.dir, self.net.address(self.gateway))?;
         (raw.tls.cert, raw.tls.key) = (Some(cert), Some(key));
+        // There is no TCP in virtual time.
+        raw.tcp.listen = Some(false);
         raw.quic.receive_window_mib = Some(window);
         raw.quic.send_window_mib = Some(window);
         // Of the first flow: a gateway has one controller for all.

@@ -12,7 +12,7 @@ use metra_core::limits;
 use super::document::{Origin, quoted};
 use super::{
     Anonymous, CertificateFiles, Config, ConfigError, ConfigErrors, Limits, Log, LogFormat, LogLevel,
-    OneOrMany, Quic, Rates, RawConfig, RawLimits, RawQuic, RawRates, RawTls, RawUser, Tls, User, Users,
+    OneOrMany, Quic, Rates, RawConfig, RawLimits, RawQuic, RawRates, RawTls, RawUser, Tcp, Tls, User, Users,
 };
 
 impl RawConfig {
@@ -48,6 +48,7 @@ impl RawConfig {
         let anonymous = check.anonymous(self.anonymous, users.is_empty());
         let limits = check.limits(&self.limits);
         let quic = check.quic(&self.quic);
+        let tcp = Tcp { listen: self.tcp.listen.unwrap_or(true), http: self.tcp.http.unwrap_or(true) };
         let rates = check.rates(&self.rates);
         let log = Log {
             format: self.log.format.unwrap_or(LogFormat::Text),
@@ -66,6 +67,7 @@ impl RawConfig {
                     anonymous,
                     limits,
                     quic,
+                    tcp,
                     rates,
                     log,
                     metrics_listen,

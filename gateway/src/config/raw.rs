@@ -31,6 +31,8 @@ pub struct RawConfig {
     pub limits: RawLimits,
     /// The QUIC transport.
     pub quic: RawQuic,
+    /// TCP.
+    pub tcp: RawTcp,
     /// How clients may share paths with others.
     pub rates: RawRates,
     /// The log.
@@ -122,6 +124,17 @@ pub struct RawQuic {
     /// Whether what is measured of the path to a client is remembered, in memory, so that its connections of the next hour
     /// start from half of that. Default true. Without it each of them starts as on an unknown path.
     pub remember_paths: Option<bool>,
+}
+
+/// TCP, for clients whose network lets no UDP through.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTcp {
+    /// Whether the gateway listens on TCP as well, on the same addresses and ports. Default true.
+    pub listen: Option<bool>,
+    /// Whether it speaks HTTP there, and so takes clients over WebSocket, too, whose network lets nothing but web sites
+    /// through. Default true.
+    pub http: Option<bool>,
 }
 
 /// The rate policies that clients may use besides `fair`, in both directions. What is not granted is `fair`.

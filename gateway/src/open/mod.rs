@@ -17,7 +17,7 @@ use metra_core::id::SessionId;
 use metra_core::wire::{FrameDecoder, Hello};
 use metra_transport::{ControlRecv, ControlSend, Link, LinkKind};
 use tower::util::BoxCloneSyncService;
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 
 use crate::account::Account;
 use crate::sessions::Sessions;
@@ -110,6 +110,18 @@ pub(crate) fn stack(sessions: Arc<Sessions>) -> Opener {
         // Limits per user, the session, the welcome.
         .service(Join::new(sessions));
     BoxCloneSyncService::new(stack)
+}
+
+/// Sends a new connection through the stack; ends when it is a link, or has been refused.
+pub(crate) async fn admit(mut opener: Opener, arrival: Arrival) {
+    let refused = arrival.link.clone();
+    // A stack that is not ready sheds: it has no room for another opening.
+    match opener.ready().await {
+        Ok(ready) => {
+            let _ = ready.call(arrival).await;
+        }
+        Err(error) => refused.close(error.code, &error.reason),
+    }
 }
 
 /// Openings at a time.

@@ -1,0 +1,150 @@
+//! TLS over TCP: connections that carry MTP (ALPN `mtp/1`) or HTTP (`h2`, `http/1.1`), on one port.
+
+use std::io;
+use std::sync::Arc;
+
+use metra_transport::LinkError;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::server::ServerSessionMemoryCache;
+use tokio::io::BufReader;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::stream::BoxStream;
+
+/// The protocol name of MTP on a byte stream, version 1 (ALPN, RFC 7301): the same as over QUIC.
+pub const ALPN: &[u8] = b"mtp/1";
+const H2: &[u8] = b"h2";
+const HTTP11: &[u8] = b"http/1.1";
+
+/// Read from the kernel at a time. TLS takes a few kilobytes of it at a time.
+const READ: usize = 128 * 1024;
+/// Sessions that a client keeps for resumption, and a server.
+const SESSIONS: (usize, usize) = (8, 4096);
+
+/// What a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// MTP.
+    Mtp,
+    /// HTTP/2.
+    Http2,
+    /// HTTP/1.1; also where the client has said nothing, as programs without ALPN do.
+    Http1,
+}
+
+/// A connection with TLS.
+pub struct Secured {
+    /// What is inside of it.
+    pub stream: BoxStream,
+    /// What it carries.
+    pub protocol: Protocol,
+    /// The peer's certificates in DER, its own first.
+    pub certificates: Option<Vec<Vec<u8>>>,
+}
+
+/// Opens TLS connections.
+#[derive(Clone)]
+pub struct TlsClient {
+    mtp: TlsConnector,
+    http: TlsConnector,
+}
+
+impl TlsClient {
+    /// Of `tls` the roots and the client's certificate are used; ALPN is set here. Nothing is sent as early data: its first
+    /// round trip would be saved, but TCP's would not.
+    pub fn new(tls: &rustls::ClientConfig) -> Self {
+        let with = |protocols: &[&[u8]]| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            tls.enable_early_data = false;
+            // Its own: a ticket is used once, and is of no use to another transport.
+            tls.resumption = Resumption::in_memory_sessions(SESSIONS.0);
+            TlsConnector::from(Arc::new(tls))
+        };
+        Self { mtp: with(&[ALPN]), http: with(&[H2, HTTP11]) }
+    }
+
+    /// Opens a connection for MTP on `stream`, to a server whose certificate must be for `server_name`.
+    ///
+    /// # Errors
+    /// As [`TlsClient::http`].
+    pub async fn mtp(&self, stream: BoxStream, server_name: &str) -> Result<Secured, LinkError> {
+        let secured = connect(&self.mtp, stream, server_name).await?;
+        if secured.protocol != Protocol::Mtp {
+            // What answered knows nothing of protocol names, and so nothing of MTP.
+            return Err(LinkError::Handshake("the other end does not speak MTP (ALPN)".to_owned()));
+        }
+        Ok(secured)
+    }
+
+    /// The same for HTTP.
+    ///
+    /// # Errors
+    /// [`LinkError::Handshake`] where certificate, protocol or version do not suit; else what became of `stream`.
+    pub async fn http(&self, stream: BoxStream, server_name: &str) -> Result<Secured, LinkError> {
+        connect(&self.http, stream, server_name).await
+    }
+}
+
+async fn connect(tls: &TlsConnector, stream: BoxStream, server_name: &str) -> Result<Secured, LinkError> {
+    let name = ServerName::try_from(server_name.to_owned()).map_err(|e| LinkError::Io {
+        kind: io::ErrorKind::InvalidInput,
+        message: format!("{server_name}: {e}"),
+    })?;
+    let stream = BufReader::with_capacity(READ, stream);
+    let stream = tls.connect(name, stream).await.map_err(failed)?;
+    let (protocol, certificates) = known(stream.get_ref().1);
+    Ok(Secured { stream: Box::new(stream), protocol, certificates })
+}
+
+/// Accepts TLS connections.
+#[derive(Clone)]
+pub struct TlsServer(TlsAcceptor);
+
+impl TlsServer {
+    /// Of `tls` the certificates and the verifier of clients are used; ALPN is set here: MTP, and HTTP if `http`.
+    pub fn new(tls: &rustls::ServerConfig, http: bool) -> Self {
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        if http {
+            tls.alpn_protocols.extend([H2.to_vec(), HTTP11.to_vec()]);
+        }
+        tls.max_early_data_size = 0;
+        tls.session_storage = ServerSessionMemoryCache::new(SESSIONS.1);
+        Self(TlsAcceptor::from(Arc::new(tls)))
+    }
+
+    /// The server's side of a handshake. There is no deadline here.
+    ///
+    /// # Errors
+    /// [`LinkError::Handshake`] if there is no common protocol, or what came is not TLS; else what became of `tcp`.
+    pub async fn accept(&self, tcp: TcpStream) -> Result<Secured, LinkError> {
+        let stream = self.0.accept(BufReader::with_capacity(READ, tcp)).await.map_err(failed)?;
+        let (protocol, certificates) = known(stream.get_ref().1);
+        Ok(Secured { stream: Box::new(stream), protocol, certificates })
+    }
+}
+
+fn known(tls: &rustls::CommonState) -> (Protocol, Option<Vec<Vec<u8>>>) {
+    let protocol = match tls.alpn_protocol() {
+        Some(ALPN) => Protocol::Mtp,
+        Some(H2) => Protocol::Http2,
+        _ => Protocol::Http1,
+    };
+    let certificates =
+        tls.peer_certificates().map(|chain| chain.iter().map(|der| der.as_ref().to_vec()).collect());
+    (protocol, certificates)
+}
+
+/// What an inner error of TLS says is for people; whether it is one is for programs.
+fn failed(error: io::Error) -> LinkError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(tls) => LinkError::Handshake(tls.to_string()),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            LinkError::Handshake("the other end closed the connection during the TLS handshake".to_owned())
+        }
+        None => error.into(),
+    }
+}
