@@ -45,6 +45,9 @@ fn run(name: &str) -> Result<Completion, Failed> {
     netpath.arg0("netpath").args(["--topology", OFFICE, "--in", "client", "--"]);
     netpath.args(["unshare", "--mount", "--propagation", "private", "--"]);
     netpath.arg(&program).args([INSIDE, name]).arg(dir.path());
+    for name in ["https_proxy", "http_proxy", "all_proxy", "no_proxy"] {
+        netpath.env_remove(name).env_remove(name.to_uppercase());
+    }
     // The test ends when its standard input does: with this process, however that ends.
     netpath.stdin(Stdio::piped()).stdout(said.try_clone()?).stderr(said);
     let status = end_of(netpath.spawn()?)?;

@@ -60,6 +60,18 @@ impl<'a> Firewall<'a> {
         self.set(&format!("meta l4proto udp quota over {kbytes} kbytes drop"));
     }
 
+    /// All goes through, and what is UDP is counted.
+    pub(crate) fn count_udp(&self) {
+        self.set("meta l4proto udp counter");
+    }
+
+    /// The bytes that were counted so far.
+    pub(crate) fn counted(&self) -> u64 {
+        let rules = self.0.run(program("nft").args(["list", "chain", "office", "client"]));
+        let bytes = rules.split("bytes ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        bytes.and_then(|bytes| bytes.parse().ok()).unwrap_or_else(|| panic!("nothing is counted:\n{rules}"))
+    }
+
     /// Takes the client's first line away, as a cable that is pulled.
     pub(crate) fn cut_first_line(&self) {
         self.set("iifname link0 drop\noifname link0 drop");

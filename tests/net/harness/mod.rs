@@ -16,16 +16,15 @@ pub(crate) mod certs;
 mod daemon;
 pub(crate) mod firewall;
 mod host;
+pub(crate) mod office;
 pub(crate) mod proxies;
 
 pub(crate) use bed::Bed;
 pub(crate) use cases::{Case, INSIDE, inside, skip, trial};
 pub(crate) use daemon::{Daemon, program};
 pub(crate) use firewall::Firewall;
-#[allow(unused_imports)]
 pub(crate) use gateway::Gateway;
 pub(crate) use host::Host;
-#[allow(unused_imports)]
 pub(crate) use run::{Done, Run};
 
 use std::time::{Duration, Instant};

@@ -13,7 +13,7 @@ use super::{Bed, Daemon, program, skip};
 pub(crate) const USER: &str = "alice";
 /// With letters that mean something in a URL.
 pub(crate) const PASSWORD: &str = "se cret:/@";
-const PASSWORD_IN_URL: &str = "se%20cret%3A%2F%40";
+pub(crate) const PASSWORD_IN_URL: &str = "se%20cret%3A%2F%40";
 /// tinyproxy takes none of those.
 pub(crate) const PLAIN_PASSWORD: &str = "se.cret";
 
