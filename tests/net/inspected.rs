@@ -6,13 +6,15 @@ use crate::harness::Bed;
 use crate::harness::certs::Authority;
 use crate::harness::data::MIB;
 use crate::harness::office::{File, Office, PORT, text};
-use crate::harness::proxies::{self, Proxy};
+use crate::harness::proxies::{Auth, Proxy};
+use crate::harness::squid::{DIVERTED, Squid};
 
 tests![
     its_authority_is_trusted,
     its_authority_is_not_known,
     the_gateway_is_pinned,
     websockets_do_not_pass,
+    without_a_proxy_that_one_knows,
     nobody_looks,
 ];
 
@@ -20,7 +22,8 @@ tests![
 fn inspected(bed: &Bed, websockets: bool) -> (Office<'_>, Proxy, Authority) {
     let office = Office::new(bed);
     let own = Authority::new(bed, "office");
-    let proxy = proxies::inspecting(bed, &own, &office.authority.cert, &PORT.to_string(), websockets);
+    let squid = Squid::new(bed, Auth::Anyone, PORT).inspecting(&own, &office.authority.cert);
+    let proxy = if websockets { squid.with_websockets() } else { squid }.start();
     bed.firewall().only_proxy(&bed.proxy);
     (office, proxy, own)
 }
@@ -74,6 +77,19 @@ fn websockets_do_not_pass(bed: &Bed) {
     assert!([5, 6].contains(&done.code()), "{done}");
     assert!(done.elapsed < Duration::from_secs(6), "{done}");
     assert!(done.stderr.contains("WebSocket") || done.text().contains("WebSocket"), "{done}");
+}
+
+fn without_a_proxy_that_one_knows(bed: &Bed) {
+    let office = Office::new(bed);
+    let own = Authority::new(bed, "office");
+    let squid = Squid::new(bed, Auth::Anyone, PORT).inspecting(&own, &office.authority.cert);
+    let squid = squid.with_websockets().in_the_way().start();
+    bed.firewall().divert(PORT, DIVERTED);
+    let file = File::noise(bed, "file", 2 * MIB);
+    let sent = office.send(&file, "state", &["--ca", text(&own.cert)]);
+    sent.only("ws", false).not("tls", &["failed"]);
+    assert!(sent.inspected(), "{}", sent.0);
+    assert!(squid.log().contains("/"), "{}", squid.log());
 }
 
 fn nobody_looks(bed: &Bed) {

@@ -8,6 +8,7 @@ use crate::harness::bed::{OUTSIDE_SERVER, PROXY, SERVER};
 use crate::harness::certs::Authority;
 use crate::harness::firewall::Icmp;
 use crate::harness::proxies::{self, Auth, Proxy};
+use crate::harness::squid::{DIVERTED, Squid};
 use crate::harness::{Bed, Daemon, program};
 
 tests![
@@ -22,6 +23,8 @@ tests![
     dante,
     dante_with_a_password,
     a_proxy_that_looks_into_tls,
+    websockets_through_it,
+    somebody_in_the_way_who_looks_into_tls,
 ];
 
 /// An HTTPS server, and curl for it.
@@ -33,11 +36,16 @@ struct Site<'a> {
 
 impl<'a> Site<'a> {
     fn new(bed: &'a Bed) -> Self {
+        Self::that(bed, "-www")
+    }
+
+    /// A server that answers as this option of `openssl s_server` says.
+    fn that(bed: &'a Bed, answers: &str) -> Self {
         let authority = Authority::new(bed, "public");
         let cert = authority.issue(bed, &[SERVER, OUTSIDE_SERVER]);
         let mut server = program("openssl");
-        server.args(["s_server", "-quiet", "-www", "-accept", &format!("{}:{PORT}", bed.server.address)]);
-        server.arg("-cert").arg(cert.cert).arg("-key").arg(cert.key);
+        server.args(["s_server", "-quiet", answers, "-accept", &format!("{}:{PORT}", bed.server.address)]);
+        server.current_dir(bed.folder("site")).arg("-cert").arg(cert.cert).arg("-key").arg(cert.key);
         Self { bed, authority, _server: Daemon::start(bed, &bed.server, &mut server, PORT) }
     }
 
@@ -46,7 +54,7 @@ impl<'a> Site<'a> {
         let mut curl = program("curl");
         curl.args(["--silent", "--show-error", "--max-time", "4", "--output", "/dev/null", "--cacert"]);
         curl.arg(trust).args(["--write-out", "%{http_code} %{http_connect} %{certs}"]).args(more);
-        curl.arg(format!("https://{SERVER}:{PORT}/"));
+        curl.arg(format!("https://{SERVER}:{PORT}/file"));
         let Output { status, stdout, stderr } = self.bed.client.enter(|| curl.output()).unwrap();
         (status.code(), String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr))
     }
@@ -141,22 +149,22 @@ fn firewalls_for_udp(bed: &Bed) {
 
 fn squid(bed: &Bed) {
     let site = Site::new(bed);
-    let proxy = proxies::squid(bed, Auth::Anyone, &PORT.to_string());
+    let proxy = Squid::new(bed, Auth::Anyone, PORT).start();
     site.expect_through(&proxy, Auth::Anyone, PROXY_REFUSES);
     drop(proxy);
-    let other = proxies::squid(bed, Auth::Anyone, "443");
+    let other = Squid::new(bed, Auth::Anyone, 443).start();
     site.expect(PROXY_REFUSES, &["--proxy", &other.url()]);
 }
 
 fn squid_with_a_password(bed: &Bed) {
-    let proxy = proxies::squid(bed, Auth::Password, &PORT.to_string());
+    let proxy = Squid::new(bed, Auth::Password, PORT).start();
     Site::new(bed).expect_through(&proxy, Auth::Password, PROXY_REFUSES);
 }
 
 fn squid_over_tls(bed: &Bed) {
     let site = Site::new(bed);
     let cert = site.authority.issue(bed, &[PROXY]);
-    let proxy = proxies::squid_over_tls(bed, Auth::Password, &PORT.to_string(), &cert);
+    let proxy = Squid::new(bed, Auth::Password, PORT).over_tls(&cert).start();
     bed.firewall().only_proxy(&bed.proxy);
     let trust = site.authority.cert.to_str().unwrap();
     let said = site.expect(0, &["--proxy", &proxy.url(), "--proxy-cacert", trust]);
@@ -192,7 +200,7 @@ fn dante_with_a_password(bed: &Bed) {
 fn a_proxy_that_looks_into_tls(bed: &Bed) {
     let site = Site::new(bed);
     let own = Authority::new(bed, "office");
-    let proxy = proxies::inspecting(bed, &own, &site.authority.cert, &PORT.to_string(), true);
+    let proxy = Squid::new(bed, Auth::Anyone, PORT).inspecting(&own, &site.authority.cert).start();
     bed.firewall().only_proxy(&bed.proxy);
     let through = ["--proxy", &proxy.url()];
     // Who does not know its authority sees that something is wrong, though the server's is known.
@@ -201,9 +209,46 @@ fn a_proxy_that_looks_into_tls(bed: &Bed) {
     assert!(code == Some(0) && said.starts_with("200 ") && said.contains("CN = office"), "{said}");
     // A server that it does not know itself is none that it speaks for.
     drop(proxy);
-    let proxy = proxies::inspecting(bed, &own, &own.cert, &PORT.to_string(), true);
+    let proxy = Squid::new(bed, Auth::Anyone, PORT).inspecting(&own, &own.cert).start();
     let (_, said) = site.curl(&own.cert, &["--proxy", &proxy.url()]);
     assert!(said.starts_with("503 "), "{said}");
+}
+
+fn websockets_through_it(bed: &Bed) {
+    // It answers with what is in the file, whatever it is asked.
+    let site = Site::that(bed, "-HTTP");
+    let accept = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    bed.write("site/file", accept);
+    let own = Authority::new(bed, "office");
+    let upgrade = ["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
+    let key = ["-H", "Sec-WebSocket-Version: 13", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+    let squid = || Squid::new(bed, Auth::Anyone, PORT).inspecting(&own, &site.authority.cert);
+    let ask = |proxy: &Proxy| {
+        let (_, said) = site.curl(&own.cert, &[&upgrade[..], &key, &["--proxy", &proxy.url()]].concat());
+        said
+    };
+    let said = ask(&squid().with_websockets().start());
+    assert!(said.starts_with("101 "), "{said}");
+    let said = ask(&squid().start());
+    assert!(said.starts_with("502 "), "{said}");
+}
+
+fn somebody_in_the_way_who_looks_into_tls(bed: &Bed) {
+    let site = Site::new(bed);
+    let own = Authority::new(bed, "office");
+    let squid = Squid::new(bed, Auth::Anyone, PORT).inspecting(&own, &site.authority.cert);
+    let squid = squid.in_the_way().start();
+    bed.firewall().divert(PORT, DIVERTED);
+    site.expect(NOT_TRUSTED, &[]);
+    let (code, said) = site.curl(&own.cert, &[]);
+    assert!(
+        code == Some(0) && said.starts_with("200 ") && said.contains("CN = office"),
+        "{said}\n{}",
+        squid.log()
+    );
+    // Who comes by the other line is let alone.
+    site.expect(0, &["--interface", "link3"]);
 }
 
 /// Where the server listens.

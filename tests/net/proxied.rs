@@ -8,6 +8,7 @@ use crate::harness::bed::{OUTSIDE_SERVER, PROXY};
 use crate::harness::data::MIB;
 use crate::harness::office::{File, Office, PORT};
 use crate::harness::proxies::{self, Auth, PLAIN_PASSWORD, Proxy, USER};
+use crate::harness::squid::Squid;
 use crate::harness::{Bed, Done};
 
 tests![
@@ -55,18 +56,18 @@ fn said_nothing_of_passwords(done: &Done) {
 }
 
 fn squid(bed: &Bed) {
-    goes_through(bed, &proxies::squid(bed, Auth::Anyone, &PORT.to_string()));
+    goes_through(bed, &Squid::new(bed, Auth::Anyone, PORT).start());
 }
 
 fn squid_with_a_password(bed: &Bed) {
-    goes_through(bed, &proxies::squid(bed, Auth::Password, &PORT.to_string()));
+    goes_through(bed, &Squid::new(bed, Auth::Password, PORT).start());
 }
 
 fn squid_over_tls(bed: &Bed) {
     let office = Office::new(bed);
     // Of an authority that the client trusts.
     let cert = office.authority.issue(bed, &[PROXY]);
-    let proxy = proxies::squid_over_tls(bed, Auth::Password, &PORT.to_string(), &cert);
+    let proxy = Squid::new(bed, Auth::Password, PORT).over_tls(&cert).start();
     bed.firewall().only_proxy(&bed.proxy);
     let file = File::noise(bed, "file", 2 * MIB);
     office.send(&file, "state", &["--proxy", &proxy.url()]).only("tls", true);
@@ -74,7 +75,7 @@ fn squid_over_tls(bed: &Bed) {
 
 fn squid_for_https_alone(bed: &Bed) {
     let office = Office::on(bed, 443);
-    let proxy = proxies::squid(bed, Auth::Anyone, "443");
+    let proxy = Squid::new(bed, Auth::Anyone, 443).start();
     bed.firewall().only_proxy(&bed.proxy);
     let file = File::noise(bed, "file", 2 * MIB);
     office.send(&file, "state", &["--proxy", &proxy.url()]).only("tls", true);
@@ -105,7 +106,7 @@ fn names_are_the_proxys_business(bed: &Bed) {
         let run = office.client("state", "send").args(["--proxy", proxy]).arg(&file.path);
         office.arrived(&file, office.run(run.arg(format!("{url}{name}")))).only("tls", true);
     };
-    let squid = proxies::squid(bed, Auth::Anyone, &PORT.to_string());
+    let squid = Squid::new(bed, Auth::Anyone, PORT).start();
     through(&squid.url(), "squid");
     let dante = proxies::dante(bed, Auth::Anyone);
     through(&dante.url().replace("socks5:", "socks5h:"), "dante");
@@ -114,7 +115,7 @@ fn names_are_the_proxys_business(bed: &Bed) {
 fn from_the_environment(bed: &Bed) {
     let office = Office::new(bed);
     bed.firewall().only_proxy(&bed.proxy);
-    let squid = proxies::squid(bed, Auth::Password, &PORT.to_string());
+    let squid = Squid::new(bed, Auth::Password, PORT).start();
     let dante = proxies::dante(bed, Auth::Anyone);
     let variables = [
         ("HTTPS_PROXY", squid.url()),
@@ -150,7 +151,7 @@ fn not_for_this_gateway(bed: &Bed) {
 
 fn udp_is_open_beside_it(bed: &Bed) {
     let office = Office::new(bed);
-    let proxy = proxies::squid(bed, Auth::Anyone, &PORT.to_string());
+    let proxy = Squid::new(bed, Auth::Anyone, PORT).start();
     let sent = office.send(&File::noise(bed, "file", 2 * MIB), "state", &["--proxy", &proxy.url()]);
     assert_eq!(sent.rung("quic").outcome, "used", "{}", sent.0);
 }
@@ -172,17 +173,16 @@ fn fails(office: &Office<'_>, code: i32, proxy: &str, within: Duration) -> Done 
 
 fn a_wrong_password(bed: &Bed) {
     let office = Office::new(bed);
-    for proxy in [
-        proxies::squid(bed, Auth::Password, &PORT.to_string()),
-        proxies::tinyproxy(bed, Auth::Password, &[PORT]),
-    ] {
+    for proxy in
+        [Squid::new(bed, Auth::Password, PORT).start(), proxies::tinyproxy(bed, Auth::Password, &[PORT])]
+    {
         fails(&office, UNKNOWN, &proxy.url_as(&format!("{USER}:{WRONG}@")), AT_ONCE);
     }
 }
 
 fn no_password(bed: &Bed) {
     let office = Office::new(bed);
-    let proxy = proxies::squid(bed, Auth::Password, &PORT.to_string());
+    let proxy = Squid::new(bed, Auth::Password, PORT).start();
     fails(&office, UNKNOWN, &proxy.url_as(""), AT_ONCE);
 }
 
@@ -195,7 +195,7 @@ fn a_wrong_password_for_dante(bed: &Bed) {
 
 fn a_port_that_it_refuses(bed: &Bed) {
     let office = Office::new(bed);
-    let proxy = proxies::squid(bed, Auth::Anyone, "443");
+    let proxy = Squid::new(bed, Auth::Anyone, 443).start();
     let done = fails(&office, REFUSED, &proxy.url(), AT_ONCE);
     assert!(done.stderr.contains("403") || done.text().contains("403"), "{done}");
 }

@@ -9,13 +9,11 @@ use rcgen::{
 
 use super::Bed;
 
-/// An authority: for the servers of a test, or for a proxy that looks into TLS.
+/// An authority with its PEM files: for the servers of a test, or for a proxy that looks into TLS.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its certificate.
     pub(crate) cert: PathBuf,
-    pub(crate) cert_pem: String,
-    pub(crate) key_pem: String,
+    pub(crate) key: PathBuf,
 }
 
 /// PEM files.
@@ -31,10 +29,9 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let cert_pem = params.self_signed(&key).unwrap().pem();
-        let cert = bed.write(&format!("{name}-ca.pem"), &cert_pem);
-        let key_pem = key.serialize_pem();
-        Self { issuer: Issuer::new(params, key), cert, cert_pem, key_pem }
+        let cert = bed.write(&format!("{name}-ca.pem"), params.self_signed(&key).unwrap().pem());
+        let key_file = bed.write(&format!("{name}-ca.key"), key.serialize_pem());
+        Self { issuer: Issuer::new(params, key), cert, key: key_file }
     }
 
     /// A server's certificate for names.

@@ -77,10 +77,22 @@ impl<'a> Firewall<'a> {
         self.set("iifname link0 drop\noifname link0 drop");
     }
 
+    /// Sends TLS from the client to a port of the edge instead. UDP vanishes.
+    pub(crate) fn divert(&self, from: u16, to: u16) {
+        let chain = format!(
+            "type nat hook prerouting priority dstnat\niifname link0 tcp dport {from} redirect to :{to}"
+        );
+        self.set_all("meta l4proto udp drop", &format!("chain divert {{\n{chain}\n}}"));
+    }
+
     /// Rules for what comes from the client or goes to it. They replace all others at once.
     fn set(&self, rules: &str) {
+        self.set_all(rules, "");
+    }
+
+    fn set_all(&self, rules: &str, chain: &str) {
         let table = format!(
-            "flush ruleset\ntable ip office {{\n\
+            "flush ruleset\ntable ip office {{\n{chain}\n\
              chain client {{\n{rules}\n}}\n\
              chain forward {{\ntype filter hook forward priority 0\n\
              iifname {{ link0, link3 }} jump client\noifname {{ link0, link3 }} jump client\n}}\n}}\n"

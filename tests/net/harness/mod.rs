@@ -18,6 +18,7 @@ pub(crate) mod firewall;
 mod host;
 pub(crate) mod office;
 pub(crate) mod proxies;
+pub(crate) mod squid;
 
 pub(crate) use bed::Bed;
 pub(crate) use cases::{Case, INSIDE, inside, skip, trial};

@@ -2,13 +2,11 @@
 //! mildest. Those with users know one, [`USER`].
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use super::bed::{OUTSIDE_SERVER, PROXY, replace};
-use super::certs::{Authority, Issued};
-use super::{Bed, Daemon, program, skip};
+use super::{Bed, Daemon, program};
 
 pub(crate) const USER: &str = "alice";
 /// With letters that mean something in a URL.
@@ -17,11 +15,8 @@ pub(crate) const PASSWORD_IN_URL: &str = "se%20cret%3A%2F%40";
 /// tinyproxy takes none of those.
 pub(crate) const PLAIN_PASSWORD: &str = "se.cret";
 
-pub(crate) const SQUID: u16 = 3128;
-/// Where squid takes TLS, if it does.
-pub(crate) const SQUID_TLS: u16 = 3129;
-pub(crate) const TINYPROXY: u16 = 8888;
-pub(crate) const DANTE: u16 = 1080;
+const TINYPROXY: u16 = 8888;
+const DANTE: u16 = 1080;
 
 /// Whether a proxy asks who comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +45,10 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
+    pub(super) fn new(daemon: Daemon, scheme: &'static str, port: u16, auth: Auth) -> Self {
+        Self { daemon, scheme, port, who: auth.who(PASSWORD_IN_URL) }
+    }
+
     /// Its URL, with name and password if it wants them.
     pub(crate) fn url(&self) -> String {
         self.url_as(&self.who)
@@ -63,111 +62,6 @@ impl Proxy {
     /// What it has said, the requests among it.
     pub(crate) fn log(&self) -> String {
         self.daemon.log()
-    }
-}
-
-/// squid, which lets clients connect to these ports.
-pub(crate) fn squid(bed: &Bed, auth: Auth, ports: &str) -> Proxy {
-    let address = bed.proxy.address;
-    Squid::default().start(bed, &format!("http_port {address}:{SQUID}\n"), auth, ports, "http", SQUID)
-}
-
-/// squid that is reached over TLS, with this certificate.
-pub(crate) fn squid_over_tls(bed: &Bed, auth: Auth, ports: &str, cert: &Issued) -> Proxy {
-    needs_openssl();
-    let listen = format!(
-        "https_port {}:{SQUID_TLS} tls-cert={} tls-key={}\n",
-        bed.proxy.address,
-        public(&cert.cert).display(),
-        public(&cert.key).display()
-    );
-    Squid::default().start(bed, &listen, auth, ports, "https", SQUID_TLS)
-}
-
-/// squid that looks into TLS: it shows certificates of `own`, and trusts servers with certificates of `servers`.
-/// WebSockets pass if squid is told so; on its own it takes the Upgrade away.
-pub(crate) fn inspecting(bed: &Bed, own: &Authority, servers: &Path, ports: &str, websockets: bool) -> Proxy {
-    needs_openssl();
-    let [cert, key] = [("ca.pem", &own.cert_pem), ("ca.key", &own.key_pem)].map(|(name, text)| {
-        let path = folder().join(name);
-        fs::write(&path, text).unwrap();
-        path
-    });
-    let certgen = "/usr/lib/squid/security_file_certgen";
-    let listen = format!(
-        "http_port {}:{SQUID} ssl-bump tls-cert={} tls-key={} generate-host-certificates=on \
-         dynamic_cert_mem_cache_size=1MB\n\
-         sslcrtd_program {certgen} -s {}/certs -M 4MB\n\
-         sslcrtd_children 2 startup=1 idle=1\n\
-         acl step1 at_step SslBump1\nssl_bump peek step1\nssl_bump bump all\n\
-         tls_outgoing_options cafile={}\n{}",
-        bed.proxy.address,
-        cert.display(),
-        key.display(),
-        folder().display(),
-        public(servers).display(),
-        if websockets { "http_upgrade_request_protocols websocket allow all\n" } else { "" },
-    );
-    let _ = fs::remove_dir_all(folder().join("certs"));
-    let mut make = program(certgen);
-    make.args(["-c", "-s"]).arg(folder().join("certs")).args(["-M", "4MB"]);
-    Squid { before: Some(make) }.start(bed, &listen, Auth::Anyone, ports, "http", SQUID)
-}
-
-/// Debian has two squids. The one with GnuTLS neither looks into TLS nor answers over it.
-fn needs_openssl() {
-    let output = program("squid").arg("-v").output().unwrap();
-    if !String::from_utf8_lossy(&output.stdout).contains("--with-openssl") {
-        skip("this squid is built without OpenSSL (squid-openssl)");
-    }
-}
-
-/// What differs between the squids.
-#[derive(Default)]
-struct Squid {
-    before: Option<Command>,
-}
-
-impl Squid {
-    fn start(
-        self,
-        bed: &Bed,
-        listen: &str,
-        auth: Auth,
-        ports: &str,
-        scheme: &'static str,
-        port: u16,
-    ) -> Proxy {
-        let users = folder().join("users");
-        fs::write(&users, format!("{USER}:{}\n", hash("-apr1"))).unwrap();
-        let known = match auth {
-            Auth::Anyone => String::new(),
-            Auth::Password => format!(
-                "auth_param basic program /usr/lib/squid/basic_ncsa_auth {}\n\
-                 auth_param basic children 2 startup=1 idle=1\n\
-                 auth_param basic realm office\n\
-                 acl known proxy_auth REQUIRED\nhttp_access deny !known\n",
-                users.display()
-            ),
-        };
-        let logs = ["access", "cache"].map(|name| folder().join(format!("{name}-{port}.log")));
-        let [access, cache] = logs.each_ref().map(|path| path.display());
-        let config = format!(
-            "{listen}visible_hostname {PROXY}\n\
-             acl allowed port {ports}\nhttp_access deny CONNECT !allowed\n{known}http_access allow all\n\
-             cache deny all\ncache_mem 1 MB\nmax_filedescriptors 1024\n\
-             access_log stdio:{access}\ncache_log {cache}\nlogfile_rotate 0\n\
-             pid_filename none\ncoredump_dir none\npinger_enable off\nshutdown_lifetime 0 seconds\n"
-        );
-        let config = bed.write("squid.conf", config);
-        if let Some(mut before) = self.before {
-            bed.proxy.run(&mut before);
-        }
-        own(&folder());
-        let mut squid = outward("squid");
-        squid.args(["-N", "-f"]).arg(config);
-        let daemon = Daemon::start(bed, &bed.proxy, &mut squid, port).logs_to(logs);
-        Proxy { daemon, scheme, port, who: auth.who(PASSWORD_IN_URL) }
     }
 }
 
@@ -213,11 +107,11 @@ pub(crate) fn dante(bed: &Bed, auth: Auth) -> Proxy {
     let mut dante = outward("danted");
     dante.arg("-f").arg(config);
     let daemon = Daemon::start(bed, &bed.proxy, &mut dante, DANTE);
-    Proxy { daemon, scheme: "socks5", port: DANTE, who: auth.who(PASSWORD_IN_URL) }
+    Proxy::new(daemon, "socks5", DANTE, auth)
 }
 
 /// A program that knows the names of the world outside.
-fn outward(name: &str) -> Command {
+pub(super) fn outward(name: &str) -> Command {
     let hosts = Path::new("/run/hosts.outside");
     let address = std::env::var("NETPATH_SERVER").unwrap();
     let known = fs::read_to_string("/etc/hosts").unwrap();
@@ -230,28 +124,7 @@ fn outward(name: &str) -> Command {
 }
 
 /// The password, hashed as crypt(5) says.
-fn hash(method: &str) -> String {
+pub(super) fn hash(method: &str) -> String {
     let output = program("openssl").args(["passwd", method, PASSWORD]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-/// Where squid, which gives up being root, may read and write. Of this test alone.
-fn folder() -> PathBuf {
-    let folder = PathBuf::from("/run/squid");
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
-/// A copy of a file there.
-fn public(file: &Path) -> PathBuf {
-    let copy = folder().join(file.file_name().expect("a file"));
-    fs::copy(file, &copy).unwrap();
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o644)).unwrap();
-    copy
-}
-
-/// Gives a folder and all in it to squid's user.
-fn own(folder: &Path) {
-    let status = Command::new("chown").args(["-R", "proxy:proxy"]).arg(folder).status();
-    assert!(status.is_ok_and(|status| status.success()), "the user proxy owns nothing");
 }
