@@ -3,20 +3,28 @@
 //! ```text
 //!   ladder      which way to try when, what is remembered of a network           sans-io
 //!   link        a byte stream as a Link: chunks one after another, control between
-//!     record      what is on that byte stream                                    sans-io
+//!     frame       what is on that byte stream                                    sans-io
 //!   tls  ws     the byte streams: TLS (ALPN mtp/1), WebSocket over HTTP/1.1 and HTTP/2
 //!   dial        a TCP connection to a host, directly or through a proxy
+//!     race        the first of its addresses that answers                        RFC 8305
+//!     tcp         options of sockets
 //!     proxy       HTTP CONNECT, SOCKS5; which proxy is for which host
 //! ```
 //!
 //! Non-goals: sessions and jobs (they see links only), and what a gateway serves besides MTP on the same port.
 
 mod dial;
+mod error;
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod ladder;
 pub mod link;
 pub mod proxy;
+mod race;
 mod stream;
 pub mod tcp;
 pub mod tls;
 
-pub use dial::{DialError, Dialed, Target};
+pub use dial::{DialOptions, Dialed, ProxyTls, Target, dial};
+pub use error::DialError;
 pub use stream::{BoxStream, Stream};

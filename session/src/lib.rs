@@ -26,6 +26,7 @@ mod link;
 mod meter;
 mod progress;
 mod session;
+mod silence;
 mod sink_job;
 mod source_job;
 mod traffic;

@@ -1,6 +1,6 @@
 //! A session: links that come and go, jobs that stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::job::JobError;
 use crate::link::{LinkHandle, read_frame, write_frames};
+use crate::silence::{self, Silence};
 use crate::sink_job::SinkJob;
 use crate::source_job::SourceJob;
 use crate::traffic::Traffic;
@@ -69,6 +70,8 @@ struct Inner {
 #[derive(Default)]
 struct State {
     links: Vec<LinkHandle>,
+    /// Of these, links that nothing is heard of.
+    silent: BTreeSet<LinkId>,
     /// What links that are gone have carried.
     carried: Traffic,
     // In order: what is done for each of them is done in the same order in every run.
@@ -115,6 +118,13 @@ impl Job {
         }
     }
 
+    fn link_silent(&self, link: LinkId) {
+        match self {
+            Job::Source(job) => job.link_silent(link),
+            Job::Sink(job) => job.link_silent(link),
+        }
+    }
+
     fn is_over(&self) -> bool {
         match self {
             Job::Source(job) => job.is_over(),
@@ -151,6 +161,27 @@ impl Job {
 impl State {
     fn has(&self, link: &LinkHandle) -> bool {
         self.links.iter().any(|l| l.id() == link.id())
+    }
+
+    /// Links that something is heard of; all, if that is none.
+    fn usable(&self) -> Vec<LinkHandle> {
+        let heard: Vec<LinkHandle> =
+            self.links.iter().filter(|link| !self.silent.contains(&link.id())).cloned().collect();
+        if heard.is_empty() { self.links.clone() } else { heard }
+    }
+
+    /// Jobs leave silent links for others, if there are any, and come back to those that are silent no more.
+    fn spread(&self) {
+        let usable = self.usable();
+        let left: Vec<LinkId> =
+            self.links.iter().map(LinkHandle::id).filter(|id| usable.iter().all(|l| l.id() != *id)).collect();
+        for job in self.jobs.values() {
+            left.iter().for_each(|link| job.link_silent(*link));
+            usable.iter().for_each(|link| job.add_link(link));
+            if let Some(first) = usable.first() {
+                job.adopt(first);
+            }
+        }
     }
 }
 
@@ -193,10 +224,7 @@ impl Session {
                 handle.send_first(&Frame::Rate(asked));
             }
             state.links.push(handle.clone());
-            for job in state.jobs.values() {
-                job.add_link(&handle);
-                job.adopt(&handle);
-            }
+            state.spread();
             (handle, queue)
         };
         if let Some(asked) = self.0.config.rate {
@@ -205,11 +233,12 @@ impl Session {
         let rt = &self.0.rt;
         let writer = rt.spawn(write_control(handle.link().clone(), send, queue)).abort_on_drop();
         let chunks = rt.spawn(self.clone().accept_chunks(handle.clone())).abort_on_drop();
+        let silence = rt.spawn(self.clone().watch_silence(handle.clone())).abort_on_drop();
         let session = self.clone();
         let pumped = handle.clone();
         rt.spawn(async move {
             let why = session.read_control(&pumped, recv, decoder).await;
-            drop(chunks);
+            drop((chunks, silence));
             session.detach(&pumped, why);
             let rt = session.0.rt.clone();
             drop((session, pumped));
@@ -234,6 +263,23 @@ impl Session {
     /// The links now.
     pub fn links(&self) -> Vec<LinkHandle> {
         self.lock().links.clone()
+    }
+
+    /// Links of which something is heard: what was sent over them has had an answer in the last second or so.
+    pub fn live_links(&self) -> Vec<LinkHandle> {
+        let state = self.lock();
+        state.links.iter().filter(|link| !state.silent.contains(&link.id())).cloned().collect()
+    }
+
+    /// Waits until the session has fewer live links than `wanted`; at once if it has.
+    pub async fn live_links_fewer_than(&self, wanted: usize) {
+        loop {
+            let changed = self.0.links_changed.notified();
+            if self.live_links().len() < wanted {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// What all links of the session have carried so far, those that are gone included.
@@ -299,7 +345,8 @@ impl Session {
         if running >= self.0.config.jobs || state.jobs.contains_key(&id) {
             return Err(JobError::new(Code::Limit, "too many jobs in this session"));
         }
-        for link in &state.links {
+        let usable = state.usable();
+        for link in &usable {
             job.add_link(link);
         }
         match &control {
@@ -307,7 +354,7 @@ impl Session {
             Some(control) if state.has(control) => job.set_control(control.clone()),
             Some(_) => {}
             None => {
-                if let Some(first) = state.links.first() {
+                if let Some(first) = usable.first() {
                     job.set_control(first.clone());
                 }
             }
@@ -396,16 +443,42 @@ impl Session {
             let mut state = self.lock();
             if state.has(link) {
                 state.links.retain(|l| l.id() != link.id());
+                state.silent.remove(&link.id());
                 state.carried.add_gone(&link.link().stats());
             }
             for job in state.jobs.values() {
                 job.link_lost(link.id());
-                if let Some(next) = state.links.first() {
-                    job.adopt(next);
-                }
             }
+            state.spread();
         }
         self.0.links_changed.notify_waiters();
+    }
+
+    /// Looks at a link now and then.
+    async fn watch_silence(self, link: LinkHandle) {
+        let mut silence = Silence::default();
+        let mut was_silent = false;
+        loop {
+            self.0.rt.sleep(silence::LOOK).await;
+            let is_silent = silence.look(self.0.rt.now(), &link.link().stats());
+            if is_silent == was_silent {
+                continue;
+            }
+            was_silent = is_silent;
+            let mut state = self.lock();
+            if !state.has(&link) {
+                return;
+            }
+            tracing::debug!(link = %link.id(), is_silent, "silence");
+            if is_silent {
+                state.silent.insert(link.id());
+            } else {
+                state.silent.remove(&link.id());
+            }
+            state.spread();
+            drop(state);
+            self.0.links_changed.notify_waiters();
+        }
     }
 
     /// Reads a link's control stream until the link is lost or closed. Returns why, for the log.

@@ -347,6 +347,20 @@ impl SinkJob {
         self.over.notify_waiters();
     }
 
+    /// Nothing is heard of a link, but of others. The side that has opened the job moves its control.
+    pub(crate) fn link_silent(&self, link: LinkId) {
+        let opened_here = self.is_opened_here();
+        let mut state = self.lock();
+        state.links.retain(|l| l.id() != link);
+        if opened_here && state.control.as_ref().is_some_and(|c| c.id() == link) {
+            state.control = None;
+            state.ready = false;
+            state.attached = false;
+        }
+        drop(state);
+        self.out.notify_waiters();
+    }
+
     /// A frame of the source. Waits while the planner's queue is full; dropped meanwhile, the frame is lost as if with
     /// its link.
     pub(crate) async fn on_frame(&self, frame: Frame) {

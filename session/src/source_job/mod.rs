@@ -8,7 +8,7 @@ mod outbox;
 mod read;
 mod send;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -111,6 +111,8 @@ struct State {
     memory: Reservation,
     control: Option<LinkHandle>,
     links: HashSet<LinkId>,
+    /// Tasks that send over each link; some may still be busy with one that they have left.
+    senders: HashMap<LinkId, usize>,
     /// Sent first on a new control link: opens the job at the gateway, or answers that.
     open: Frame,
     greet: bool,
@@ -158,6 +160,7 @@ impl SourceJob {
             memory: Reservation::new(config.budget.clone()),
             control: None,
             links: HashSet::new(),
+            senders: HashMap::new(),
             open,
             greet: false,
             ring: Ring::default(),
@@ -389,10 +392,13 @@ impl SourceJob {
 
     /// A link has joined the session: chunks may go out on it.
     pub(crate) fn add_link(self: &Arc<Self>, link: &LinkHandle) {
-        if !self.lock().links.insert(link.id()) {
+        let mut state = self.lock();
+        if !state.links.insert(link.id()) {
             return;
         }
-        for _ in 0..self.config.senders {
+        let there = state.senders.insert(link.id(), self.config.senders).unwrap_or(0);
+        drop(state);
+        for _ in there..self.config.senders {
             self.rt.spawn(self.clone().send_chunks(link.clone()));
         }
     }
@@ -432,6 +438,24 @@ impl SourceJob {
         self.out.notify_waiters();
         self.send.notify_waiters();
         self.over.notify_waiters();
+    }
+
+    /// Nothing is heard of a link, but of others: nothing more is sent over it, and what was is sent again. The side that
+    /// has opened the job moves its control.
+    pub(crate) fn link_silent(&self, link: LinkId) {
+        let mut state = self.lock();
+        let opened_here = matches!(state.open, Frame::Push(_));
+        if !state.links.remove(&link) {
+            return;
+        }
+        state.source.link_lost(link.0);
+        if opened_here && state.control.as_ref().is_some_and(|c| c.id() == link) {
+            state.control = None;
+            state.source.detach();
+        }
+        drop(state);
+        self.out.notify_waiters();
+        self.send.notify_waiters();
     }
 
     /// A frame of the sink.

@@ -9,7 +9,7 @@ use metra_core::manifest::{ChunkInfo, Segment};
 use metra_core::source::Sending;
 use metra_core::wire::ChunkHeader;
 use metra_store::source::{LocalFile, Part};
-use metra_transport::LinkError;
+use metra_transport::{LinkError, LinkId};
 
 use super::{SourceJob, State, refused};
 use crate::job::EntryReport;
@@ -23,7 +23,7 @@ impl SourceJob {
             let next = {
                 let mut state = self.lock();
                 if !state.links.contains(&link.id()) || state.failed.is_some() || state.ended {
-                    return;
+                    return state.sender_ends(link.id());
                 }
                 state.source.next_chunk(link.id().0)
             };
@@ -39,6 +39,7 @@ impl SourceJob {
                 }
             };
             if !self.send_chunk(&link, &sending, data).await {
+                self.lock().sender_ends(link.id());
                 self.send.notify_waiters();
                 return;
             }
@@ -142,6 +143,17 @@ impl SourceJob {
 }
 
 impl State {
+    /// A sender of a link ends. Counted under the lock under which it has decided to: a link that comes back has as many
+    /// as one that is new.
+    fn sender_ends(&mut self, link: LinkId) {
+        if let Some(senders) = self.senders.get_mut(&link) {
+            *senders -= 1;
+            if *senders == 0 {
+                self.senders.remove(&link);
+            }
+        }
+    }
+
     /// Reports the entries with chunks that could not be had, but for those that were withdrawn after all.
     pub(super) fn report_given_up(&mut self) {
         for (index, (code, reason)) in std::mem::take(&mut self.given_up) {

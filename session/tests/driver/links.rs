@@ -104,16 +104,37 @@ async fn one_of_two_links_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_on_the_way_when_a_link_was_lost_goes_another_way() {
-    // The second link takes everything and delivers nothing; the first carries the control.
+async fn what_a_silent_link_has_taken_goes_another_way() {
+    // One link takes everything and delivers nothing; whether it carries the control or not, it is not waited for.
+    for hole_first in [false, true] {
+        let rig = Rig::new();
+        let hole = || Path::with(|_, _| Fault::Swallow);
+        let good = || Path::slow(4 * MIB);
+        let (first, second) = if hole_first { (hole(), good()) } else { (good(), hole()) };
+        let cables = [rig.link(first).await, rig.link(second).await];
+        let hole = &cables[usize::from(!hole_first)];
+        let started = tokio::time::Instant::now();
+        let pushing = rig.push(&random(8 * MIB), Arc::new(NullLanding::default()));
+        let run = tokio::spawn(pushing.run());
+        hole.carried(2).await;
+        assert_eq!(ends(run).await.unwrap().unwrap().finished.bytes, 8 * MIB);
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert_eq!(hole.close_code(), None, "the link may come back");
+        assert!(hole.chunks() <= 4, "nothing is given to it once it is silent");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_link_is_kept_where_there_is_no_other() {
     let rig = Rig::new();
-    rig.link(Path::slow(2 * MIB)).await;
-    let hole = rig.link(Path::with(|_, _| Fault::Swallow)).await;
-    let run = tokio::spawn(rig.push(&random(8 * MIB), Arc::new(NullLanding::default())).run());
-    hole.carried(2).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(!run.is_finished(), "it waits for what the second link has taken");
-    hole.cut();
+    let hole = rig.link(Path::with(|_, number| if number < 3 { Fault::Swallow } else { Fault::None })).await;
+    let pushing = rig.push(&random(8 * MIB), Arc::new(NullLanding::default()));
+    let job = pushing.job.clone();
+    let run = tokio::spawn(pushing.run());
+    hole.carried(3).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!run.is_finished() && job.attachments() == 1, "there is nowhere else to go");
+    rig.link(Path::slow(4 * MIB)).await;
     assert_eq!(ends(run).await.unwrap().unwrap().finished.bytes, 8 * MIB);
 }
 
