@@ -31,16 +31,24 @@ macro_rules! tests {
 
 mod blocked;
 mod changing;
+mod dialled;
 mod harness;
 mod inspected;
 mod parts;
 mod proxied;
 
 fn main() -> ExitCode {
-    let cases = [changing::tests(), blocked::tests(), proxied::tests(), inspected::tests(), parts::tests()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let cases = [
+        changing::tests(),
+        blocked::tests(),
+        proxied::tests(),
+        inspected::tests(),
+        dialled::tests(),
+        parts::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let mut words = std::env::args();
     // Both that makes the network, and what runs in it.
     if words.next().as_deref() == Some("netpath") {

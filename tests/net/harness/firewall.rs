@@ -72,6 +72,11 @@ impl<'a> Firewall<'a> {
         bytes.and_then(|bytes| bytes.parse().ok()).unwrap_or_else(|| panic!("nothing is counted:\n{rules}"))
     }
 
+    /// Nothing gets to the server, from anybody.
+    pub(crate) fn cut_server(&self) {
+        self.set_all("", "chain server {\ntype filter hook forward priority 1\noifname link2 drop\n}");
+    }
+
     /// Takes the client's first line away, as a cable that is pulled.
     pub(crate) fn cut_first_line(&self) {
         self.set("iifname link0 drop\noifname link0 drop");

@@ -84,8 +84,18 @@ pub(crate) fn tinyproxy(bed: &Bed, auth: Auth, ports: &[u16]) -> Proxy {
     Proxy { daemon, scheme: "http", port: TINYPROXY, who: auth.who(PLAIN_PASSWORD) }
 }
 
-/// dante, a SOCKS5 server. Its users are those of its machine, so it is shown other ones.
+/// dante, a SOCKS5 server.
 pub(crate) fn dante(bed: &Bed, auth: Auth) -> Proxy {
+    dante_that(bed, auth, "")
+}
+
+/// dante that lets nobody go to a host.
+pub(crate) fn dante_without(bed: &Bed, host: &str) -> Proxy {
+    dante_that(bed, Auth::Anyone, &format!("socks block {{ from: 0.0.0.0/0 to: {host} }}\n"))
+}
+
+/// dante with some more rules. Its users are those of its machine, so it is shown other ones.
+fn dante_that(bed: &Bed, auth: Auth, rules: &str) -> Proxy {
     let method = match auth {
         Auth::Anyone => "none",
         Auth::Password => {
@@ -101,7 +111,7 @@ pub(crate) fn dante(bed: &Bed, auth: Auth) -> Proxy {
          clientmethod: none\nsocksmethod: {method}\n\
          user.privileged: root\nuser.unprivileged: nobody\n\
          client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 log: error }}\n\
-         socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 command: connect\nlog: connect error }}\n"
+         {rules}socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 command: connect\nlog: connect error }}\n"
     );
     let config = bed.write("danted.conf", config);
     let mut dante = outward("danted");
