@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use metra_client::{JobReport, Measured, Policy, RatePolicy, Watch};
+use metra_client::{JobReport, Measured, Policy, RatePolicy, Tried, Watch};
 use metra_core::code::Code;
 use metra_session::{EntryReport, Progress};
 use serde_json::{Map, Value, json};
@@ -207,6 +207,17 @@ fn ms(duration: Option<Duration>) -> Value {
     duration.map(|d| output::rounded(d.as_secs_f64() * 1000.0)).into()
 }
 
+/// One way to the gateway, and what came of it.
+fn way(tried: &Tried, via_proxy: bool) -> Value {
+    json!({
+        "rung": tried.rung.name(),
+        "via_proxy": via_proxy,
+        "outcome": tried.outcome.word(),
+        "reason": tried.outcome.reason(),
+        "seconds": output::rounded(tried.took.as_secs_f64()),
+    })
+}
+
 fn summary(exit: Exit, report: &JobReport, receipt: Option<&str>) -> Map<String, Value> {
     let mut links = report.links.clone();
     links.sort_unstable();
@@ -231,6 +242,8 @@ fn summary(exit: Exit, report: &JobReport, receipt: Option<&str>) -> Map<String,
         "rate_mbit": report.rate.rate().map(|bits| output::rounded(bits as f64 / 1e6)),
         "root": report.root.to_string(),
         "links": links,
+        "ladder": report.ladder.iter().map(|(tried, proxied)| way(tried, *proxied)).collect::<Vec<_>>(),
+        "connect_ms": output::rounded(report.connect.as_secs_f64() * 1e3),
         "receipt": receipt,
     });
     let mut event = event("summary");
@@ -293,6 +306,7 @@ fn sentence(way: Way, report: &JobReport) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use metra_client::{Kpis, Rtts, Traffic};
+    use metra_client::{Outcome, Rung};
     use metra_core::id::Digest;
     use metra_core::measure::Distribution;
     use metra_session::Side;
@@ -340,6 +354,11 @@ mod tests {
             rate: fixed(500),
             root: Digest([0xab; 32]),
             links: vec!["quic".into(), "quic".into()],
+            ladder: vec![(
+                Tried { rung: Rung::Quic, outcome: Outcome::Used, took: Duration::from_millis(70) },
+                false,
+            )],
+            connect: Duration::from_millis(80),
             receipt: None,
             reports: Vec::new(),
         }
@@ -354,7 +373,8 @@ mod tests {
             "event": "summary", "exit_code": 0, "bytes": 125_000_000, "files": 3, "unchanged": 1, "failed": 0,
             "seconds": 2.0, "ttfb_ms": 1.5, "verify_ms": 7.0, "gbps": 0.5, "chunks": 120, "chunks_sent": 100,
             "chunks_resent": 2, "chunks_reused": 22, "resumes": 1, "rate_policy": "fixed", "rate_mbit": 500.0,
-            "root": "ab".repeat(32), "links": ["quic"],
+            "root": "ab".repeat(32), "links": ["quic"], "connect_ms": 80.0,
+            "ladder": [{ "rung": "quic", "via_proxy": false, "outcome": "used", "reason": "", "seconds": 0.07 }],
             "receipt": "/r", "rtt_min_ms": 10.0, "rtt_p50_ms": 20.0, "rtt_p95_ms": 40.0, "rtt_ms": 12.345,
             "delivered": 100_000_000, "wire_ratio": 1.1, "reverse_bytes_per_gb": 10_000_000.0,
             "wire_sent": 110_000_000, "wire_received": 1_000_000, "datagrams_sent": 80_000,

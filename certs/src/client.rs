@@ -67,6 +67,13 @@ impl TrustAnchors {
         self
     }
 
+    /// The same without pins: what a server is trusted by that is no gateway.
+    #[must_use]
+    pub fn without_pins(mut self) -> Self {
+        self.pins.clear();
+        self
+    }
+
     /// `None`: authorities do not count. An empty store: no authority is trusted.
     fn roots(&self) -> Result<Option<RootCertStore>, Error> {
         let mut roots = RootCertStore::empty();

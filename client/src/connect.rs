@@ -11,6 +11,8 @@ use metra_core::id::JobId;
 use metra_core::manifest::Entry;
 use metra_core::rate::RatePolicy;
 use metra_core::wire::Frame;
+use metra_fallback::ladder::{Rung, Tried};
+use metra_fallback::proxy::Rules;
 use metra_session::{Request, Session, SessionConfig};
 use metra_store::Catalogue;
 use metra_transport::quic::Tuning;
@@ -49,6 +51,10 @@ pub struct ConnectOptions {
     /// Whether what is measured of the path to a gateway is kept in the state folder, for connections of the next hour to
     /// start from. `tuning.paths` counts for nothing.
     pub remember_paths: bool,
+    /// The ways that may be used, the best first; not empty. With several they race, and the transfer moves between them.
+    pub via: Vec<Rung>,
+    /// Which proxy TCP connections go through.
+    pub proxy: Rules,
     /// How its connections behave.
     pub tuning: Tuning,
     /// How the path is shared, if the gateway grants it, and the rate of all connections together, of which each has the
@@ -70,6 +76,7 @@ pub struct Client {
     next_request: AtomicU64,
     /// When what is known of paths was loaded.
     began: SystemTime,
+    pub(crate) connect: Duration,
     supervisor: Mutex<Option<AbortOnDrop<()>>>,
 }
 
@@ -94,7 +101,9 @@ impl Client {
         let (requests, answers) = mpsc::channel(ANSWER_QUEUE);
         let session = Session::new(rt.clone(), config, requests);
         let links = Arc::new(Links::new(rt.clone(), &options, session.clone())?);
+        let connecting = rt.now();
         links.open().await?;
+        let connect = rt.now().saturating_duration_since(connecting);
         let supervisor = rt.spawn(links.clone().keep(options.links.max(1))).abort_on_drop();
         Ok(Self {
             rt,
@@ -106,6 +115,7 @@ impl Client {
             next_job: AtomicU64::new(1),
             next_request: AtomicU64::new(1),
             began,
+            connect,
             supervisor: Mutex::new(Some(supervisor)),
         })
     }
@@ -200,6 +210,11 @@ impl Client {
 
     pub(crate) fn next_job(&self) -> JobId {
         JobId(self.next_job.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// What came of each way to the gateway, the best first; and whether it leads through a proxy.
+    pub fn ladder(&self) -> Vec<(Tried, bool)> {
+        self.links.ladder()
     }
 
     /// Kinds of the links now.

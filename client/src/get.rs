@@ -178,6 +178,8 @@ impl Client {
             rate: self.rate().unwrap_or_default(),
             root: outcome.finished.root,
             links: self.link_kinds(),
+            ladder: self.ladder(),
+            connect: self.connect,
             receipt,
             reports: collected.reports,
         }

@@ -7,6 +7,7 @@ use metra_core::id::Digest;
 use metra_core::rate::RatePolicy;
 use metra_core::receipt::SignedReceipt;
 use metra_core::wire::Finished;
+use metra_fallback::ladder::Tried;
 use metra_session::{EntryReport, Kpis, Meter, Progress, Traffic};
 use serde::Serialize;
 
@@ -61,6 +62,10 @@ pub struct JobReport {
     pub root: Digest,
     /// Kinds of the links that were in use.
     pub links: Vec<String>,
+    /// What came of each way to the gateway, the best first; and whether it leads through a proxy.
+    pub ladder: Vec<(Tried, bool)>,
+    /// From the begin of the first try to reach the gateway to the first link.
+    pub connect: Duration,
     /// Signed by the gateway.
     pub receipt: Option<SignedReceipt>,
     /// Entries that were not simply transferred; the first 10,000.

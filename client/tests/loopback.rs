@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use metra_certs::TrustAnchors;
 use metra_client::{
-    Address, Client, ConnectOptions, GetRequest, GetTo, JobReport, Policy, RatePolicy, SendRequest, Watch,
+    Address, Client, ConnectOptions, GetRequest, GetTo, JobReport, Policy, RatePolicy, Rules, Rung,
+    SendRequest, Watch,
 };
 use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
 use metra_gateway::Gateway;
@@ -77,6 +78,8 @@ impl World {
             links,
             retry_for: Duration::from_secs(20),
             remember_paths: true,
+            via: Rung::ALL.to_vec(),
+            proxy: Rules::direct(),
             tuning: Tuning::default(),
             rate,
             agent: "test".into(),

@@ -24,6 +24,7 @@ mod race;
 mod stream;
 pub mod tcp;
 pub mod tls;
+pub mod udp;
 
 pub use dial::{DialOptions, Dialed, ProxyTls, Target, dial};
 pub use error::DialError;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use metra_certs::{TokenHash, TrustAnchors};
-use metra_client::{Address, ConnectOptions, keep_paths};
+use metra_client::{Address, ConnectOptions, Rules, Rung, keep_paths};
 use metra_core::bbr::Remembered;
 use metra_gateway::Gateway;
 use metra_gateway::config::{self, OneOrMany, RawConfig, RawUser};
@@ -226,6 +226,9 @@ impl<'a> World<'a> {
             links: flow.links.max(1),
             retry_for: Duration::from_secs(60),
             remember_paths: true,
+            // There is no TCP in virtual time.
+            via: vec![Rung::Quic],
+            proxy: Rules::direct(),
             tuning: Tuning {
                 congestion: match flow.controller {
                     Controller::Cubic => Congestion::Cubic,

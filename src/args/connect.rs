@@ -1,11 +1,13 @@
 //! How a client reaches a gateway and shows who it is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use metra_certs::{Pin, TrustAnchors};
-use metra_client::{Address, Congestion, ConnectOptions, Policy, RatePolicy, Tuning};
+use metra_client::{
+    Address, Congestion, ConnectOptions, Credentials, Policy, RatePolicy, Rules, Rung, Tuning,
+};
 
 use super::rate;
 use crate::exit::{Exit, Failure};
@@ -39,6 +41,16 @@ pub(crate) struct ConnectArgs {
     /// Connections to use at a time; more use more processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     connections: u8,
+    /// How to reach the gateway: the best way that works, or this one only
+    #[arg(long, value_name = "WAY", default_value = "auto")]
+    via: Way,
+    /// Reach it through this proxy, http://, https://, socks5:// or socks5h://[USER:PASSWORD@]HOST[:PORT], where that goes
+    /// over TCP; "none" for no proxy [default: HTTPS_PROXY, ALL_PROXY and NO_PROXY, as curl has them]
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
+    /// File that holds a bearer token for the proxy and nothing else
+    #[arg(long, value_name = "FILE")]
+    proxy_token_file: Option<PathBuf>,
     /// Congestion controller [default: what the transport finds best]
     #[arg(long, value_name = "NAME")]
     congestion: Option<CongestionName>,
@@ -65,6 +77,29 @@ enum PolicyName {
     High,
     /// What others leave
     Low,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Way {
+    /// The best that works, and back to it when it works again
+    Auto,
+    /// QUIC: over UDP
+    Quic,
+    /// TLS over TCP, through the proxy if there is one
+    Tls,
+    /// WebSocket over HTTPS, likewise: where nothing but web sites is let through
+    Ws,
+}
+
+impl Way {
+    fn rungs(self) -> Vec<Rung> {
+        match self {
+            Way::Auto => Rung::ALL.to_vec(),
+            Way::Quic => vec![Rung::Quic],
+            Way::Tls => vec![Rung::Tls],
+            Way::Ws => vec![Rung::WebSocket],
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -112,6 +147,8 @@ impl ConnectArgs {
             links: usize::from(self.connections),
             retry_for: Duration::from_secs(self.timeout),
             remember_paths: !self.no_path_memory,
+            via: self.via.rungs(),
+            proxy: self.proxy()?,
             rate: self.rate(congestion)?,
             tuning: Tuning { congestion, ..default },
             agent: concat!("metra/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -138,20 +175,38 @@ impl ConnectArgs {
         Ok(asked)
     }
 
+    /// Which proxy is for which host.
+    fn proxy(&self) -> Result<Rules, Failure> {
+        let wrong = |e: &dyn std::fmt::Display| Failure::usage(e.to_string());
+        let environment = |name: &str| std::env::var(name).ok();
+        let rules = Rules::new(self.proxy.as_deref(), environment).map_err(|e| wrong(&e))?;
+        let Some(file) = &self.proxy_token_file else { return Ok(rules) };
+        let Some(proxy) = rules.proxy().cloned() else {
+            return Err(Failure::usage("--proxy-token-file is given, but there is no proxy"));
+        };
+        let token = read_token("--proxy-token-file", file)?;
+        let proxy = proxy.with_credentials(Credentials::Bearer(token)).map_err(|e| wrong(&e))?;
+        Ok(rules.with_proxy(proxy))
+    }
+
     /// The bearer token, if there is one.
     fn token(&self) -> Result<Option<String>, Failure> {
-        let Some(file) = &self.token_file else {
-            return Ok(std::env::var("METRA_TOKEN").ok().filter(|token| !token.is_empty()));
-        };
-        let shown = file.display();
-        let text = std::fs::read_to_string(file)
-            .map_err(|e| Failure::new(Exit::Usage, format!("--token-file {shown}: {e}")))?;
-        let token = text.trim_end_matches(['\r', '\n']);
-        if token.is_empty() || token.contains(|c: char| !c.is_ascii_graphic()) {
-            let message =
-                format!("--token-file {shown}: it should hold one token of visible ASCII characters");
-            return Err(Failure::usage(message));
+        match &self.token_file {
+            Some(file) => read_token("--token-file", file).map(Some),
+            None => Ok(std::env::var("METRA_TOKEN").ok().filter(|token| !token.is_empty())),
         }
-        Ok(Some(token.to_owned()))
     }
+}
+
+/// The one token in a file that an option names.
+fn read_token(option: &str, file: &Path) -> Result<String, Failure> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::new(Exit::Usage, format!("{option} {shown}: {e}")))?;
+    let token = text.trim_end_matches(['\r', '\n']);
+    if token.is_empty() || token.contains(|c: char| !c.is_ascii_graphic()) {
+        let message = format!("{option} {shown}: it should hold one token of visible ASCII characters");
+        return Err(Failure::usage(message));
+    }
+    Ok(token.to_owned())
 }

@@ -78,6 +78,8 @@ pub enum Outcome {
     Remembered(String),
     /// A better one stood first, or the race is over for another reason.
     NotTried,
+    /// It was not allowed.
+    Excluded,
 }
 
 impl Outcome {
@@ -86,7 +88,7 @@ impl Outcome {
         match self {
             Outcome::Used => "used",
             Outcome::Refused(_) | Outcome::Silent => "failed",
-            Outcome::Remembered(_) => "skipped",
+            Outcome::Remembered(_) | Outcome::Excluded => "skipped",
             Outcome::NotTried => "not_tried",
         }
     }
@@ -96,6 +98,7 @@ impl Outcome {
         match self {
             Outcome::Used | Outcome::NotTried => String::new(),
             Outcome::Refused(why) => why.clone(),
+            Outcome::Excluded => "not allowed by --via".to_owned(),
             Outcome::Silent => "no answer in time".to_owned(),
             Outcome::Remembered(why) => format!("did not work here the last time: {why}"),
         }

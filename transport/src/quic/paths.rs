@@ -71,6 +71,13 @@ impl Paths {
         self.put(Key::new(peer, local), Known { path, saved: seconds(now) });
     }
 
+    /// The smallest round-trip time that is known to `peer`.
+    pub fn min_rtt(&self, peer: IpAddr, now: SystemTime) -> Option<Duration> {
+        let slots = self.lock();
+        let known = slots.iter().filter(|(key, _)| key.peer == peer).filter_map(|(_, slot)| slot.known);
+        known.filter(|known| known.is_fresh(now)).map(|known| known.path.min_rtt).min()
+    }
+
     /// All that is known, a line for each path: addresses, bytes per second, microseconds, lost packets in a million, time.
     pub fn to_text(&self) -> String {
         let slots = self.lock();

@@ -1,0 +1,266 @@
+//! Opening a connection to a gateway by one rung of the ladder.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use metra_certs::client_config;
+use metra_core::code::Code;
+use metra_fallback::ladder::{Outcome, Place, Rung};
+use metra_fallback::link::{LinkTuning, Opened, StreamLink};
+use metra_fallback::proxy::Proxy;
+use metra_fallback::tls::TlsClient;
+use metra_fallback::{DialError, DialOptions, ProxyTls, Target, dial, udp};
+use metra_transport::quic::{QuicClient, Tuning};
+use metra_transport::{Link, LinkError, Rt};
+
+use crate::connect::ConnectOptions;
+use crate::error::ClientError;
+
+/// How long one address of several is alone, before the next is tried as well (RFC 8305 section 5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+
+/// How a gateway is reached.
+pub(crate) struct Reach {
+    rt: Rt,
+    address: crate::Address,
+    tls: Arc<rustls::ClientConfig>,
+    secure: TlsClient,
+    proxy: Option<Proxy>,
+    dialling: DialOptions,
+    tuning: Tuning,
+    /// Whether there is anything but QUIC: then it is worth to know soon that it does not work.
+    has_others: bool,
+    /// The gateway's first address.
+    peer: OnceLock<IpAddr>,
+}
+
+/// A connection that stands, and has not said hello.
+pub(crate) struct Reached {
+    pub(crate) link: Arc<dyn Link>,
+    /// What must live as long as the link.
+    pub(crate) endpoint: Option<QuicClient>,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Unreached {
+    /// For the ladder.
+    pub(crate) outcome: Outcome,
+    /// For the user, if there is no other way.
+    pub(crate) error: ClientError,
+    /// The gateway itself has said so: it would say the same on any other way.
+    pub(crate) by_gateway: bool,
+}
+
+impl Reach {
+    pub(crate) fn new(rt: Rt, options: &ConnectOptions) -> Result<Self, ClientError> {
+        let certificate = options.certificate.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+        let tls = client_config(&options.trust, certificate)?;
+        // A proxy is no gateway: it is trusted as web sites are, by the same authorities, and never by a pin.
+        let proxy_tls = match client_config(&options.trust.clone().without_pins(), None) {
+            Ok(config) => Some(ProxyTls::new((*config).clone())),
+            Err(_) => None,
+        };
+        let target = target(&options.address);
+        Ok(Self {
+            rt,
+            address: options.address.clone(),
+            secure: TlsClient::new(&tls),
+            tls,
+            proxy: options.proxy.for_target(&target).cloned(),
+            dialling: DialOptions { proxy_tls, ..DialOptions::default() },
+            tuning: options.tuning.clone(),
+            has_others: options.via != [Rung::Quic],
+            peer: OnceLock::new(),
+        })
+    }
+
+    /// The round-trip time to the gateway, as far as earlier connections have found it out.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.tuning.paths.as_ref()?.min_rtt(*self.peer.get()?, SystemTime::now())
+    }
+
+    /// Whether a rung goes through a proxy.
+    pub(crate) fn is_proxied(&self, rung: Rung) -> bool {
+        rung != Rung::Quic && self.proxy.is_some()
+    }
+
+    /// Opens a connection. There is no deadline here.
+    pub(crate) async fn open(&self, rung: Rung) -> Result<Reached, Unreached> {
+        match rung {
+            Rung::Quic => self.quic().await,
+            Rung::Tls => self.over_tcp(rung).await,
+            Rung::WebSocket => self.over_tcp(rung).await,
+        }
+    }
+
+    async fn over_tcp(&self, rung: Rung) -> Result<Reached, Unreached> {
+        let dialled = dial(&target(&self.address), self.proxy.as_ref(), &self.dialling).await;
+        let dialled = dialled.map_err(|error| Unreached::dialling(&error))?;
+        let began = self.rt.now();
+        let host = &self.address.host;
+        let opened = match rung {
+            Rung::WebSocket => {
+                return Err(Unreached::refused(Code::Timeout, "not here yet".into()));
+            }
+            _ => self.secure.mtp(dialled.stream, host).await.map_err(Unreached::link)?,
+        };
+        let rtt = self.rt.now().saturating_duration_since(began);
+        let about = Opened {
+            kind: rung.kind(),
+            peer: dialled.peer,
+            certificates: opened.certificates,
+            rtt: Some(rtt),
+        };
+        let tuning =
+            LinkTuning { idle_timeout: self.tuning.idle_timeout, keep_alive: self.tuning.keep_alive };
+        Ok(Reached { link: StreamLink::start(&self.rt, opened.stream, about, tuning), endpoint: None })
+    }
+
+    async fn quic(&self) -> Result<Reached, Unreached> {
+        let mut addresses = self.addresses().await?.into_iter();
+        let Some(first) = addresses.next() else {
+            return Err(Unreached::refused(Code::NotFound, format!("{}: no address", self.address)));
+        };
+        let mut running = futures_util::stream::FuturesUnordered::new();
+        running.push(self.quic_at(first));
+        let mut more = addresses.len() > 0;
+        loop {
+            use futures_util::StreamExt;
+            let failed = tokio::select! {
+                biased;
+                Some(outcome) = running.next() => match outcome {
+                    Ok(reached) => return Ok(reached),
+                    Err(error) => Some(error),
+                },
+                () = self.rt.sleep(NEXT_ADDRESS), if more => None,
+            };
+            if let Some(address) = addresses.next() {
+                running.push(self.quic_at(address));
+            } else if let Some(error) = failed.filter(|_| running.is_empty()) {
+                return Err(error);
+            }
+            more = addresses.len() > 0;
+        }
+    }
+
+    async fn quic_at(&self, address: SocketAddr) -> Result<Reached, Unreached> {
+        let any: SocketAddr = if address.is_ipv6() {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        } else {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        };
+        // A socket of its own for each link: several links are several flows, and run on several cores.
+        let endpoint = QuicClient::new(self.rt.clone(), any, self.tls.clone(), self.tuning.clone())
+            .map_err(|e| Unreached::refused(Code::Internal, e.to_string()))?;
+        let rejected = async {
+            if self.has_others {
+                udp::rejected(&self.rt, address).await
+            } else {
+                std::future::pending().await
+            }
+        };
+        let connected = tokio::select! {
+            biased;
+            link = endpoint.connect(address, &self.address.host) => link.map_err(Unreached::link),
+            error = rejected => {
+                Err(Unreached::refused(Code::Timeout, format!("UDP is refused: {error}")))
+            }
+        };
+        Ok(Reached { link: connected?, endpoint: Some(endpoint) })
+    }
+
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, Unreached> {
+        let host = (self.address.host.as_str(), self.address.port);
+        let found = tokio::net::lookup_host(host).await;
+        let found =
+            found.map_err(|e| Unreached::refused(Code::NotFound, format!("{}: {e}", self.address)))?;
+        Ok(found.collect())
+    }
+
+    /// Where it is reached from, for the memory of networks; `None` for this machine itself.
+    pub(crate) async fn place(&self) -> Option<Place> {
+        let towards = match &self.proxy {
+            Some(proxy) => (proxy.host().to_owned(), proxy.port()),
+            None => (self.address.host.clone(), self.address.port),
+        };
+        let peer = tokio::net::lookup_host(towards).await.ok()?.next()?;
+        if self.proxy.is_none() {
+            self.peer.get_or_init(|| peer.ip().to_canonical());
+        }
+        let from = local_address(peer)?;
+        let proxy = self.proxy.as_ref().map(ToString::to_string);
+        Some(Place::new(&network(from), proxy.as_deref(), &self.address.to_string()))
+    }
+}
+
+/// The address from which this machine would send there; `None` if that is itself, or is not known.
+fn local_address(peer: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if peer.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    // Asks for the route; nothing is sent.
+    socket.connect(peer).ok()?;
+    let ip = socket.local_addr().ok()?.ip().to_canonical();
+    (!ip.is_loopback() && ip != peer.ip().to_canonical()).then_some(ip)
+}
+
+/// The network of an address: whoever has the same is behind the same firewall, as a rule.
+fn network(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(v4) => format!("{}/24", Ipv4Addr::from_bits(v4.to_bits() & 0xffff_ff00)),
+        IpAddr::V6(v6) => format!("{}/64", Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+    }
+}
+
+fn target(address: &crate::Address) -> Target {
+    Target { host: address.host.clone(), port: address.port }
+}
+
+impl Unreached {
+    pub(crate) fn link(error: LinkError) -> Self {
+        let told = ClientError::link(&error);
+        let outcome = match error {
+            LinkError::TimedOut => Outcome::Silent,
+            _ => Outcome::Refused(told.message.clone()),
+        };
+        Self { outcome, error: told, by_gateway: matches!(error, LinkError::ClosedByPeer { .. }) }
+    }
+
+    /// What the gateway answered instead of a welcome.
+    pub(crate) fn by_gateway(error: ClientError) -> Self {
+        Self { outcome: Outcome::Refused(error.message.clone()), error, by_gateway: true }
+    }
+
+    fn dialling(error: &DialError) -> Self {
+        let message = error.to_string();
+        let outcome = if error.is_silence() { Outcome::Silent } else { Outcome::Refused(message.clone()) };
+        let code = match error {
+            DialError::Name { .. } | DialError::Host { .. } => Code::NotFound,
+            DialError::ProxyAuth { .. } => Code::Unauthenticated,
+            DialError::ProxyRefused { lasting: true, .. } => Code::Denied,
+            _ => Code::Timeout,
+        };
+        let error = ClientError { code, message, retryable: !error.is_final() };
+        Self { outcome, error, by_gateway: false }
+    }
+
+    fn refused(code: Code, message: String) -> Self {
+        let error = ClientError { code, message: message.clone(), retryable: true };
+        Self { outcome: Outcome::Refused(message), error, by_gateway: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn networks_have_names() {
+        assert_eq!(network("192.0.2.77".parse().unwrap()), "192.0.2.0/24");
+        assert_eq!(network("2001:db8:1:2:3::4".parse().unwrap()), "2001:db8:1:2::/64");
+        assert_eq!(local_address("127.0.0.1:9".parse().unwrap()), None);
+    }
+}
