@@ -101,7 +101,7 @@ fn only_https_is_let_through(bed: &Bed) {
 /// A client that cannot get there says so in time, and what it has tried.
 fn gives_up(office: &Office<'_>, options: &[&str]) -> Done {
     let file = File::noise(office.bed, "file", MIB);
-    let run = office.client("state", "send").args(["--timeout", "2"]).args(options);
+    let run = office.impatient("send").args(options);
     let done = office.run(run.arg(&file.path).arg(office.url("file"))).expect(5);
     assert!(done.elapsed < Duration::from_secs(5), "{done}");
     assert!(!office.gateway.at("file").exists());

@@ -57,10 +57,10 @@ fn the_gateway_is_pinned(bed: &Bed) {
 fn refused(office: &Office<'_>, proxy: &Proxy, options: &[&str]) {
     let file = File::noise(office.bed, "secret", MIB);
     let run = match options {
-        [] => office.client("state", "send"),
-        _ => office.stranger("state", "send").args(options),
+        [] => office.impatient("send"),
+        _ => office.stranger("state", "send", 2).args(options),
     };
-    let run = run.args(["--timeout", "2", "--proxy", &proxy.url()]);
+    let run = run.args(["--proxy", &proxy.url()]);
     let done = office.run(run.arg(&file.path).arg(office.url("secret"))).expect(REFUSED);
     assert!(done.elapsed < Duration::from_secs(3), "{done}");
     assert!(done.stderr.contains("certificate") || done.text().contains("certificate"), "{done}");
@@ -71,7 +71,7 @@ fn refused(office: &Office<'_>, proxy: &Proxy, options: &[&str]) {
 fn websockets_do_not_pass(bed: &Bed) {
     let (office, proxy, own) = inspected(bed, false);
     let file = File::noise(bed, "file", MIB);
-    let run = office.client("state", "send").args(["--timeout", "2", "--proxy", &proxy.url()]);
+    let run = office.impatient("send").args(["--proxy", &proxy.url()]);
     let run = run.arg("--ca").arg(&own.cert).arg(&file.path).arg(office.url("file"));
     let done = office.run(run);
     assert!([5, 6].contains(&done.code()), "{done}");
@@ -99,7 +99,7 @@ fn nobody_looks(bed: &Bed) {
     for kind in ["tls", "ws"] {
         assert!(!office.send(&file, "state", &["--via", kind]).inspected());
         let pin = office.gateway.pin();
-        let run = office.stranger("state", "send").args(["--pin", &pin, "--via", kind]);
+        let run = office.stranger("state", "send", 6).args(["--pin", &pin, "--via", kind]);
         let done = office.run(run.arg(&file.path).arg(office.url("file")));
         assert!(!office.arrived(&file, done).inspected());
     }

@@ -20,6 +20,7 @@ tests![
     tinyproxy_with_a_password,
     dante,
     dante_with_a_password,
+    websockets_through_all_of_them,
     names_are_the_proxys_business,
     from_the_environment,
     not_for_this_gateway,
@@ -41,7 +42,6 @@ fn goes_through(bed: &Bed, proxy: &Proxy) {
     sent.only("tls", true).not("quic", &["failed"]);
     assert!(sent.first_byte() <= Duration::from_millis(1500), "{}", sent.0);
     office.fetch(&file, "state", &["--proxy", &proxy.url()]).only("tls", true);
-    office.send(&file, "state", &["--proxy", &proxy.url(), "--via", "ws"]).only("ws", true);
     said_nothing_of_passwords(&sent.0);
 }
 
@@ -95,6 +95,18 @@ fn dante(bed: &Bed) {
 
 fn dante_with_a_password(bed: &Bed) {
     goes_through(bed, &proxies::dante(bed, Auth::Password));
+}
+
+fn websockets_through_all_of_them(bed: &Bed) {
+    let office = Office::new(bed);
+    bed.firewall().only_proxy(&bed.proxy);
+    let through = |proxy: &Proxy, name: &str| {
+        let file = File::noise(bed, name, MIB);
+        office.send(&file, "state", &["--proxy", &proxy.url(), "--via", "ws"]).only("ws", true);
+    };
+    through(&Squid::new(bed, Auth::Password, PORT).start(), "squid");
+    through(&proxies::tinyproxy(bed, Auth::Password, &[PORT]), "tinyproxy");
+    through(&proxies::dante(bed, Auth::Password), "dante");
 }
 
 fn names_are_the_proxys_business(bed: &Bed) {
@@ -160,7 +172,7 @@ fn udp_is_open_beside_it(bed: &Bed) {
 fn fails(office: &Office<'_>, code: i32, proxy: &str, within: Duration) -> Done {
     office.bed.firewall().only_proxy(&office.bed.proxy);
     let file = File::noise(office.bed, "file", MIB);
-    let run = office.client("state", "send").args(["--timeout", "2", "--proxy", proxy]);
+    let run = office.impatient("send").args(["--proxy", proxy]);
     let done = office.run(run.arg(&file.path).arg(office.url("file"))).expect(code);
     assert!(done.elapsed < within, "{done}");
     assert!(

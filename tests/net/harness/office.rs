@@ -52,15 +52,20 @@ impl<'a> Office<'a> {
         format!("mtp://{SERVER}:{}/{path}", self.port)
     }
 
-    /// A client with a state folder of this name, which trusts the gateway and says all in JSON.
-    pub(crate) fn client(&self, state: &str, verb: &str) -> Run {
-        self.stranger(state, verb).arg("--ca").arg(&self.authority.cert)
+    /// A client with a state folder of its own for this label, which trusts the gateway and says all in JSON.
+    pub(crate) fn client(&self, label: &str, verb: &str) -> Run {
+        self.stranger(label, verb, 6).arg("--ca").arg(&self.authority.cert)
     }
 
-    /// As [`client`](Self::client), but it does not know the gateway.
-    pub(crate) fn stranger(&self, state: &str, verb: &str) -> Run {
-        let run = Run::new(&self.bed.path(state), [verb, "--json", "--timeout", "6"]);
-        run.env("METRA_TOKEN", TOKEN)
+    /// As [`client`](Self::client), and it soon gives up.
+    pub(crate) fn impatient(&self, verb: &str) -> Run {
+        self.stranger("impatient", verb, 2).arg("--ca").arg(&self.authority.cert)
+    }
+
+    /// As [`client`](Self::client), but it does not know the gateway, and gives up after so many seconds.
+    pub(crate) fn stranger(&self, label: &str, verb: &str, timeout: u32) -> Run {
+        let state = self.bed.path(&format!("state-{label}"));
+        Run::new(&state, [verb, "--json", "--timeout", &timeout.to_string()]).env("METRA_TOKEN", TOKEN)
     }
 
     /// Runs it at the client's host.
@@ -123,10 +128,17 @@ impl Sent {
         links.iter().map(|link| link.as_str().unwrap()).collect()
     }
 
-    /// From the call to the first byte on a link.
+    /// That these are among it.
+    #[track_caller]
+    pub(crate) fn over(&self, links: &[&str]) -> &Self {
+        assert!(links.iter().all(|link| self.links().contains(link)), "not over {links:?}\n{}", self.0);
+        self
+    }
+
+    /// From the start to the first byte on a link: finding a way, and then the beginning of the job.
     pub(crate) fn first_byte(&self) -> Duration {
-        let ms = self.0.summary()["ttfb_ms"].as_f64().unwrap_or_else(|| panic!("no ttfb_ms\n{}", self.0));
-        Duration::from_secs_f64(ms / 1000.0)
+        let ms = |key: &str| self.0.summary()[key].as_f64().unwrap_or_else(|| panic!("no {key}\n{}", self.0));
+        Duration::from_secs_f64((ms("connect_ms") + ms("ttfb_ms")) / 1000.0)
     }
 
     /// What became of a way to the gateway.
