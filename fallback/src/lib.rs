@@ -15,8 +15,6 @@
 
 mod dial;
 mod error;
-#[doc(hidden)]
-pub mod fuzzing;
 pub mod ladder;
 pub mod link;
 pub mod proxy;

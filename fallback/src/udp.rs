@@ -10,6 +10,8 @@ use std::time::Duration;
 use metra_transport::Rt;
 use tokio::net::UdpSocket;
 
+/// How long a connection has before the question is asked: on most paths it stands by then.
+const PATIENCE: Duration = Duration::from_millis(40);
 /// When a question is repeated: it, or the answer, may be lost.
 const AGAIN: [Duration; 4] =
     [Duration::from_millis(60), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
@@ -24,6 +26,7 @@ pub async fn rejected(rt: &Rt, peer: SocketAddr) -> io::Error {
     let any: IpAddr =
         if peer.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let asked = async {
+        rt.sleep(PATIENCE).await;
         let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(peer).await?;
         let mut answer = [0; 64];

@@ -113,7 +113,8 @@ fn several_connections_carry_one_job(bed: &Bed) {
     let relay = bed.relay(&gateway, 48 * MIB);
     let get = bed.client(&gateway, ["get", "--connections", "3"]).arg(relay.url("t")).arg(bed.path("back"));
     get.expect(0);
-    assert_eq!(relay.busy(1), 3);
+    // Not the question whether UDP is let through, which has a socket of its own.
+    assert_eq!(relay.busy(10_000), 3);
     Tree::of(&tree).must_equal(&Tree::of(&bed.path("back")));
 }
 
