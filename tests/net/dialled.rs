@@ -73,7 +73,7 @@ impl<'a> Dialler<'a> {
 }
 
 fn through_all_of_them(bed: &Bed) {
-    let office = Office::unfinished(bed, PORT);
+    let office = Office::new(bed);
     let dialler = Dialler::new(&office);
     assert_eq!(dialler.tls("", SERVER, true), Ok(Protocol::Mtp));
     bed.firewall().only_proxy(&bed.proxy);
@@ -103,7 +103,7 @@ fn lasting(error: &DialError) {
 }
 
 fn who_does_not_know_the_password(bed: &Bed) {
-    let office = Office::unfinished(bed, PORT);
+    let office = Office::new(bed);
     let dialler = Dialler::new(&office);
     bed.firewall().only_proxy(&bed.proxy);
     for proxy in [
@@ -120,7 +120,7 @@ fn who_does_not_know_the_password(bed: &Bed) {
 }
 
 fn what_the_rules_forbid(bed: &Bed) {
-    let office = Office::unfinished(bed, PORT);
+    let office = Office::new(bed);
     let dialler = Dialler::new(&office);
     bed.firewall().only_proxy(&bed.proxy);
     for proxy in [
@@ -135,7 +135,7 @@ fn what_the_rules_forbid(bed: &Bed) {
 }
 
 fn where_nobody_listens(bed: &Bed) {
-    let office = Office::unfinished(bed, PORT);
+    let office = Office::new(bed);
     let dialler = Dialler::new(&office);
     bed.firewall().only_proxy(&bed.proxy);
     let nobody = PORT + 1;
@@ -154,7 +154,7 @@ fn where_nobody_listens(bed: &Bed) {
 }
 
 fn where_nothing_comes_back(bed: &Bed) {
-    let office = Office::unfinished(bed, PORT);
+    let office = Office::new(bed);
     let dialler = Dialler::new(&office);
     let proxies = [
         Squid::new(bed, Auth::Anyone, PORT).start(),
@@ -171,7 +171,7 @@ fn where_nothing_comes_back(bed: &Bed) {
 }
 
 fn inspected(bed: &Bed) {
-    let office = Office::unfinished(bed, PORT);
+    let office = Office::new(bed);
     let own = Authority::new(bed, "office");
     let squid = Squid::new(bed, Auth::Anyone, PORT).inspecting(&own, &office.authority.cert);
     let squid = squid.with_websockets().start();
@@ -180,7 +180,7 @@ fn inspected(bed: &Bed) {
 }
 
 fn inspected_unasked(bed: &Bed) {
-    let office = Office::unfinished(bed, PORT);
+    let office = Office::new(bed);
     let own = Authority::new(bed, "office");
     let squid = Squid::new(bed, Auth::Anyone, PORT).inspecting(&own, &office.authority.cert);
     let _squid = squid.with_websockets().in_the_way().start();
