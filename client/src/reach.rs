@@ -1,13 +1,13 @@
 //! Opening a connection to a gateway by one rung of the ladder.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use metra_certs::client_config;
+use metra_certs::{client_config, pin_of};
 use metra_core::code::Code;
 use metra_fallback::ladder::{Outcome, Place, Rung};
-use metra_fallback::link::{LinkTuning, Opened, StreamLink};
+use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::proxy::Proxy;
 use metra_fallback::tls::TlsClient;
 use metra_fallback::{DialError, DialOptions, ProxyTls, Target, dial, udp};
@@ -31,6 +31,7 @@ pub(crate) struct Reach {
     tuning: Tuning,
     /// Whether there is anything but QUIC: then it is worth to know soon that it does not work.
     has_others: bool,
+    refuse_inspection: bool,
     /// The gateway's first address.
     peer: OnceLock<IpAddr>,
 }
@@ -40,6 +41,8 @@ pub(crate) struct Reached {
     pub(crate) link: Arc<dyn Link>,
     /// What must live as long as the link.
     pub(crate) endpoint: Option<QuicClient>,
+    /// The same link, if it is one on a byte stream.
+    pub(crate) stream: Option<Weak<StreamLink>>,
 }
 
 /// Why there is no connection.
@@ -72,6 +75,7 @@ impl Reach {
             dialling: DialOptions { proxy_tls, ..DialOptions::default() },
             tuning: options.tuning.clone(),
             has_others: options.via != [Rung::Quic],
+            refuse_inspection: options.refuse_inspection,
             peer: OnceLock::new(),
         })
     }
@@ -110,12 +114,24 @@ impl Reach {
         let about = Opened {
             kind: rung.kind(),
             peer: dialled.peer,
+            key: shown(opened.certificates.as_deref()),
             certificates: opened.certificates,
             rtt: Some(rtt),
         };
         let tuning =
             LinkTuning { idle_timeout: self.tuning.idle_timeout, keep_alive: self.tuning.keep_alive };
-        Ok(Reached { link: StreamLink::start(&self.rt, opened.stream, about, tuning), endpoint: None })
+        let link = StreamLink::start(&self.rt, opened.stream, about, tuning);
+        if self.refuse_inspection && link.find_out_whether_inspected().await != Some(false) {
+            let message = "the TLS connection is inspected: the certificate is not the gateway's own";
+            link.close(Code::Denied, "inspected");
+            let error = ClientError { code: Code::Denied, message: message.to_owned(), retryable: false };
+            return Err(Unreached {
+                outcome: Outcome::Refused(message.to_owned()),
+                error,
+                by_gateway: false,
+            });
+        }
+        Ok(Reached { stream: Some(Arc::downgrade(&link)), link, endpoint: None })
     }
 
     async fn quic(&self) -> Result<Reached, Unreached> {
@@ -168,7 +184,7 @@ impl Reach {
                 Err(Unreached::refused(Code::Timeout, format!("UDP is refused: {error}")))
             }
         };
-        Ok(Reached { link: connected?, endpoint: Some(endpoint) })
+        Ok(Reached { link: connected?, endpoint: Some(endpoint), stream: None })
     }
 
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Unreached> {
@@ -193,6 +209,12 @@ impl Reach {
         let proxy = self.proxy.as_ref().map(ToString::to_string);
         Some(Place::new(&network(from), proxy.as_deref(), &self.address.to_string()))
     }
+}
+
+/// The key of the certificate that a server has shown.
+fn shown(certificates: Option<&[Vec<u8>]>) -> Option<Key> {
+    let own = certificates?.first()?;
+    pin_of(&own.as_slice().into()).ok().map(|pin| Key::Shown(pin.bytes()))
 }
 
 /// The address from which this machine would send there; `None` if that is itself, or is not known.

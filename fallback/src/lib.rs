@@ -3,7 +3,6 @@
 //! ```text
 //!   ladder      which way to try when, what is remembered of a network           sans-io
 //!   link        a byte stream as a Link: chunks one after another, control between
-//!     frame       what is on that byte stream                                    sans-io
 //!   tls  ws     the byte streams: TLS (ALPN mtp/1), WebSocket over HTTP/1.1 and HTTP/2
 //!   dial        a TCP connection to a host, directly or through a proxy
 //!     race        the first of its addresses that answers                        RFC 8305

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use metra_fallback::link::{LinkTuning, Opened, StreamLink};
+use metra_certs::Pin;
+use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::tls::{Protocol, TlsServer};
 use metra_transport::{LinkError, LinkKind, Rt};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,11 +34,23 @@ const EXHAUSTED: Duration = Duration::from_millis(50);
 pub(crate) struct TcpServer {
     rt: Rt,
     listener: TcpListener,
-    tls: TlsServer,
-    tuning: LinkTuning,
-    handshake: Duration,
-    pending: Arc<Pending>,
+    settings: TcpSettings,
     accepting: AtomicBool,
+}
+
+/// What all TCP sockets of a gateway have in common.
+#[derive(Clone)]
+pub(crate) struct TcpSettings {
+    /// Certificates and protocols.
+    pub tls: TlsServer,
+    /// The pin of the certificate.
+    pub pin: Pin,
+    /// How links behave.
+    pub link: LinkTuning,
+    /// How long a TLS handshake may take.
+    pub handshake: Duration,
+    /// Those that are no links yet.
+    pub pending: Arc<Pending>,
 }
 
 impl TcpServer {
@@ -45,14 +58,7 @@ impl TcpServer {
     ///
     /// # Errors
     /// What the system says of the address.
-    pub(crate) fn bind(
-        rt: Rt,
-        address: SocketAddr,
-        tls: TlsServer,
-        tuning: LinkTuning,
-        handshake: Duration,
-        pending: Arc<Pending>,
-    ) -> io::Result<Self> {
+    pub(crate) fn bind(rt: Rt, address: SocketAddr, settings: TcpSettings) -> io::Result<Self> {
         let socket = match address {
             SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
             SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
@@ -61,7 +67,7 @@ impl TcpServer {
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
-        Ok(Self { rt, listener, tls, tuning, handshake, pending, accepting: AtomicBool::new(true) })
+        Ok(Self { rt, listener, settings, accepting: AtomicBool::new(true) })
     }
 
     /// Whether new connections are let in.
@@ -85,7 +91,7 @@ impl TcpServer {
             if !self.accepting.load(Ordering::Relaxed) {
                 continue;
             }
-            let Some(place) = self.pending.take(peer.ip()) else {
+            let Some(place) = self.settings.pending.take(peer.ip()) else {
                 metrics::counter!("metra_connections_dropped_total").increment(1);
                 continue;
             };
@@ -101,7 +107,7 @@ impl TcpServer {
         };
         metra_fallback::tcp::tune(&tcp);
         let began = self.rt.now();
-        let secured = match self.rt.timeout(self.handshake, self.tls.accept(tcp)).await {
+        let secured = match self.rt.timeout(self.settings.handshake, self.settings.tls.accept(tcp)).await {
             Ok(Ok(secured)) => secured,
             Ok(Err(error)) => return failed(&error),
             Err(_) => return failed(&LinkError::TimedOut),
@@ -110,9 +116,14 @@ impl TcpServer {
         let rtt = self.rt.now().saturating_duration_since(began) / 2;
         match secured.protocol {
             Protocol::Mtp => {
-                let opened =
-                    Opened { kind: LinkKind::Tls, peer, certificates: secured.certificates, rtt: Some(rtt) };
-                let link = StreamLink::start(&self.rt, secured.stream, opened, self.tuning);
+                let opened = Opened {
+                    kind: LinkKind::Tls,
+                    peer,
+                    certificates: secured.certificates,
+                    rtt: Some(rtt),
+                    key: Some(Key::Own(self.settings.pin.bytes())),
+                };
+                let link = StreamLink::start(&self.rt, secured.stream, opened, self.settings.link);
                 admit(opener, Arrival { link, peer, kind: LinkKind::Tls }).await;
             }
             Protocol::Http1 | Protocol::Http2 => {}
