@@ -11,6 +11,7 @@ use crate::harness::squid::{DIVERTED, Squid};
 
 tests![
     its_authority_is_trusted,
+    its_authority_is_trusted_but_nobody_shall_look,
     its_authority_is_not_known,
     the_gateway_is_pinned,
     websockets_do_not_pass,
@@ -39,6 +40,21 @@ fn its_authority_is_trusted(bed: &Bed) {
     assert!(sent.first_byte() <= Duration::from_millis(2500), "{}", sent.0);
     let fetched = office.fetch(&file, "state", &options);
     assert!(fetched.inspected(), "{}", fetched.0);
+}
+
+fn its_authority_is_trusted_but_nobody_shall_look(bed: &Bed) {
+    let (office, proxy, own) = inspected(bed, true);
+    let file = File::noise(bed, "secret", MIB);
+    let run = office.impatient("send").args(["--inspection", "refuse", "--proxy", &proxy.url()]);
+    let done = office.run(run.arg("--ca").arg(&own.cert).arg(&file.path).arg(office.url("secret")));
+    assert!([6, 10, 12].contains(&done.code()) && done.elapsed < Duration::from_secs(5), "{done}");
+    assert!(done.stderr.contains("inspected"), "{done}");
+    assert!(!office.gateway.log().contains("alice"), "the token was shown\n{}", office.gateway.log());
+    assert!(!office.gateway.at("secret").exists());
+    // Where nobody looks, it makes no difference.
+    bed.firewall().drop_udp();
+    office.send(&file, "state", &["--inspection", "refuse"]).only("tls", false);
+    office.send(&file, "state", &["--inspection", "refuse", "--via", "ws"]).only("ws", false);
 }
 
 fn its_authority_is_not_known(bed: &Bed) {
