@@ -9,7 +9,8 @@ use metra_core::code::Code;
 use metra_fallback::ladder::{Outcome, Place, Rung};
 use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::proxy::Proxy;
-use metra_fallback::tls::TlsClient;
+use metra_fallback::tls::{Protocol, Secured, TlsClient};
+use metra_fallback::ws::{self, WsError};
 use metra_fallback::{DialError, DialOptions, ProxyTls, Target, dial, udp};
 use metra_transport::quic::{QuicClient, Tuning};
 use metra_transport::{Link, LinkError, Rt};
@@ -17,6 +18,8 @@ use metra_transport::{Link, LinkError, Rt};
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
 
+/// Where a gateway takes WebSockets.
+const WEBSOCKET_PATH: &str = "/mtp";
 /// How long one address of several is alone, before the next is tried as well (RFC 8305 section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
@@ -106,7 +109,11 @@ impl Reach {
         let host = &self.address.host;
         let opened = match rung {
             Rung::WebSocket => {
-                return Err(Unreached::refused(Code::Timeout, "not here yet".into()));
+                let secured = self.secure.http(dialled.stream, host).await.map_err(Unreached::link)?;
+                let is_h2 = secured.protocol == Protocol::Http2;
+                let authority = self.address.to_string();
+                let opened = ws::connect(secured.stream, is_h2, &authority, WEBSOCKET_PATH).await;
+                Secured { stream: Box::new(opened.map_err(|e| Unreached::websocket(&e))?), ..secured }
             }
             _ => self.secure.mtp(dialled.stream, host).await.map_err(Unreached::link)?,
         };
@@ -265,6 +272,13 @@ impl Unreached {
             _ => Code::Timeout,
         };
         let error = ClientError { code, message, retryable: !error.is_final() };
+        Self { outcome, error, by_gateway: false }
+    }
+
+    fn websocket(error: &WsError) -> Self {
+        let message = error.to_string();
+        let outcome = Outcome::Refused(message.clone());
+        let error = ClientError { code: Code::Timeout, message, retryable: error.is_retryable() };
         Self { outcome, error, by_gateway: false }
     }
 

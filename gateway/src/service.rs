@@ -160,7 +160,7 @@ impl Gateway {
             server.set_accepting(false);
         }
         for server in &self.tcp {
-            server.set_accepting(false);
+            server.drain();
         }
         self.sessions.drain(grace).await;
         for server in &self.servers {

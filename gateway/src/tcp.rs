@@ -16,11 +16,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metra_certs::Pin;
+use metra_fallback::http::{Limits, serve_http};
 use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::tls::{Protocol, TlsServer};
 use metra_transport::{LinkError, LinkKind, Rt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::http::Site;
 use crate::open::{Arrival, Opener, admit};
 
 /// Connections that are no links yet: in all, and from one address.
@@ -35,7 +37,7 @@ pub(crate) struct TcpServer {
     rt: Rt,
     listener: TcpListener,
     settings: TcpSettings,
-    accepting: AtomicBool,
+    draining: Arc<AtomicBool>,
 }
 
 /// What all TCP sockets of a gateway have in common.
@@ -67,12 +69,12 @@ impl TcpServer {
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
-        Ok(Self { rt, listener, settings, accepting: AtomicBool::new(true) })
+        Ok(Self { rt, listener, settings, draining: Arc::default() })
     }
 
-    /// Whether new connections are let in.
-    pub(crate) fn set_accepting(&self, accepting: bool) {
-        self.accepting.store(accepting, Ordering::Relaxed);
+    /// Lets no new connections in any more.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 
     /// Lets connections in, and sends each on its way.
@@ -88,7 +90,7 @@ impl TcpServer {
                 }
             };
             let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-            if !self.accepting.load(Ordering::Relaxed) {
+            if self.draining.load(Ordering::Relaxed) {
                 continue;
             }
             let Some(place) = self.settings.pending.take(peer.ip()) else {
@@ -126,9 +128,20 @@ impl TcpServer {
                 let link = StreamLink::start(&self.rt, secured.stream, opened, self.settings.link);
                 admit(opener, Arrival { link, peer, kind: LinkKind::Tls }).await;
             }
-            Protocol::Http1 | Protocol::Http2 => {}
+            http => {
+                let is_h2 = http == Protocol::Http2;
+                let about = (peer, secured.certificates, rtt, place);
+                let draining = self.draining.clone();
+                let site = Site::new(self.rt.clone(), self.settings.clone(), opener, draining, about);
+                let limits = Limits { header_read: self.settings.handshake, ..Limits::default() };
+                // Links have an end of their own; a connection is cut when the process ends.
+                let drain = std::future::pending();
+                if let Err(error) = serve_http(secured.stream, is_h2, site, &limits, drain).await {
+                    tracing::debug!(%peer, %error, "HTTP ended");
+                    metrics::counter!("metra_http_failed_total").increment(1);
+                }
+            }
         }
-        drop(place);
     }
 }
 
