@@ -14,6 +14,7 @@
 //!
 //! Non-goals: sessions and jobs (they see links only), and what a gateway serves besides MTP on the same port.
 
+mod ahead;
 mod dial;
 mod error;
 pub mod gain;

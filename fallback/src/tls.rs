@@ -7,10 +7,10 @@ use metra_transport::LinkError;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::server::ServerSessionMemoryCache;
-use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::ahead::Ahead;
 use crate::stream::BoxStream;
 
 /// The protocol name of MTP on a byte stream, version 1 (ALPN, RFC 7301): the same as over QUIC.
@@ -93,15 +93,18 @@ async fn connect(tls: &TlsConnector, stream: BoxStream, server_name: &str) -> Re
         kind: io::ErrorKind::InvalidInput,
         message: format!("{server_name}: {e}"),
     })?;
-    let stream = BufReader::with_capacity(READ, stream);
-    let stream = tls.connect(name, stream).await.map_err(failed)?;
+    let mut stream = tls.connect(name, Ahead::new(stream)).await.map_err(failed)?;
+    stream.get_mut().0.allow(READ);
     let (protocol, certificates) = known(stream.get_ref().1);
     Ok(Secured { stream: Box::new(stream), protocol, certificates })
 }
 
 /// Accepts TLS connections.
 #[derive(Clone)]
-pub struct TlsServer(TlsAcceptor);
+pub struct TlsServer {
+    acceptor: TlsAcceptor,
+    http: bool,
+}
 
 impl TlsServer {
     /// Of `tls` the certificates and the verifier of clients are used; ALPN is set here: MTP, and HTTP if `http`.
@@ -113,7 +116,7 @@ impl TlsServer {
         }
         tls.max_early_data_size = 0;
         tls.session_storage = ServerSessionMemoryCache::new(SESSIONS.1);
-        Self(TlsAcceptor::from(Arc::new(tls)))
+        Self { acceptor: TlsAcceptor::from(Arc::new(tls)), http }
     }
 
     /// The server's side of a handshake. There is no deadline here.
@@ -121,8 +124,12 @@ impl TlsServer {
     /// # Errors
     /// [`LinkError::Handshake`] if there is no common protocol, or what came is not TLS; else what became of `tcp`.
     pub async fn accept(&self, tcp: TcpStream) -> Result<Secured, LinkError> {
-        let stream = self.0.accept(BufReader::with_capacity(READ, tcp)).await.map_err(failed)?;
+        let mut stream = self.acceptor.accept(Ahead::new(tcp)).await.map_err(failed)?;
+        stream.get_mut().0.allow(READ);
         let (protocol, certificates) = known(stream.get_ref().1);
+        if protocol != Protocol::Mtp && !self.http {
+            return Err(LinkError::Handshake("the other end names no protocol (ALPN)".to_owned()));
+        }
         Ok(Secured { stream: Box::new(stream), protocol, certificates })
     }
 }

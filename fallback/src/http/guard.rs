@@ -1,6 +1,8 @@
 //! Refuses requests that hyper takes and that another server could take for something else.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
@@ -16,11 +18,22 @@ use super::busy::{Activity, Busy};
 pub(super) struct Guard<S> {
     inner: S,
     activity: Activity,
+    refused: Refused,
+}
+
+/// Whether a request of the connection was refused.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refused(Arc<AtomicBool>);
+
+impl Refused {
+    pub(super) fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl<S> Guard<S> {
-    pub(super) fn new(inner: S, activity: Activity) -> Self {
-        Self { inner, activity }
+    pub(super) fn new(inner: S, activity: Activity, refused: Refused) -> Self {
+        Self { inner, activity, refused }
     }
 }
 
@@ -35,6 +48,7 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let busy = self.activity.begin();
         if let Some(status) = refusal(&request) {
+            self.refused.0.store(true, Ordering::Relaxed);
             let mut response = Response::new(Held { body: None, _busy: busy });
             *response.status_mut() = status;
             if request.version() < Version::HTTP_2 {

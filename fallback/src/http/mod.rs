@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::stream::BoxStream;
 use crate::ws;
 use busy::Activity;
-use guard::Guard;
+use guard::{Guard, Refused};
 
 /// What one HTTP connection may use.
 #[derive(Clone, Copy, Debug)]
@@ -120,9 +120,32 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let io = TokioIo::new(stream);
-    let activity = Activity::new();
-    let service = Guard::new(service, activity.clone());
+    let (activity, refused) = (Activity::new(), Refused::default());
+    let service = Guard::new(service, activity.clone(), refused.clone());
+    match carry(TokioIo::new(stream), is_h2, service, activity, limits, drain).await {
+        Ok(()) if refused.any() => {
+            Err(HttpError::Protocol("a request that can be taken in two ways".to_owned()))
+        }
+        ended => ended,
+    }
+}
+
+async fn carry<S, B>(
+    io: TokioIo<BoxStream>,
+    is_h2: bool,
+    service: S,
+    activity: Activity,
+    limits: &Limits,
+    drain: impl Future<Output = ()>,
+) -> Result<(), HttpError>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let mut drain = pin!(drain);
     if !is_h2 {
         let mut connection = pin!(http1(limits).serve_connection(io, service).with_upgrades());

@@ -1,0 +1,129 @@
+//! Reading ahead: fewer calls of the system where much arrives, no memory where little does.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream that is read in large pieces as soon as a small one was full. tokio's `BufReader` would hold its buffer for every
+/// connection, whatever comes over it.
+pub(crate) struct Ahead<S> {
+    stream: S,
+    /// There once it was needed.
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// Size of the buffer; 0: none is made.
+    size: usize,
+}
+
+impl<S> Ahead<S> {
+    /// Reads nothing ahead.
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, buffer: Box::default(), start: 0, end: 0, size: 0 }
+    }
+
+    /// May hold so many bytes from here on.
+    pub(crate) fn allow(&mut self, size: usize) {
+        self.size = size;
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.start == this.end {
+            if this.buffer.len() <= into.remaining() {
+                ready!(Pin::new(&mut this.stream).poll_read(cx, into))?;
+                if into.remaining() == 0 && this.buffer.len() < this.size {
+                    // There is more, it seems.
+                    this.buffer = vec![0; this.size].into_boxed_slice();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let mut buffer = ReadBuf::new(&mut this.buffer);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer))?;
+            (this.start, this.end) = (0, buffer.filled().len());
+        }
+        let n = (this.end - this.start).min(into.remaining());
+        into.put_slice(&this.buffer[this.start..this.start + n]);
+        this.start += n;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_buffer_is_there_when_it_is_needed() {
+        let (near, mut far) = duplex(1 << 16);
+        let mut ahead = Ahead::new(near);
+        far.write_all(b"0123456789").await.unwrap();
+        let mut two = [0; 2];
+        ahead.read_exact(&mut two).await.unwrap();
+        assert_eq!((ahead.buffer.len(), &two), (0, b"01"), "it was not allowed");
+        ahead.allow(4);
+        let mut eight = [0; 8];
+        assert_eq!(ahead.read(&mut [0; 1]).await.unwrap(), 1);
+        assert_eq!(ahead.buffer.len(), 4);
+        // What was read ahead comes first; more than the buffer goes past it.
+        ahead.read_exact(&mut two).await.unwrap();
+        assert_eq!(&two, b"34");
+        assert_eq!(ahead.read(&mut eight).await.unwrap(), 2);
+        assert_eq!(&eight[..2], b"56");
+        assert_eq!(ahead.read(&mut eight).await.unwrap(), 3);
+        assert_eq!(&eight[..3], b"789");
+    }
+
+    #[tokio::test]
+    async fn all_arrives_whatever_the_sizes() {
+        let (near, mut far) = duplex(1000);
+        let mut ahead = Ahead::new(near);
+        ahead.allow(512);
+        let sent: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
+        let writing = sent.clone();
+        tokio::spawn(async move { far.write_all(&writing).await });
+        let mut got = Vec::new();
+        for size in [1, 7, 100, 600, 512, 3].into_iter().cycle() {
+            let mut piece = vec![0; size];
+            let n = ahead.read(&mut piece).await.unwrap();
+            if n == 0 {
+                break;
+            }
+            got.extend_from_slice(&piece[..n]);
+        }
+        assert!(got == sent);
+    }
+}
