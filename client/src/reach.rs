@@ -125,8 +125,11 @@ impl Reach {
             certificates: opened.certificates,
             rtt: Some(rtt),
         };
-        let tuning =
-            LinkTuning { idle_timeout: self.tuning.idle_timeout, keep_alive: self.tuning.keep_alive };
+        let tuning = LinkTuning {
+            idle_timeout: self.tuning.idle_timeout,
+            keep_alive: self.tuning.keep_alive,
+            from_strangers: None,
+        };
         let link = StreamLink::start(&self.rt, opened.stream, about, tuning);
         if self.refuse_inspection && link.find_out_whether_inspected().await != Some(false) {
             let message = "the TLS connection is inspected: the certificate is not the gateway's own";

@@ -12,8 +12,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,8 +26,10 @@ use metra_fallback::link::{Key, Opened, StreamLink};
 use metra_fallback::ws;
 use metra_transport::{LinkKind, Rt};
 
+use crate::measure::{Dropped, HTTP_REQUESTS, connection_dropped};
 use crate::open::{Arrival, Opener, admit};
-use crate::tcp::{Place, TcpSettings};
+use crate::places::Place;
+use crate::tcp::TcpSettings;
 
 /// Where a WebSocket is a link.
 pub(crate) const PATH: &str = "/mtp";
@@ -45,12 +47,32 @@ pub(crate) struct Site {
 }
 
 /// The connection that requests come over.
-struct Connection {
+pub(crate) struct Connection {
     peer: SocketAddr,
     certificates: Option<Vec<Vec<u8>>>,
     rtt: Duration,
-    /// Held as long as requests may come: a connection that is not a link yet.
-    _place: Place,
+    /// Held until one of its WebSockets is a link.
+    place: Mutex<Option<Place>>,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        peer: SocketAddr,
+        certificates: Option<Vec<Vec<u8>>>,
+        rtt: Duration,
+        place: Place,
+    ) -> Self {
+        Self { peer, certificates, rtt, place: Mutex::new(Some(place)) }
+    }
+
+    /// Whether a WebSocket on it has become a link.
+    pub(crate) fn is_link(&self) -> bool {
+        self.place().is_none()
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<Place>> {
+        self.place.lock().expect("no panic while held")
+    }
 }
 
 impl Site {
@@ -59,9 +81,8 @@ impl Site {
         settings: TcpSettings,
         opener: Opener,
         draining: Arc<AtomicBool>,
-        (peer, certificates, rtt, place): (SocketAddr, Option<Vec<Vec<u8>>>, Duration, Place),
+        about: Arc<Connection>,
     ) -> Self {
-        let about = Arc::new(Connection { peer, certificates, rtt, _place: place });
         Self { rt, settings, opener, about, draining }
     }
 
@@ -69,19 +90,7 @@ impl Site {
         if request.uri().path() == PATH {
             return self.websocket(request);
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return refused;
-        }
-        match request.uri().path() {
-            "/" => text(StatusCode::OK, ABOUT),
-            "/healthz" if self.draining.load(Ordering::Relaxed) => {
-                text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
-            }
-            "/healthz" => text(StatusCode::OK, "ok\n"),
-            _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
-        }
+        page(request.method(), request.uri().path(), self.draining.load(Ordering::Relaxed))
     }
 
     fn websocket(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -90,20 +99,57 @@ impl Site {
             Err(rejection) => return rejection.into_response(),
         };
         let this = self.clone();
+        // Over HTTP/1.1 nothing but this task has the connection from now on; over HTTP/2 it is one of several.
+        let is_all = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let displaced = self.about.place().as_ref().map(Place::displaced);
         self.rt.spawn(async move {
-            let Ok(stream) = opened.await else { return };
-            let (peer, kind) = (this.about.peer, LinkKind::WebSocket);
-            let opened = Opened {
-                kind,
-                peer,
-                certificates: this.about.certificates.clone(),
-                rtt: Some(this.about.rtt),
-                key: Some(Key::Own(this.settings.pin.bytes())),
+            let displaced = async {
+                match displaced {
+                    Some(displaced) => displaced.await,
+                    None => std::future::pending().await,
+                }
             };
-            let link = StreamLink::start(&this.rt, Box::new(stream), opened, this.settings.link);
-            admit(this.opener.clone(), Arrival { link, peer, kind }).await;
+            tokio::select! {
+                () = displaced => {
+                    if is_all {
+                        connection_dropped(Dropped::Displaced);
+                    }
+                }
+                () = this.open(opened) => {}
+            }
         });
         answer.map(|_| Full::default())
+    }
+
+    async fn open(&self, opened: impl Future<Output = Result<ws::WsStream, ws::WsError>>) {
+        let Ok(stream) = opened.await else { return };
+        let (peer, kind) = (self.about.peer, LinkKind::WebSocket);
+        let opened = Opened {
+            kind,
+            peer,
+            certificates: self.about.certificates.clone(),
+            rtt: Some(self.about.rtt),
+            key: Some(Key::Own(self.settings.pin.bytes())),
+        };
+        let link = StreamLink::start(&self.rt, Box::new(stream), opened, self.settings.link);
+        if admit(self.opener.clone(), Arrival { link, peer, kind }).await {
+            drop(self.about.place().take());
+        }
+    }
+}
+
+/// What is not a WebSocket.
+fn page(method: &Method, path: &str, draining: bool) -> Response<Full<Bytes>> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    match path {
+        "/" => text(StatusCode::OK, ABOUT),
+        "/healthz" if draining => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
     }
 }
 
@@ -115,8 +161,7 @@ impl Service<Request<Incoming>> for Site {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let answer = self.answer(request);
         let outcome = answer.status().as_u16() / 100;
-        metrics::counter!("metra_http_requests_total", "status" => CLASSES[usize::from(outcome.min(5))])
-            .increment(1);
+        metrics::counter!(HTTP_REQUESTS, "status" => CLASSES[usize::from(outcome.min(5))]).increment(1);
         Box::pin(async { Ok(answer) })
     }
 }
@@ -131,4 +176,59 @@ fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::places::Places;
+
+    fn status(method: &Method, path: &str) -> u16 {
+        page(method, path, false).status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn there_are_two_pages() {
+        for (path, content) in [("/", ABOUT), ("/healthz", "ok\n")] {
+            let response = page(&Method::GET, path, false);
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+            assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), content);
+            // hyper leaves the content out of the answer.
+            assert_eq!(status(&Method::HEAD, path), 200);
+        }
+        for path in ["/index.html", "//", "/healthz/", "/mtp/", "/%2e%2e/", "*", ""] {
+            assert_eq!(status(&Method::GET, path), 404, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn other_methods_are_told_which_ones_there_are() {
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE] {
+            let response = page(&method, "/", false);
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{method}");
+            // RFC 9110 section 15.5.6.
+            assert_eq!(response.headers()[ALLOW], "GET, HEAD");
+        }
+    }
+
+    #[test]
+    fn while_it_shuts_down_it_is_not_healthy_and_says_what_it_is_all_the_same() {
+        assert_eq!(page(&Method::GET, "/healthz", true).status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(page(&Method::HEAD, "/healthz", true).status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(page(&Method::GET, "/", true).status(), StatusCode::OK);
+    }
+
+    #[test]
+    fn a_connection_has_its_place_until_it_is_a_link() {
+        let (places, peer) = (Places::new(1, 1), SocketAddr::from(([192, 0, 2, 1], 4)));
+        let about = Connection::new(peer, None, Duration::ZERO, places.take(peer.ip()).unwrap());
+        assert!(!about.is_link() && places.take(peer.ip()).is_err());
+        drop(about.place().take());
+        assert!(about.is_link() && places.take(peer.ip()).is_ok());
+    }
 }

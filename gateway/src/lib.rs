@@ -1,7 +1,7 @@
 //! The Metra gateway service.
 //!
 //! ```text
-//! listener --Arrival--> open::stack (trace, metrics, shed, limit, deadline, greet, authenticate, join)
+//! listener --Arrival--> open::stack (trace, metrics, place, deadline, greet, authenticate, join)
 //!                                        |
 //!                                     Session --requests--> jobs: push, pull;  browse: list, remove
 //! ```
@@ -15,6 +15,7 @@ mod http;
 mod jobs;
 mod measure;
 mod open;
+mod places;
 mod rates;
 mod service;
 mod sessions;

@@ -1,13 +1,14 @@
 //! What the gateway measures of jobs and links, for Prometheus. The names are in `docs/operations.md`.
 //!
-//! Labels come from closed sets: the direction of a job, as seen by the client.
+//! Labels come from closed sets: the direction of a job, as seen by the client; why a connection did not become a link.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use metra_core::receipt::Direction;
+use metra_fallback::http::HttpError;
 use metra_session::{Kpis, Meter, Progress, Session, Side, Traffic};
-use metra_transport::Rt;
+use metra_transport::{LinkError, LinkKind, Rt};
 use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
@@ -48,6 +49,59 @@ const SENT_PACKETS: &str = "metra_packets_sent_total";
 const LOST_PACKETS: &str = "metra_packets_lost_total";
 const CONGESTION: &str = "metra_congestion_events_total";
 
+const DROPPED: &str = "metra_connections_dropped_total";
+const HANDSHAKES_FAILED: &str = "metra_handshakes_failed_total";
+const HTTP_FAILED: &str = "metra_http_failed_total";
+pub(crate) const HTTP_REQUESTS: &str = "metra_http_requests_total";
+
+/// Why a connection over TCP was ended before it could say anything, or while it had time left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// Its address has as many connections as one may have.
+    Address,
+    /// There are as many as there may be.
+    Full,
+    /// There were, and its address had most of them when another came.
+    Displaced,
+    /// The gateway shuts down.
+    Draining,
+    /// The system had no file or memory for it. It may be taken later.
+    System,
+}
+
+/// Counts a connection that was dropped.
+pub(crate) fn connection_dropped(why: Dropped) {
+    let reason = match why {
+        Dropped::Address => "address",
+        Dropped::Full => "full",
+        Dropped::Displaced => "displaced",
+        Dropped::Draining => "draining",
+        Dropped::System => "system",
+    };
+    counter!(DROPPED, "reason" => reason).increment(1);
+}
+
+/// Counts a handshake that failed.
+pub(crate) fn handshake_failed(kind: LinkKind, error: &LinkError) {
+    let reason = match error {
+        LinkError::TimedOut => "timeout",
+        LinkError::Handshake(_) => "refused",
+        _ => "lost",
+    };
+    counter!(HANDSHAKES_FAILED, "kind" => kind.name(), "reason" => reason).increment(1);
+}
+
+/// Counts a connection of HTTP that did not end in the ordinary way.
+pub(crate) fn http_failed(error: &HttpError) {
+    let reason = match error {
+        HttpError::TimedOut => "timeout",
+        HttpError::Protocol(_) => "protocol",
+        HttpError::Lost(_) => "lost",
+        _ => "service",
+    };
+    counter!(HTTP_FAILED, "reason" => reason).increment(1);
+}
+
 /// Histograms with buckets, which may be added up over gateways.
 ///
 /// # Errors
@@ -63,6 +117,10 @@ pub(crate) fn buckets(builder: PrometheusBuilder) -> Result<PrometheusBuilder, B
 
 /// Says what the numbers are, for whoever reads the endpoint.
 pub(crate) fn describe() {
+    describe_counter!(DROPPED, "Connections over TCP that were ended because there was no place for them");
+    describe_counter!(HANDSHAKES_FAILED, "Handshakes of QUIC and TLS that did not end well");
+    describe_counter!(HTTP_FAILED, "Connections of HTTP that ended in time-outs, errors and refusals");
+    describe_counter!(HTTP_REQUESTS, "Requests over HTTP that were answered");
     describe_histogram!(
         FIRST_BYTE,
         Unit::Seconds,

@@ -11,19 +11,21 @@ use metra_fallback::link::LinkTuning;
 use metra_fallback::tls::TlsServer;
 use metra_store::{Beneath, Catalogue};
 use metra_transport::quic::{Congestion, Paths, QuicServer, Tuning};
-use metra_transport::{AbortOnDrop, Rt};
+use metra_transport::{AbortOnDrop, LinkKind, Rt};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::config::{self, Config};
 use crate::measure;
 use crate::open::{Arrival, Opener, admit, stack};
 use crate::sessions::Sessions;
-use crate::tcp::{Pending, TcpServer, TcpSettings};
+use crate::tcp::{self, TcpServer, TcpSettings};
 
 /// The catalogue within the state directory.
 const CATALOGUE: &str = "catalogue.sqlite";
 /// Ports that are tried until one is free for UDP and TCP.
 const PORTS_TRIED: usize = 16;
+/// Bytes of a link whose peer is not known yet: a `Hello` has five thousand at most.
+const FROM_STRANGERS: usize = 64 * 1024;
 /// Hashes of files that were not looked at for so long are forgotten.
 const KEEP_DAYS: u32 = 90;
 
@@ -93,9 +95,13 @@ impl Gateway {
         let settings = TcpSettings {
             tls: TlsServer::new(&tls, config.tcp.http),
             pin: identity.pin(),
-            link: LinkTuning { idle_timeout: tuning.idle_timeout, keep_alive: tuning.keep_alive },
+            link: LinkTuning {
+                idle_timeout: tuning.idle_timeout,
+                keep_alive: tuning.keep_alive,
+                from_strangers: Some(FROM_STRANGERS),
+            },
             handshake: config.limits.handshake,
-            pending: Arc::new(Pending::default()),
+            pending: tcp::pending(),
         };
         let stream = |address| TcpServer::bind(rt.clone(), address, settings.clone());
         for address in &config.listen {
@@ -229,8 +235,7 @@ async fn accept(rt: Rt, server: Arc<QuicServer>, opener: Opener) {
                 Ok(link) => link,
                 Err(error) => {
                     tracing::debug!(%peer, %error, "handshake failed");
-                    metrics::counter!("metra_handshakes_failed_total", "kind" => "quic").increment(1);
-                    return;
+                    return measure::handshake_failed(LinkKind::Quic, &error);
                 }
             };
             admit(opener, Arrival { peer: link.peer(), kind: link.kind(), link }).await;

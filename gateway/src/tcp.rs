@@ -1,32 +1,41 @@
 //! The TCP side of an address: connections with TLS, each of which becomes a link or is answered as HTTP.
 //!
 //! ```text
-//! TCP --limits--> TLS handshake (deadline) --ALPN--> mtp/1: StreamLink --Arrival--> open::stack
-//!                                            `-----> h2, http/1.1: crate::http
+//! TCP --place--> TLS handshake (deadline) --ALPN--> mtp/1: StreamLink --Arrival--> open::stack (deadline)
+//!                                           `-----> h2, http/1.1: crate::http (deadline)
 //! ```
 //!
-//! What has not become a link yet is held for a bounded time, and there is a bounded number of it: in all, and from one address,
-//! so that one that opens thousands keeps nobody else out.
+//! What is not a link holds a place ([`Places`]), and every state of it has an end: the handshake and the opening after
+//! `limits.handshake_seconds` each, HTTP after [`STAY`] times that.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metra_certs::Pin;
 use metra_fallback::http::{Limits, serve_http};
 use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
-use metra_fallback::tls::{Protocol, TlsServer};
+use metra_fallback::tls::{Protocol, Secured, TlsServer};
 use metra_transport::{LinkError, LinkKind, Rt};
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::http::Site;
+use crate::http::{Connection, Site};
+use crate::measure::{Dropped, connection_dropped, handshake_failed, http_failed};
 use crate::open::{Arrival, Opener, admit};
+use crate::places::{NoPlace, Place, Places};
 
-/// Connections that are no links yet: in all, and from one address.
+/// Connections that are no links: in all, and from one address.
 const PENDING: (usize, usize) = (2048, 256);
+/// They have this part of the files that the process may open; the others are for links and what these read and write.
+const FILES: u64 = 4;
+/// How long HTTP may go on without becoming a link, in times of a handshake: enough for those who look whether we are here,
+/// and they may come again.
+const STAY: u32 = 3;
+/// HTTP/2: requests at a time. A client needs one.
+const STREAMS: u32 = 8;
 /// Connections that the kernel holds for us.
 const BACKLOG: u32 = 1024;
 /// Pause after the system has refused to give us a connection, which is for want of files or memory.
@@ -51,8 +60,8 @@ pub(crate) struct TcpSettings {
     pub link: LinkTuning,
     /// How long a TLS handshake may take.
     pub handshake: Duration,
-    /// Those that are no links yet.
-    pub pending: Arc<Pending>,
+    /// Of those that are no links.
+    pub pending: Arc<Places>,
 }
 
 impl TcpServer {
@@ -79,40 +88,58 @@ impl TcpServer {
 
     /// Lets connections in, and sends each on its way.
     pub(crate) async fn run(self: Arc<Self>, opener: Opener) {
+        let mut exhausted = false;
         loop {
-            let (tcp, peer) = match self.listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Of one connection, mostly; where it is of the process, others must end first.
-                    tracing::debug!(%error, "no connection could be taken");
-                    self.rt.sleep(EXHAUSTED).await;
+            let accepted = self.listener.accept().await;
+            if let Err(error) = &accepted
+                && !std::mem::replace(&mut exhausted, true)
+            {
+                tracing::warn!(%error, "connections cannot be taken");
+            }
+            let Ok((tcp, peer)) = accepted else {
+                // Of one connection, or of the process: then others must end first. The kernel keeps those that wait.
+                connection_dropped(Dropped::System);
+                self.rt.sleep(EXHAUSTED).await;
+                continue;
+            };
+            exhausted = false;
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+            if self.draining.load(Ordering::Relaxed) {
+                connection_dropped(Dropped::Draining);
+                continue;
+            }
+            let place = match self.settings.pending.take(peer.ip()) {
+                Ok(place) => place,
+                Err(NoPlace::Address) => {
+                    connection_dropped(Dropped::Address);
+                    continue;
+                }
+                Err(NoPlace::Full) => {
+                    connection_dropped(Dropped::Full);
                     continue;
                 }
             };
-            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-            if self.draining.load(Ordering::Relaxed) {
-                continue;
-            }
-            let Some(place) = self.settings.pending.take(peer.ip()) else {
-                metrics::counter!("metra_connections_dropped_total").increment(1);
-                continue;
-            };
             let (this, opener) = (self.clone(), opener.clone());
-            self.rt.spawn(async move { this.serve(tcp, peer, opener, place).await });
+            let displaced = place.displaced();
+            self.rt.spawn(async move {
+                tokio::select! {
+                    () = displaced => connection_dropped(Dropped::Displaced),
+                    () = this.serve(tcp, peer, opener, place) => {}
+                }
+            });
         }
     }
 
     async fn serve(&self, tcp: TcpStream, peer: SocketAddr, opener: Opener, place: Place) {
-        let failed = |error: &dyn std::fmt::Display| {
-            tracing::debug!(%peer, %error, "TLS handshake failed");
-            metrics::counter!("metra_handshakes_failed_total", "kind" => "tls").increment(1);
-        };
         metra_fallback::tcp::tune(&tcp);
         let began = self.rt.now();
-        let secured = match self.rt.timeout(self.settings.handshake, self.settings.tls.accept(tcp)).await {
-            Ok(Ok(secured)) => secured,
-            Ok(Err(error)) => return failed(&error),
-            Err(_) => return failed(&LinkError::TimedOut),
+        let accepted = self.rt.timeout(self.settings.handshake, self.settings.tls.accept(tcp)).await;
+        let secured = match accepted.unwrap_or(Err(LinkError::TimedOut)) {
+            Ok(secured) => secured,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                return handshake_failed(LinkKind::Tls, &error);
+            }
         };
         // The client's side of a handshake of TLS 1.3 is half of this.
         let rtt = self.rt.now().saturating_duration_since(began) / 2;
@@ -126,112 +153,47 @@ impl TcpServer {
                     key: Some(Key::Own(self.settings.pin.bytes())),
                 };
                 let link = StreamLink::start(&self.rt, secured.stream, opened, self.settings.link);
+                // The place is held until then.
                 admit(opener, Arrival { link, peer, kind: LinkKind::Tls }).await;
             }
-            http => {
-                let is_h2 = http == Protocol::Http2;
-                let about = (peer, secured.certificates, rtt, place);
-                let draining = self.draining.clone();
-                let site = Site::new(self.rt.clone(), self.settings.clone(), opener, draining, about);
-                let limits = Limits { header_read: self.settings.handshake, ..Limits::default() };
-                // Links have an end of their own; a connection is cut when the process ends.
-                let drain = std::future::pending();
-                if let Err(error) = serve_http(secured.stream, is_h2, site, &limits, drain).await {
-                    tracing::debug!(%peer, %error, "HTTP ended");
-                    metrics::counter!("metra_http_failed_total").increment(1);
-                }
+            Protocol::Http2 | Protocol::Http1 => self.http(secured, peer, rtt, opener, place).await,
+        }
+    }
+
+    async fn http(&self, secured: Secured, peer: SocketAddr, rtt: Duration, opener: Opener, place: Place) {
+        let is_h2 = secured.protocol == Protocol::Http2;
+        let about = Arc::new(Connection::new(peer, secured.certificates, rtt, place));
+        let site =
+            Site::new(self.rt.clone(), self.settings.clone(), opener, self.draining.clone(), about.clone());
+        let limits = limits(self.settings.handshake);
+        let stay = async {
+            self.rt.sleep(self.settings.handshake * STAY).await;
+            if about.is_link() {
+                // Links have an end of their own; their connection is cut when the process ends.
+                std::future::pending::<()>().await;
             }
+        };
+        if let Err(error) = serve_http(secured.stream, is_h2, site, &limits, stay).await {
+            tracing::debug!(%peer, %error, "HTTP ended");
+            http_failed(&error);
         }
     }
 }
 
-/// Counts connections that are no links yet.
-#[derive(Debug, Default)]
-pub(crate) struct Pending(Mutex<Counts>);
-
-#[derive(Debug, Default)]
-struct Counts {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
+/// Places for connections that are no links, as many as the process has files for.
+pub(crate) fn pending() -> Arc<Places> {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / FILES;
+    let all = usize::try_from(files).unwrap_or(usize::MAX).clamp(1, PENDING.0);
+    Places::new(all, PENDING.1.min(all.div_ceil(2)))
 }
 
-/// A place among those that are no links yet.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pending: Arc<Pending>,
-    address: IpAddr,
-}
-
-impl Pending {
-    /// A place for a connection from `peer`, if there is one.
-    pub(crate) fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
-        let address = network_of(peer);
-        let mut counts = self.0.lock().expect("no panic while held");
-        let here = counts.by_address.get(&address).copied().unwrap_or(0);
-        if counts.all >= PENDING.0 || here >= PENDING.1 {
-            return None;
-        }
-        counts.all += 1;
-        counts.by_address.insert(address, here + 1);
-        Some(Place { pending: self.clone(), address })
-    }
-}
-
-/// What one owner has: an address of IPv4, 2^64 of IPv6 (RFC 6177 section 2).
-fn network_of(peer: IpAddr) -> IpAddr {
-    match peer {
-        IpAddr::V4(_) => peer,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.pending.0.lock().expect("no panic while held");
-        counts.all -= 1;
-        if let Some(here) = counts.by_address.get_mut(&self.address) {
-            *here -= 1;
-            if *here == 0 {
-                counts.by_address.remove(&self.address);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn one_address_takes_its_part_and_no_more() {
-        let pending = Arc::new(Pending::default());
-        let [a, b]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
-        let mut held: Vec<_> = (0..PENDING.1).map(|_| pending.take(a).unwrap()).collect();
-        assert!(pending.take(a).is_none());
-        assert!(pending.take(b).is_some(), "others are let in");
-        held.pop();
-        assert!(pending.take(a).is_some());
-    }
-
-    #[test]
-    fn a_network_of_ipv6_is_one_owner() {
-        let pending = Arc::new(Pending::default());
-        let at = |n: usize| format!("2001:db8:0:1::{n:x}").parse::<IpAddr>().unwrap();
-        let held: Vec<_> = (0..PENDING.1).map(|n| pending.take(at(n)).unwrap()).collect();
-        assert!(pending.take(at(PENDING.1)).is_none());
-        assert!(pending.take("2001:db8:0:2::1".parse().unwrap()).is_some());
-        drop(held);
-        assert!(pending.0.lock().unwrap().by_address.is_empty(), "nothing is remembered of who has gone");
-    }
-
-    #[test]
-    fn there_are_so_many_in_all() {
-        let pending = Arc::new(Pending::default());
-        let at = |n: usize| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]);
-        let held: Vec<_> = (0..PENDING.0).map(|n| pending.take(at(n)).unwrap()).collect();
-        assert!(pending.take(at(PENDING.0)).is_none());
-        drop(held);
-        assert!(pending.take(at(0)).is_some());
+/// Of a connection of HTTP whose peer has the time of a handshake for whatever is its turn.
+fn limits(handshake: Duration) -> Limits {
+    Limits {
+        header_read: handshake,
+        idle: handshake,
+        grace: handshake,
+        streams: STREAMS,
+        ..Limits::default()
     }
 }

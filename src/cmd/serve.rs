@@ -8,6 +8,7 @@ use std::time::Duration;
 use metra_gateway::config::{Anonymous, Config, LogFormat, OneOrMany, RawConfig};
 use metra_gateway::{Gateway, StartError};
 use metra_transport::Rt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 use super::session;
@@ -22,6 +23,7 @@ pub(super) fn run(args: ServeArgs) -> Result<Exit, Failure> {
     let ready_file = args.ready_file.clone();
     let config = configure(args)?;
     start_log(&config)?;
+    raise_files();
     session::block_on(serve(config, ready_file))
 }
 
@@ -59,6 +61,17 @@ fn start_log(config: &Config) -> Result<(), Failure> {
         LogFormat::Json => logger.json().try_init(),
     };
     Ok(())
+}
+
+/// As many files as the system lets us have: what is given to programs by itself (1024, mostly) is for those that use select(2).
+fn raise_files() {
+    let files = getrlimit(Resource::Nofile);
+    if files.current != files.maximum {
+        let all = Rlimit { current: files.maximum, ..files };
+        if let Err(error) = setrlimit(Resource::Nofile, all) {
+            tracing::debug!(%error, "no more files are to be had");
+        }
+    }
 }
 
 async fn serve(config: Config, ready_file: Option<PathBuf>) -> Result<Exit, Failure> {

@@ -94,6 +94,10 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
     /// Why the handshake failed.
     fn handshake_confirmed(&self) -> BoxFuture<'_, Result<(), LinkError>>;
 
+    /// The peer is known, and may use what a link may use. At a server, it can make this side hold but little before;
+    /// a client trusts from the start.
+    fn trust(&self) {}
+
     /// The peer's certificates in DER, its own first; `None` if it showed none, or has not yet
     /// (see [`Link::handshake_confirmed`]).
     fn peer_certificates(&self) -> Option<Vec<Vec<u8>>>;

@@ -19,6 +19,8 @@ mod io;
 mod read;
 mod shared;
 #[cfg(test)]
+mod strangers_tests;
+#[cfg(test)]
 mod tests;
 mod write;
 
@@ -74,11 +76,19 @@ pub struct LinkTuning {
     pub idle_timeout: Duration,
     /// How often an idle link says something: middleboxes forget connections that say nothing.
     pub keep_alive: Duration,
+    /// What a peer may send before [`Link::trust`], all in all and no chunk among it; more closes the link. Nothing of it is
+    /// held back, so it is also all that a peer who is not known can make this side hold. Bytes; `None`: the peer
+    /// is trusted from the start.
+    pub from_strangers: Option<usize>,
 }
 
 impl Default for LinkTuning {
     fn default() -> Self {
-        Self { idle_timeout: Duration::from_secs(30), keep_alive: Duration::from_secs(10) }
+        Self {
+            idle_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(10),
+            from_strangers: None,
+        }
     }
 }
 
@@ -94,7 +104,7 @@ pub struct StreamLink {
 impl StreamLink {
     /// Makes a link of `stream`, whose both sides are agreed that it carries one. Its tasks run on `rt`.
     pub fn start(rt: &Rt, stream: BoxStream, opened: Opened, tuning: LinkTuning) -> Arc<Self> {
-        let shared = Arc::new(Shared::new(rt.clone(), opened.rtt));
+        let shared = Arc::new(Shared::new(rt.clone(), opened.rtt, tuning.from_strangers));
         if let Some(Key::Own(key)) = opened.key {
             shared.out().identity = Some(key);
         }
@@ -220,6 +230,10 @@ impl Link for StreamLink {
 
     fn handshake_confirmed(&self) -> BoxFuture<'_, Result<(), LinkError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn trust(&self) {
+        self.shared().trust();
     }
 
     fn peer_certificates(&self) -> Option<Vec<Vec<u8>>> {

@@ -17,6 +17,8 @@ use metra_core::wire::stream::{self as frame, StreamError, StreamFrame};
 
 /// Bytes that are read at a time.
 const READ: usize = 256 * 1024;
+/// The same, of a peer that is not trusted yet.
+const READ_FIRST: usize = 8 * 1024;
 /// Pieces of a chunk that wait for its receiver.
 const PIECES: usize = 4;
 /// Chunks that wait to be accepted.
@@ -110,14 +112,18 @@ impl Reader {
         let mut buffer = BytesMut::new();
         loop {
             // What was cut off it holds its memory: a little room is used up before there is more.
-            if buffer.capacity() - buffer.len() < READ / 4 {
-                buffer.reserve(READ);
+            let room = if self.shared.is_trusted() { READ } else { READ_FIRST };
+            if buffer.capacity() - buffer.len() < room / 4 {
+                buffer.reserve(room);
             }
             match io.read_buf(&mut buffer).await {
                 // A peer that ends the stream without a word has gone, or was cut off.
                 Ok(0) => return self.shared.lose(LinkError::Reset),
                 Ok(bytes) => self.shared.heard(bytes),
                 Err(error) => return self.shared.lose(error.into()),
+            }
+            if self.shared.is_intrusive() {
+                return self.shared.refuse(Code::Limit, "too much was sent before the welcome");
             }
             if let Err(error) = self.take(&mut buffer).await {
                 return self.shared.broken(error);
@@ -145,6 +151,10 @@ impl Reader {
                         _ => Frame::Unknown(len),
                     };
                     if let Frame::Body(_) = self.frame {
+                        if !self.shared.is_trusted() {
+                            self.shared.refuse(Code::Protocol, "a chunk was sent before the welcome");
+                            return Ok(());
+                        }
                         self.begin().await;
                     }
                 }

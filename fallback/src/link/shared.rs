@@ -14,6 +14,7 @@ use metra_core::wire::stream::StreamError;
 
 /// How long a closed link tries to tell the peer.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+const GIVEN_UP: &str = "the control stream was given up";
 /// How often a link in use is pinged.
 const PING: Duration = Duration::from_millis(250);
 /// How often a link that is not in use is looked at.
@@ -42,6 +43,10 @@ pub(super) struct Shared {
     clock: Mutex<Clock>,
     /// What was read waits for its receiver, and nothing more is read meanwhile.
     reader_waits: AtomicBool,
+    /// The control stream was given up.
+    given_up: AtomicBool,
+    /// What a peer may send that is not trusted, until it is: then `u64::MAX`.
+    may_send: AtomicU64,
 }
 
 /// Held by the link and its streams: when the last is gone, the link closes.
@@ -49,7 +54,11 @@ pub(super) struct Alive(pub(super) Arc<Shared>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.0.close(Code::Ok, "");
+        if self.0.given_up.load(Ordering::Relaxed) {
+            self.0.close(Code::Cancelled, GIVEN_UP);
+        } else {
+            self.0.close(Code::Ok, "");
+        }
     }
 }
 
@@ -101,7 +110,7 @@ impl Rtt {
 }
 
 impl Shared {
-    pub(super) fn new(rt: Rt, rtt: Option<Duration>) -> Self {
+    pub(super) fn new(rt: Rt, rtt: Option<Duration>, from_strangers: Option<usize>) -> Self {
         let now = rt.now();
         Self {
             out: Mutex::new(Out::new(now)),
@@ -122,6 +131,8 @@ impl Shared {
                 used: 0,
             }),
             reader_waits: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            may_send: AtomicU64::new(from_strangers.map_or(u64::MAX, |bytes| bytes as u64)),
             rt,
         }
     }
@@ -147,6 +158,20 @@ impl Shared {
     pub(super) fn set_ceiling(&self, bits: Option<u64>) {
         self.out().set_ceiling(bits);
         self.wake.notify_one();
+    }
+
+    /// The peer is known.
+    pub(super) fn trust(&self) {
+        self.may_send.store(u64::MAX, Ordering::Release);
+    }
+
+    pub(super) fn is_trusted(&self) -> bool {
+        self.may_send.load(Ordering::Acquire) == u64::MAX
+    }
+
+    /// Whether the peer has sent more than it may.
+    pub(super) fn is_intrusive(&self) -> bool {
+        self.received.load(Ordering::Relaxed) > self.may_send.load(Ordering::Acquire)
     }
 
     /// The peer says by which key it is known. The first word counts.
@@ -211,8 +236,13 @@ impl Shared {
 
     /// The peer broke the format.
     pub(super) fn broken(&self, error: StreamError) {
-        self.out().close = Some((Code::Protocol, error.to_string()));
-        self.finish(LinkError::Protocol(error.to_string()));
+        self.refuse(Code::Protocol, &error.to_string());
+    }
+
+    /// The peer did what it must not.
+    pub(super) fn refuse(&self, code: Code, reason: &str) {
+        self.out().close = Some((code, reason.to_owned()));
+        self.finish(LinkError::Protocol(reason.to_owned()));
     }
 
     /// Closes the link from this side: the peer is told, if it listens.
@@ -224,6 +254,18 @@ impl Shared {
         out.close = Some((code, reason.to_owned()));
         drop(out);
         self.finish(LinkError::ClosedLocally);
+    }
+
+    /// The control stream is cut off, and must not look complete; without one a link is of no use. Whoever gave it up
+    /// may be about to say why, and has a moment to do so.
+    pub(super) fn give_up(self: &Arc<Self>) {
+        self.given_up.store(true, Ordering::Relaxed);
+        let shared = self.clone();
+        self.rt.spawn(async move {
+            if shared.rt.timeout(FAREWELL, shared.ended()).await.is_err() {
+                shared.close(Code::Cancelled, GIVEN_UP);
+            }
+        });
     }
 
     fn finish(&self, error: LinkError) {

@@ -408,8 +408,7 @@ impl ControlSend for ControlOut {
 impl Drop for ControlOut {
     fn drop(&mut self) {
         if !self.finished {
-            // A control stream that is cut off must not look complete; without one a link is of no use.
-            self.alive.0.close(Code::Cancelled, "the control stream was given up");
+            self.alive.0.give_up();
         }
     }
 }

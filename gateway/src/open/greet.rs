@@ -5,10 +5,10 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use metra_core::code::Code;
 use metra_core::wire::{Frame, FrameDecoder};
-use metra_session::read_frame;
+use metra_session::{ReadError, read_frame};
 use tower::{Layer, Service};
 
-use super::{Arrival, Greeted, Refused};
+use super::{Arrival, Greeted, Refused, lost};
 
 /// The version of MTP that this gateway speaks.
 pub(crate) const VERSION: u64 = 1;
@@ -56,11 +56,12 @@ where
 }
 
 async fn greet(arrival: Arrival) -> Result<Greeted, Refused> {
-    let lost = |e: metra_transport::LinkError| Refused::new(Code::Timeout, e.to_string());
     let (send, mut recv) = arrival.link.control().await.map_err(lost)?;
     let mut decoder = FrameDecoder::new();
-    let frame =
-        read_frame(&mut recv, &mut decoder).await.map_err(|e| Refused::new(e.code(), e.to_string()))?;
+    let frame = read_frame(&mut recv, &mut decoder).await.map_err(|error| match error {
+        ReadError::Link(error) => lost(error),
+        error => Refused::new(error.code(), error.to_string()),
+    })?;
     match frame {
         Some(Frame::Hello(hello)) if hello.version >= VERSION => {
             Ok(Greeted { arrival, hello, send, recv, decoder })

@@ -7,13 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use metra_core::code::Code;
 use metra_core::wire::{Frame, Welcome};
-use metra_transport::LinkError;
 use tower::Service;
 
 use super::greet::VERSION;
-use super::{Joined, Known, Refused};
+use super::{Joined, Known, Refused, lost};
 use crate::sessions::Sessions;
 
 /// See the module's documentation.
@@ -58,8 +56,9 @@ async fn join(sessions: Arc<Sessions>, known: Known) -> Result<Joined, Refused> 
     });
     let mut bytes = Vec::new();
     welcome.encode(&mut bytes);
-    let lost = |e: LinkError| Refused::new(Code::Timeout, e.to_string());
     let link = greeted.arrival.link;
+    // What the client sends once it has the welcome must find the limits of a client, not those of a stranger.
+    link.trust();
     greeted.send.send(bytes.into()).await.map_err(lost)?;
     link.handshake_confirmed().await.map_err(lost)?;
     let (live, resumed) = sessions.enter(id, &account)?;

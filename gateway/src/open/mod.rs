@@ -8,6 +8,7 @@ mod deadline;
 mod greet;
 mod join;
 mod observe;
+mod place;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,9 +16,9 @@ use std::sync::Arc;
 use metra_core::code::Code;
 use metra_core::id::SessionId;
 use metra_core::wire::{FrameDecoder, Hello};
-use metra_transport::{ControlRecv, ControlSend, Link, LinkKind};
+use metra_transport::{ControlRecv, ControlSend, Link, LinkError, LinkKind};
 use tower::util::BoxCloneSyncService;
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt};
 
 use crate::account::Account;
 use crate::sessions::Sessions;
@@ -26,6 +27,7 @@ use deadline::DeadlineLayer;
 use greet::GreetLayer;
 use join::Join;
 use observe::{MetricsLayer, TraceLayer};
+use place::PlaceLayer;
 
 /// A new connection, from whichever listener.
 #[derive(Clone, Debug)]
@@ -83,6 +85,17 @@ impl Refused {
     }
 }
 
+/// Of a link that was lost before it could be opened. Nobody hears the code, but it is counted.
+fn lost(error: LinkError) -> Refused {
+    let code = match &error {
+        // It was closed for what the peer did.
+        LinkError::Protocol(_) => Code::Protocol,
+        LinkError::ClosedByPeer { .. } | LinkError::Reset | LinkError::Io { .. } => Code::Cancelled,
+        _ => Code::Timeout,
+    };
+    Refused::new(code, error.to_string())
+}
+
 /// The stack as one value, cheap to clone; each clone opens one connection at a time.
 pub(crate) type Opener = BoxCloneSyncService<Arrival, Joined, Refused>;
 
@@ -95,12 +108,8 @@ pub(crate) fn stack(sessions: Arc<Sessions>) -> Opener {
         .layer(TraceLayer::new(rt.clone()))
         // Counts every outcome, the shed ones too.
         .layer(MetricsLayer)
-        // Errors of tower's own layers become refusals with a code.
-        .map_err(refusal)
-        // Before anything that waits: a connection over the limit is told "busy" now, not later.
-        .load_shed()
-        // Openings at a time; joined links do not count.
-        .concurrency_limit(OPENINGS)
+        // Before anything that waits: a connection over the limit is told "busy" now, not later. Joined links do not count.
+        .layer(PlaceLayer::new(OPENINGS.0, OPENINGS.1))
         // Covers all that waits for the peer.
         .layer(DeadlineLayer::new(rt, limits.handshake))
         // Opens the control stream and reads the first frame; from here on the request says what it wants.
@@ -112,27 +121,17 @@ pub(crate) fn stack(sessions: Arc<Sessions>) -> Opener {
     BoxCloneSyncService::new(stack)
 }
 
-/// Sends a new connection through the stack; ends when it is a link, or has been refused.
-pub(crate) async fn admit(mut opener: Opener, arrival: Arrival) {
+/// Sends a new connection through the stack; ends when it is a link, or has been refused. The flag: whether it is a link.
+pub(crate) async fn admit(mut opener: Opener, arrival: Arrival) -> bool {
     let refused = arrival.link.clone();
-    // A stack that is not ready sheds: it has no room for another opening.
     match opener.ready().await {
-        Ok(ready) => {
-            let _ = ready.call(arrival).await;
+        Ok(ready) => ready.call(arrival).await.is_ok(),
+        Err(error) => {
+            refused.close(error.code, &error.reason);
+            false
         }
-        Err(error) => refused.close(error.code, &error.reason),
     }
 }
 
-/// Openings at a time.
-const OPENINGS: usize = 256;
-
-fn refusal(error: BoxError) -> Refused {
-    match error.downcast::<Refused>() {
-        Ok(refused) => *refused,
-        Err(error) if error.is::<tower::load_shed::error::Overloaded>() => {
-            Refused::new(Code::Busy, "too many connections are being opened; try again")
-        }
-        Err(error) => Refused::new(Code::Internal, error.to_string()),
-    }
-}
+/// Openings at a time: in all, and from one address.
+const OPENINGS: (usize, usize) = (256, 64);
