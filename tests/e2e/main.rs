@@ -29,11 +29,14 @@ mod disk;
 mod edited;
 mod harness;
 mod hostile;
+mod idle;
 mod interrupt;
 mod measured;
 mod names;
 mod options;
 mod receipts;
+mod refused;
+mod refused_http;
 mod resume;
 mod source;
 mod trees;
@@ -47,6 +50,9 @@ fn main() -> ExitCode {
         disk::tests(),
         concurrency::tests(),
         measured::tests(),
+        idle::tests(),
+        refused::tests(),
+        refused_http::tests(),
         interrupt::tests(),
         abuse::tests(),
         source::tests(),

@@ -1,11 +1,7 @@
 //! What is measured on the way: in the summary of a transfer, and in the gateway's metrics.
 
-use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-
 use crate::harness::data::{self, MIB};
-use crate::harness::{Bed, Done, Relay, wait_until};
+use crate::harness::{Bed, Done, Metrics, Relay, wait_until};
 
 tests![the_summary_says_what_the_path_was_like, metrics_of_the_gateway, what_is_not_moved_is_not_measured];
 
@@ -87,8 +83,8 @@ fn what_is_not_moved_is_not_measured(bed: &Bed) {
 }
 
 fn metrics_of_the_gateway(bed: &Bed) {
-    let address = free_port();
-    let gateway = bed.gateway_with(&format!("metrics_listen = \"{address}\"\n"));
+    let served = Metrics::new();
+    let gateway = bed.gateway_with(&served.config());
     let file = data::noise_file(&bed.path("file"), 5, SIZE);
     let relay = bed.relay(&gateway, RATE);
     bed.client(&gateway, ["send"]).arg(&file).arg(relay.url("there")).expect(0);
@@ -96,12 +92,12 @@ fn metrics_of_the_gateway(bed: &Bed) {
 
     // Links are looked at each second, and when their session ends.
     wait_until("both sessions to be counted", || {
-        let metrics = scrape(address);
+        let metrics = served.all();
         let carried = |name: &str| metrics.get(name).copied().unwrap_or_default();
         carried("metra_wire_received_bytes_total") > SIZE as f64
             && carried("metra_wire_sent_bytes_total") > SIZE as f64
     });
-    let metrics = scrape(address);
+    let metrics = served.all();
     let number = |name: &str| {
         *metrics
             .get(name)
@@ -135,21 +131,4 @@ fn metrics_of_the_gateway(bed: &Bed) {
     }
     // Histograms that can be added up.
     assert!(metrics.keys().any(|name| name.starts_with("metra_opening_seconds_bucket")));
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// The metrics by name and labels.
-fn scrape(address: SocketAddr) -> HashMap<String, f64> {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: metra\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let values = text.lines().filter(|line| line.starts_with("metra_"));
-    values
-        .filter_map(|line| line.rsplit_once(' '))
-        .filter_map(|(name, n)| Some((name.to_owned(), n.parse().ok()?)))
-        .collect()
 }

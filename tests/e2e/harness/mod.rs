@@ -5,13 +5,16 @@ pub(crate) mod bed;
 pub(crate) mod data;
 pub(crate) mod gateway;
 pub(crate) mod hostile;
+pub(crate) mod metrics;
 pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod run;
+pub(crate) mod tcp;
 
 pub(crate) use bed::{Bed, Mount, skip, test_as};
 pub(crate) use data::Tree;
 pub(crate) use gateway::Gateway;
+pub(crate) use metrics::Metrics;
 pub(crate) use relay::Relay;
 pub(crate) use run::Done;
 
