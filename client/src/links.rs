@@ -28,10 +28,10 @@ use tokio::sync::Notify;
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
 use crate::networks::Memory;
-use crate::reach::{Reach, Reached, Unreached};
+use crate::reach::{Reach, Reached, Unreached, limit};
 
-/// How long a gateway may take to answer when a link is opened.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last rung is waited for when all others have failed.
+const LAST: Duration = Duration::from_secs(3);
 /// How long a better rung may take.
 const CLIMB_TIMEOUT: Duration = Duration::from_secs(4);
 /// Pause between tries of a better rung: the first, and the longest.
@@ -119,7 +119,7 @@ impl Links {
         let rungs: Vec<Rung> =
             self.via.iter().copied().filter(|rung| !silent.contains(&rung.kind())).collect();
         let rungs = if rungs.is_empty() { self.via.clone() } else { rungs };
-        self.race(&rungs, OPEN_TIMEOUT).await
+        self.race(&rungs, limit(self.retry_for)).await
     }
 
     async fn race(&self, rungs: &[Rung], limit: Duration) -> Result<(), ClientError> {
@@ -128,7 +128,7 @@ impl Links {
             Some(place) => self.memory.order(place, rungs, SystemTime::now()),
             None => rungs.iter().map(|rung| (*rung, None)).collect(),
         };
-        let deadline = self.rt.now() + limit;
+        let mut deadline = self.rt.now() + limit;
         let mut race = Race::new(self.rt.now(), order, self.session.traffic().rtt.or(self.reach.rtt()));
         let mut running = FuturesUnordered::new();
         let mut errors = BTreeMap::new();
@@ -160,6 +160,10 @@ impl Links {
                 Some((rung, Err(unreached))) => {
                     race.failed(self.rt.now(), rung, unreached.outcome);
                     errors.insert(rung, unreached.error);
+                    // Silence is not patience's reward where everybody else has been told no.
+                    if running.len() == 1 && errors.len() + 1 == rungs.len() {
+                        deadline = deadline.min(self.rt.now() + LAST);
+                    }
                 }
             }
         };
@@ -167,6 +171,11 @@ impl Links {
         if let Some(place) = &place {
             self.memory.learn(place, &report, SystemTime::now());
         }
+        self.note(report);
+        result.map_err(|error| ClientError { ladder: self.ladder(), ..error })
+    }
+
+    fn note(&self, report: Vec<Tried>) {
         let mut state = self.lock();
         for tried in report {
             let used_before =
@@ -175,21 +184,22 @@ impl Links {
                 state.tried.insert(tried.rung, tried);
             }
         }
-        result
     }
 
     /// Why there is no link, where no rung stands.
-    fn unreached(&self, mut errors: BTreeMap<Rung, ClientError>) -> ClientError {
-        // Who is not trusted by one way is not by another, and that is to be known.
-        if let Some(found) = errors.values().find(|error| error.code == Code::Unauthenticated) {
-            return found.clone();
+    fn unreached(&self, errors: BTreeMap<Rung, ClientError>) -> ClientError {
+        // Who is not trusted by one way is not by another, and that is to be known; so is what somebody forbids.
+        for code in [Code::Unauthenticated, Code::Denied] {
+            if let Some(found) = errors.values().find(|error| error.code == code) {
+                return found.clone();
+            }
         }
-        if errors.is_empty() {
-            let message = format!("{} does not answer", self.address);
-            return ClientError { code: Code::Timeout, message, retryable: true };
-        }
-        if let (1, Some((_, error))) = (self.via.len(), errors.pop_first()) {
-            return error;
+        match (self.via.len(), errors.first_key_value()) {
+            (_, None) => {
+                return ClientError::new(Code::Timeout, format!("{} does not answer", self.address));
+            }
+            (1, Some((_, error))) => return error.clone(),
+            _ => {}
         }
         let told: Vec<String> = self
             .via
@@ -201,7 +211,7 @@ impl Links {
             .collect();
         let retryable = errors.values().any(|error| error.retryable) || errors.len() < self.via.len();
         let message = format!("{} cannot be reached ({})", self.address, told.join("; "));
-        ClientError { code: Code::Timeout, message, retryable }
+        ClientError { retryable, ..ClientError::new(Code::Timeout, message) }
     }
 
     async fn place(&self) -> Option<Place> {
@@ -279,9 +289,15 @@ impl Links {
             state.user = welcome.user;
             state.receipt_key = welcome.receipt_key;
         }
+        let silent = self.silent_links();
         let kind = reached.link.kind();
         tracing::debug!(%kind, link = %reached.link.id(), "a link joins");
         self.session.attach(reached.link, send, recv, decoder)?;
+        // What works while they do not shows that it is not the whole network. What they were given to send would only be in the
+        // way when they are heard again.
+        for link in silent.iter().filter(|_| self.via.len() > 1) {
+            self.gave_way(link);
+        }
         let mut state = self.lock();
         state.kinds.push(kind.name().to_owned());
         state.endpoints.extend(reached.endpoint);
@@ -317,10 +333,25 @@ impl Links {
         }
     }
 
-    fn silent_kinds(&self) -> Vec<LinkKind> {
+    fn silent_links(&self) -> Vec<LinkHandle> {
         let live = self.session.live_links();
         let is_silent = |link: &LinkHandle| live.iter().all(|other| other.id() != link.id());
-        self.session.links().iter().filter(|link| is_silent(link)).map(|link| link.link().kind()).collect()
+        self.session.links().into_iter().filter(is_silent).collect()
+    }
+
+    fn silent_kinds(&self) -> Vec<LinkKind> {
+        self.silent_links().iter().map(|link| link.link().kind()).collect()
+    }
+
+    /// A silent link has been replaced by one of another kind, or by a new one.
+    fn gave_way(&self, link: &LinkHandle) {
+        let kind = link.link().kind();
+        tracing::debug!(%kind, link = %link.id(), "given up: it is silent, and another link is not");
+        link.link().close(Code::Ok, "nothing was heard");
+        let place = self.lock().place.clone().flatten();
+        if let (Some(place), Some(rung)) = (place, Rung::of(kind)) {
+            self.memory.failed(&place, rung, "it fell silent while it was in use", SystemTime::now());
+        }
     }
 
     async fn hold(&self) {

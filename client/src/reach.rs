@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use metra_certs::{client_config, pin_of};
+use metra_certs::{Untrusted, client_config, pin_of};
 use metra_core::code::Code;
 use metra_fallback::ladder::{Outcome, Place, Rung};
 use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
@@ -18,6 +18,8 @@ use metra_transport::{Link, LinkError, Rt};
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
 
+/// How long a gateway may take to answer when a link is opened.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a gateway takes WebSockets.
 const WEBSOCKET_PATH: &str = "/mtp";
 /// How long one address of several is alone, before the next is tried as well (RFC 8305 section 5).
@@ -37,6 +39,11 @@ pub(crate) struct Reach {
     refuse_inspection: bool,
     /// The gateway's first address.
     peer: OnceLock<IpAddr>,
+}
+
+/// How long one try to reach a gateway may take, where a user has said how long all of them may.
+pub(crate) fn limit(retry_for: Duration) -> Duration {
+    retry_for.clamp(Duration::from_secs(1), OPEN_TIMEOUT)
 }
 
 /// A connection that stands, and has not said hello.
@@ -75,7 +82,7 @@ impl Reach {
             secure: TlsClient::new(&tls),
             tls,
             proxy: options.proxy.for_target(&target).cloned(),
-            dialling: DialOptions { proxy_tls, ..DialOptions::default() },
+            dialling: DialOptions { proxy_tls, timeout: limit(options.retry_for).mul_f64(0.9) },
             tuning: options.tuning.clone(),
             has_others: options.via != [Rung::Quic],
             refuse_inspection: options.refuse_inspection,
@@ -131,7 +138,7 @@ impl Reach {
         if self.refuse_inspection && link.find_out_whether_inspected().await != Some(false) {
             let message = "the TLS connection is inspected: the certificate is not the gateway's own";
             link.close(Code::Denied, "inspected");
-            let error = ClientError { code: Code::Denied, message: message.to_owned(), retryable: false };
+            let error = ClientError::new(Code::Denied, message);
             return Err(Unreached {
                 outcome: Outcome::Refused(message.to_owned()),
                 error,
@@ -249,7 +256,14 @@ fn target(address: &crate::Address) -> Target {
 
 impl Unreached {
     pub(crate) fn link(error: LinkError) -> Self {
-        let told = ClientError::link(&error);
+        let mut told = ClientError::link(&error);
+        if let LinkError::Handshake(text) = &error
+            && Untrusted::sentence_in(text).is_none()
+            && !text.contains("ertificate")
+        {
+            // Whoever answers does not speak what was asked for, which says nothing of who it is.
+            told.code = Code::Protocol;
+        }
         let outcome = match error {
             LinkError::TimedOut => Outcome::Silent,
             _ => Outcome::Refused(told.message.clone()),
@@ -271,19 +285,20 @@ impl Unreached {
             DialError::ProxyRefused { lasting: true, .. } => Code::Denied,
             _ => Code::Timeout,
         };
-        let error = ClientError { code, message, retryable: !error.is_final() };
+        let error = ClientError { retryable: !error.is_final(), ..ClientError::new(code, message) };
         Self { outcome, error, by_gateway: false }
     }
 
     fn websocket(error: &WsError) -> Self {
         let message = error.to_string();
         let outcome = Outcome::Refused(message.clone());
-        let error = ClientError { code: Code::Timeout, message, retryable: error.is_retryable() };
+        let error =
+            ClientError { retryable: error.is_retryable(), ..ClientError::new(Code::Timeout, message) };
         Self { outcome, error, by_gateway: false }
     }
 
     fn refused(code: Code, message: String) -> Self {
-        let error = ClientError { code, message: message.clone(), retryable: true };
+        let error = ClientError { retryable: true, ..ClientError::new(code, message.clone()) };
         Self { outcome: Outcome::Refused(message), error, by_gateway: false }
     }
 }
