@@ -336,9 +336,12 @@ fn a_gateway_says_where_it_is_and_ends_when_asked() {
         gateway.signal(signal);
         let (code, log) = gateway.end();
         assert_eq!(code, 0);
-        for text in
-            [&format!("listens on  {address} (UDP)"), "serves ", "sha256/", "metra ls mtp://127.0.0.1:"]
-        {
+        for text in [
+            &format!("listens on  {address} (UDP and TCP)"),
+            "serves ",
+            "sha256/",
+            "metra ls mtp://127.0.0.1:",
+        ] {
             assert!(log.contains(text), "{text:?} is not in\n{log}");
         }
     }

@@ -82,7 +82,7 @@ impl Reach {
             secure: TlsClient::new(&tls),
             tls,
             proxy: options.proxy.for_target(&target).cloned(),
-            dialling: DialOptions { proxy_tls, timeout: limit(options.retry_for).mul_f64(0.9) },
+            dialling: DialOptions { proxy_tls, timeout: limit(options.retry_for).mul_f64(0.75) },
             tuning: options.tuning.clone(),
             has_others: options.via != [Rung::Quic],
             refuse_inspection: options.refuse_inspection,
