@@ -9,7 +9,7 @@ mod decoder;
 mod frame;
 pub mod varint;
 
-pub use codec::{ChunkHeader, WireError, grease};
+pub use codec::{ChunkHeader, WireError, filler, grease};
 pub use decoder::FrameDecoder;
 pub use frame::{
     Auth, EntryStatus, Finished, Frame, Hello, Keep, ManifestEnd, Overwrite, PeerLimits, Placement, Pull,
