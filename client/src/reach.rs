@@ -10,12 +10,13 @@ use metra_fallback::ladder::{Outcome, Place, Rung};
 use metra_fallback::link::{LinkTuning, Opened, StreamLink};
 use metra_fallback::proxy::Proxy;
 use metra_fallback::tls::TlsClient;
-use metra_fallback::{DialError, DialOptions, ProxyTls, Target, dial, udp};
+use metra_fallback::{DialError, DialOptions, Dialed, ProxyTls, Target, dial, udp};
 use metra_transport::quic::{QuicClient, Tuning};
 use metra_transport::{Link, LinkError, Rt};
 
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
+use crate::probe::Trouble;
 
 /// How long one address of several is alone, before the next is tried as well (RFC 8305 section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
@@ -51,6 +52,8 @@ pub(crate) struct Unreached {
     pub(crate) error: ClientError,
     /// The gateway itself has said so: it would say the same on any other way.
     pub(crate) by_gateway: bool,
+    /// For whoever looks for the cause.
+    pub(crate) trouble: Trouble,
 }
 
 impl Reach {
@@ -76,6 +79,29 @@ impl Reach {
         })
     }
 
+    /// The same, for looking at one rung after the other: a step may take `patience`, and of MTUs nothing is tried beyond
+    /// `mtu`, which is found sooner.
+    pub(crate) fn for_probe(
+        rt: Rt,
+        options: &ConnectOptions,
+        patience: Duration,
+        mtu: u16,
+    ) -> Result<Self, ClientError> {
+        let mut reach = Self::new(rt, options)?;
+        reach.dialling.timeout = patience;
+        reach.has_others = true;
+        let tuning = &mut reach.tuning;
+        tuning.mtu_upper_bound = tuning.mtu_upper_bound.min(mtu);
+        tuning.mtu_upper_bound_loopback = tuning.mtu_upper_bound_loopback.min(mtu);
+        tuning.paths = None;
+        Ok(reach)
+    }
+
+    /// The proxy of a rung.
+    pub(crate) fn proxy(&self, rung: Rung) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|_| rung != Rung::Quic)
+    }
+
     /// The round-trip time to the gateway, as far as earlier connections have found it out.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.tuning.paths.as_ref()?.min_rtt(*self.peer.get()?, SystemTime::now())
@@ -83,21 +109,25 @@ impl Reach {
 
     /// Whether a rung goes through a proxy.
     pub(crate) fn is_proxied(&self, rung: Rung) -> bool {
-        rung != Rung::Quic && self.proxy.is_some()
+        self.proxy(rung).is_some()
     }
 
     /// Opens a connection. There is no deadline here.
     pub(crate) async fn open(&self, rung: Rung) -> Result<Reached, Unreached> {
         match rung {
             Rung::Quic => self.quic().await,
-            Rung::Tls => self.over_tcp(rung).await,
-            Rung::WebSocket => self.over_tcp(rung).await,
+            Rung::Tls | Rung::WebSocket => self.secured(rung, self.dialled().await?).await,
         }
     }
 
-    async fn over_tcp(&self, rung: Rung) -> Result<Reached, Unreached> {
+    /// The first half of a rung over TCP: a connection that leads to the gateway.
+    pub(crate) async fn dialled(&self) -> Result<Dialed, Unreached> {
         let dialled = dial(&target(&self.address), self.proxy.as_ref(), &self.dialling).await;
-        let dialled = dialled.map_err(|error| Unreached::dialling(&error))?;
+        dialled.map_err(|error| Unreached::dialling(&error))
+    }
+
+    /// The second half: what is spoken on it.
+    pub(crate) async fn secured(&self, rung: Rung, dialled: Dialed) -> Result<Reached, Unreached> {
         let began = self.rt.now();
         let host = &self.address.host;
         let opened = match rung {
@@ -171,7 +201,8 @@ impl Reach {
         Ok(Reached { link: connected?, endpoint: Some(endpoint) })
     }
 
-    async fn addresses(&self) -> Result<Vec<SocketAddr>, Unreached> {
+    /// The gateway's addresses.
+    pub(crate) async fn addresses(&self) -> Result<Vec<SocketAddr>, Unreached> {
         let host = (self.address.host.as_str(), self.address.port);
         let found = tokio::net::lookup_host(host).await;
         let found =
@@ -197,13 +228,18 @@ impl Reach {
 
 /// The address from which this machine would send there; `None` if that is itself, or is not known.
 fn local_address(peer: SocketAddr) -> Option<IpAddr> {
+    let ip = source_address(peer)?;
+    (!ip.is_loopback() && ip != peer.ip().to_canonical()).then_some(ip)
+}
+
+/// The address from which this machine would send there.
+pub(crate) fn source_address(peer: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr =
         if peer.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
     // Asks for the route; nothing is sent.
     socket.connect(peer).ok()?;
-    let ip = socket.local_addr().ok()?.ip().to_canonical();
-    (!ip.is_loopback() && ip != peer.ip().to_canonical()).then_some(ip)
+    Some(socket.local_addr().ok()?.ip().to_canonical())
 }
 
 /// The network of an address: whoever has the same is behind the same firewall, as a rule.
@@ -225,12 +261,14 @@ impl Unreached {
             LinkError::TimedOut => Outcome::Silent,
             _ => Outcome::Refused(told.message.clone()),
         };
-        Self { outcome, error: told, by_gateway: matches!(error, LinkError::ClosedByPeer { .. }) }
+        let trouble = Trouble::link(&error);
+        Self { outcome, error: told, by_gateway: matches!(error, LinkError::ClosedByPeer { .. }), trouble }
     }
 
     /// What the gateway answered instead of a welcome.
     pub(crate) fn by_gateway(error: ClientError) -> Self {
-        Self { outcome: Outcome::Refused(error.message.clone()), error, by_gateway: true }
+        let trouble = Trouble::Answer(error.clone());
+        Self { outcome: Outcome::Refused(error.message.clone()), error, by_gateway: true, trouble }
     }
 
     fn dialling(error: &DialError) -> Self {
@@ -242,13 +280,19 @@ impl Unreached {
             DialError::ProxyRefused { lasting: true, .. } => Code::Denied,
             _ => Code::Timeout,
         };
+        let trouble = Trouble::dialling(error);
         let error = ClientError { code, message, retryable: !error.is_final() };
-        Self { outcome, error, by_gateway: false }
+        Self { outcome, error, by_gateway: false, trouble }
     }
 
     fn refused(code: Code, message: String) -> Self {
         let error = ClientError { code, message: message.clone(), retryable: true };
-        Self { outcome: Outcome::Refused(message), error, by_gateway: false }
+        let trouble = match code {
+            Code::NotFound => Trouble::Name(message.clone()),
+            Code::Internal => Trouble::Local(message.clone()),
+            _ => Trouble::Refused(message.clone()),
+        };
+        Self { outcome: Outcome::Refused(message), error, by_gateway: false, trouble }
     }
 }
 
