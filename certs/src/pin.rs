@@ -25,6 +25,13 @@ pub enum PinError {
     Certificate(String),
 }
 
+impl Pin {
+    /// The digest.
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
+
 /// The pin of a certificate (DER).
 ///
 /// # Errors

@@ -55,6 +55,8 @@ pub struct ConnectOptions {
     pub via: Vec<Rung>,
     /// Which proxy TCP connections go through.
     pub proxy: Rules,
+    /// Whether a TLS connection is refused, before anything is sent, whose certificate the gateway does not say to be its own.
+    pub refuse_inspection: bool,
     /// How its connections behave.
     pub tuning: Tuning,
     /// How the path is shared, if the gateway grants it, and the rate of all connections together, of which each has the
@@ -215,6 +217,12 @@ impl Client {
     /// What came of each way to the gateway, the best first; and whether it leads through a proxy.
     pub fn ladder(&self) -> Vec<(Tried, bool)> {
         self.links.ladder()
+    }
+
+    /// Whether any link goes over a TLS connection whose certificate is not the gateway's own: somebody in between reads
+    /// along, whom the client has been told to trust.
+    pub fn is_inspected(&self) -> bool {
+        self.links.is_inspected()
     }
 
     /// Kinds of the links now.

@@ -9,7 +9,7 @@
 //! meanwhile it may come back.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
@@ -17,6 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use metra_core::code::Code;
 use metra_core::wire::{Auth, Frame, FrameDecoder, Hello, Welcome};
 use metra_fallback::ladder::{Outcome, Place, Race, Rung, Step, Tried};
+use metra_fallback::link::StreamLink;
 use metra_session::{LinkHandle, Session, read_frame};
 use metra_transport::quic::QuicClient;
 use metra_transport::{ControlRecv, ControlSend, Link, LinkKind, Rt};
@@ -59,6 +60,8 @@ pub(crate) struct Links {
 #[derive(Default)]
 struct State {
     endpoints: Vec<QuicClient>,
+    streams: Vec<Weak<StreamLink>>,
+    inspected: bool,
     ticket: Option<Vec<u8>>,
     user: String,
     receipt_key: [u8; 32],
@@ -268,6 +271,8 @@ impl Links {
         let mut state = self.lock();
         state.kinds.push(kind.name().to_owned());
         state.endpoints.extend(reached.endpoint);
+        state.streams.retain(|stream| stream.strong_count() > 0);
+        state.streams.extend(reached.stream);
         Ok(())
     }
 
@@ -466,6 +471,14 @@ impl Links {
             (tried.unwrap_or(none), self.reach.is_proxied(rung))
         };
         Rung::ALL.into_iter().map(tried).collect()
+    }
+
+    /// Whether any link has been found to be inspected.
+    pub(crate) fn is_inspected(&self) -> bool {
+        let mut state = self.lock();
+        let found = state.streams.iter().filter_map(Weak::upgrade).any(|s| s.is_inspected() == Some(true));
+        state.inspected |= found;
+        state.inspected
     }
 
     /// Lets the gateway know that the links are closed.

@@ -1,15 +1,16 @@
 //! Opening a connection to a gateway by one rung of the ladder.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use metra_certs::client_config;
+use metra_certs::{client_config, pin_of};
 use metra_core::code::Code;
 use metra_fallback::ladder::{Outcome, Place, Rung};
-use metra_fallback::link::{LinkTuning, Opened, StreamLink};
+use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::proxy::Proxy;
-use metra_fallback::tls::TlsClient;
+use metra_fallback::tls::{Protocol, Secured, TlsClient};
+use metra_fallback::ws::{self, WsError};
 use metra_fallback::{DialError, DialOptions, Dialed, ProxyTls, Target, dial, udp};
 use metra_transport::quic::{QuicClient, Tuning};
 use metra_transport::{Link, LinkError, Rt};
@@ -18,6 +19,8 @@ use crate::connect::ConnectOptions;
 use crate::error::ClientError;
 use crate::probe::Trouble;
 
+/// Where a gateway takes WebSockets.
+const WEBSOCKET_PATH: &str = "/mtp";
 /// How long one address of several is alone, before the next is tried as well (RFC 8305 section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
@@ -32,6 +35,7 @@ pub(crate) struct Reach {
     tuning: Tuning,
     /// Whether there is anything but QUIC: then it is worth to know soon that it does not work.
     has_others: bool,
+    refuse_inspection: bool,
     /// The gateway's first address.
     peer: OnceLock<IpAddr>,
 }
@@ -41,6 +45,8 @@ pub(crate) struct Reached {
     pub(crate) link: Arc<dyn Link>,
     /// What must live as long as the link.
     pub(crate) endpoint: Option<QuicClient>,
+    /// The same link, if it is one on a byte stream.
+    pub(crate) stream: Option<Weak<StreamLink>>,
 }
 
 /// Why there is no connection.
@@ -75,6 +81,7 @@ impl Reach {
             dialling: DialOptions { proxy_tls, ..DialOptions::default() },
             tuning: options.tuning.clone(),
             has_others: options.via != [Rung::Quic],
+            refuse_inspection: options.refuse_inspection,
             peer: OnceLock::new(),
         })
     }
@@ -90,6 +97,8 @@ impl Reach {
         let mut reach = Self::new(rt, options)?;
         reach.dialling.timeout = patience;
         reach.has_others = true;
+        // It is to be shown; see there for what is not sent then.
+        reach.refuse_inspection = false;
         let tuning = &mut reach.tuning;
         tuning.mtu_upper_bound = tuning.mtu_upper_bound.min(mtu);
         tuning.mtu_upper_bound_loopback = tuning.mtu_upper_bound_loopback.min(mtu);
@@ -132,7 +141,11 @@ impl Reach {
         let host = &self.address.host;
         let opened = match rung {
             Rung::WebSocket => {
-                return Err(Unreached::refused(Code::Timeout, "not here yet".into()));
+                let secured = self.secure.http(dialled.stream, host).await.map_err(Unreached::link)?;
+                let is_h2 = secured.protocol == Protocol::Http2;
+                let authority = self.address.to_string();
+                let opened = ws::connect(secured.stream, is_h2, &authority, WEBSOCKET_PATH).await;
+                Secured { stream: Box::new(opened.map_err(|e| Unreached::websocket(&e))?), ..secured }
             }
             _ => self.secure.mtp(dialled.stream, host).await.map_err(Unreached::link)?,
         };
@@ -140,12 +153,25 @@ impl Reach {
         let about = Opened {
             kind: rung.kind(),
             peer: dialled.peer,
+            key: shown(opened.certificates.as_deref()),
             certificates: opened.certificates,
             rtt: Some(rtt),
         };
         let tuning =
             LinkTuning { idle_timeout: self.tuning.idle_timeout, keep_alive: self.tuning.keep_alive };
-        Ok(Reached { link: StreamLink::start(&self.rt, opened.stream, about, tuning), endpoint: None })
+        let link = StreamLink::start(&self.rt, opened.stream, about, tuning);
+        if self.refuse_inspection && link.find_out_whether_inspected().await != Some(false) {
+            let message = "the TLS connection is inspected: the certificate is not the gateway's own";
+            link.close(Code::Denied, "inspected");
+            let error = ClientError { code: Code::Denied, message: message.to_owned(), retryable: false };
+            return Err(Unreached {
+                outcome: Outcome::Refused(message.to_owned()),
+                trouble: Trouble::Tls(message.to_owned()),
+                error,
+                by_gateway: false,
+            });
+        }
+        Ok(Reached { stream: Some(Arc::downgrade(&link)), link, endpoint: None })
     }
 
     async fn quic(&self) -> Result<Reached, Unreached> {
@@ -198,7 +224,7 @@ impl Reach {
                 Err(Unreached::refused(Code::Timeout, format!("UDP is refused: {error}")))
             }
         };
-        Ok(Reached { link: connected?, endpoint: Some(endpoint) })
+        Ok(Reached { link: connected?, endpoint: Some(endpoint), stream: None })
     }
 
     /// The gateway's addresses.
@@ -224,6 +250,12 @@ impl Reach {
         let proxy = self.proxy.as_ref().map(ToString::to_string);
         Some(Place::new(&network(from), proxy.as_deref(), &self.address.to_string()))
     }
+}
+
+/// The key of the certificate that a server has shown.
+fn shown(certificates: Option<&[Vec<u8>]>) -> Option<Key> {
+    let own = certificates?.first()?;
+    pin_of(&own.as_slice().into()).ok().map(|pin| Key::Shown(pin.bytes()))
 }
 
 /// The address from which this machine would send there; `None` if that is itself, or is not known.
@@ -283,6 +315,13 @@ impl Unreached {
         let trouble = Trouble::dialling(error);
         let error = ClientError { code, message, retryable: !error.is_final() };
         Self { outcome, error, by_gateway: false, trouble }
+    }
+
+    fn websocket(why: &WsError) -> Self {
+        let message = why.to_string();
+        let outcome = Outcome::Refused(message.clone());
+        let error = ClientError { code: Code::Timeout, message, retryable: why.is_retryable() };
+        Self { outcome, trouble: Trouble::websocket(why), error, by_gateway: false }
     }
 
     fn refused(code: Code, message: String) -> Self {

@@ -64,6 +64,8 @@ pub struct JobReport {
     pub links: Vec<String>,
     /// What came of each way to the gateway, the best first; and whether it leads through a proxy.
     pub ladder: Vec<(Tried, bool)>,
+    /// Whether somebody in between read along, whom the client had been told to trust.
+    pub inspected: bool,
     /// From the begin of the first try to reach the gateway to the first link.
     pub connect: Duration,
     /// Signed by the gateway.

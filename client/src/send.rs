@@ -182,6 +182,7 @@ impl Client {
             root: outcome.finished.root,
             links: self.link_kinds(),
             ladder: self.ladder(),
+            inspected: self.is_inspected(),
             connect: self.connect,
             receipt,
             reports: collected.reports,

@@ -80,6 +80,7 @@ impl World {
             remember_paths: true,
             via: Rung::ALL.to_vec(),
             proxy: Rules::direct(),
+            refuse_inspection: false,
             tuning: Tuning::default(),
             rate,
             agent: "test".into(),

@@ -62,6 +62,7 @@ async fn tried(trusted: &Path, port: u16, rung: Rung, token: Option<&str>) -> Pr
         remember_paths: true,
         via: vec![rung],
         proxy: Rules::direct(),
+        refuse_inspection: false,
         tuning: Tuning::default(),
         rate: None,
         agent: "test".into(),
@@ -143,16 +144,18 @@ async fn what_works_is_measured() {
     assert!(matches!(&quic.answer, Some(Ok(_))), "{:?}", quic.answer);
     assert_eq!(quic.to, Some(world.address()));
 
-    let tls = world.try_at(port, Rung::Tls).await;
-    assert_eq!((&tls.trouble, tls.pin), (&None, quic.pin));
-    assert!(tls.moved.0 >= 256 * 1024 && tls.rtt.is_some());
-    assert_eq!((tls.mtu, tls.loss, tls.ecn), (None, None, None), "the kernel is not asked");
+    for rung in [Rung::Tls, Rung::WebSocket] {
+        let tcp = world.try_at(port, rung).await;
+        assert_eq!((&tcp.trouble, tcp.pin, tcp.inspected), (&None, quic.pin, Some(false)), "{rung}");
+        assert!(tcp.moved.0 >= 256 * 1024 && tcp.rtt.is_some());
+        assert_eq!((tcp.mtu, tcp.loss, tcp.ecn), (None, None, None), "the kernel is not asked");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_credentials_are_an_answer_and_the_way_works() {
     let world = World::new().await;
-    for rung in [Rung::Quic, Rung::Tls] {
+    for rung in Rung::ALL {
         let probe = tried(&world.state(), world.address().port(), rung, Some("wrong")).await;
         assert_eq!(probe.trouble, None, "{rung}");
         let error = probe.answer.unwrap().unwrap_err();

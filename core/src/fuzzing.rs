@@ -8,16 +8,18 @@ use std::path::Component;
 use crate::id::{ChunkIndex, EntryIndex};
 use crate::manifest::{Ledger, LedgerLimits, Record};
 use crate::receipt::{SignedReceipt, Statement};
-use crate::wire::{ChunkHeader, Frame, FrameDecoder};
+use crate::wire::stream::StreamFrame;
+use crate::wire::{ChunkHeader, Frame, FrameDecoder, stream};
 use crate::{limits, path};
 
 /// A fuzz target: its name, which is also the name of its corpus, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("frame_decoder", frame_decoder),
     ("chunk_header", chunk_header),
+    ("stream_frame", stream_frame),
     ("records_ledger", records_ledger),
     ("receipt", receipt),
     ("path", self::path),
@@ -49,6 +51,25 @@ fn frames(stream: &[u8], size: usize) -> (Vec<Frame>, bool) {
         }
     }
     (frames, decoder.is_between_frames())
+}
+
+/// The front of a byte stream that carries a link.
+pub fn stream_frame(data: &[u8]) {
+    let mut input = data;
+    let Ok(Some((kind, len))) = stream::head(&mut input) else { return };
+    assert!(data.len() - input.len() <= stream::HEAD_MAX && len <= stream::PAYLOAD_MAX);
+    let Some(payload) = input.get(..len).filter(|_| stream::is_small(kind)) else { return };
+    if let Ok(frame) = StreamFrame::decode(kind, payload) {
+        let mut again = Vec::new();
+        frame.encode(&mut again);
+        let mut input = again.as_slice();
+        let (kind, len) = stream::head(&mut input).expect("not too long").expect("whole");
+        assert_eq!(
+            (StreamFrame::decode(kind, input), len),
+            (Ok(frame), input.len()),
+            "what was read can be written"
+        );
+    }
 }
 
 /// The front of a unidirectional stream.

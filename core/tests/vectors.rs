@@ -15,9 +15,10 @@ use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record, Times
 use metra_core::ranges::IndexRange;
 use metra_core::rate::{Policy, RatePolicy};
 use metra_core::receipt::{Direction, SignedReceipt, Statement, signed_bytes};
+use metra_core::wire::stream::StreamFrame;
 use metra_core::wire::{
     Auth, ChunkHeader, EntryStatus, Finished, Frame, FrameDecoder, Hello, Keep, ManifestEnd, Overwrite,
-    PeerLimits, Placement, Pull, Push, Symlinks, Welcome, varint,
+    PeerLimits, Placement, Pull, Push, Symlinks, Welcome, stream, varint,
 };
 
 /// One vector: its fields in the order of the file, all as text.
@@ -92,6 +93,35 @@ fn varints() {
         assert_eq!(varint::take(&mut bytes.as_slice()), Some(number));
         let shortest = vector["name"].as_str().unwrap().starts_with("shortest");
         assert_eq!(varint::take_shortest(&mut bytes.as_slice()), shortest.then_some(number));
+    }
+}
+
+#[test]
+fn stream_frames() {
+    let all = [
+        ("end", "the chunk is complete", StreamFrame::End),
+        ("reset", "the chunk is given up, cancelled", StreamFrame::Reset(Code::Cancelled)),
+        ("stop", "chunk 300 is not wanted, cancelled", StreamFrame::Stop(300, Code::Cancelled)),
+        ("ping", "ping 7", StreamFrame::Ping(7)),
+        ("pong", "pong 7, 1000000 bytes read", StreamFrame::Pong(7, 1_000_000)),
+        ("finish", "the control stream has ended", StreamFrame::Finish),
+        ("close", "closed, draining: bye", StreamFrame::Close(Code::Draining, "bye".into())),
+        ("identity", "the SHA-256 of a key, 32 bytes of 0xa5", StreamFrame::Identity([0xa5; 32])),
+    ];
+    let encode = |frame: &StreamFrame| {
+        let mut out = Vec::new();
+        frame.encode(&mut out);
+        out
+    };
+    let cases: Vec<_> =
+        all.iter().map(|(name, meaning, frame)| case(name, &encode(frame), meaning)).collect();
+    let about = "The frames of a link on a byte stream, but for control (0x30) and body (0x31), which are plain bytes.";
+    for (vector, (_, _, frame)) in hold("stream_frames", about, &cases).iter().zip(&all) {
+        let bytes = bytes_of(vector);
+        let mut input = bytes.as_slice();
+        let (kind, len) = stream::head(&mut input).unwrap().unwrap();
+        assert!(stream::is_small(kind) && len == input.len());
+        assert_eq!(StreamFrame::decode(kind, input).as_ref(), Ok(frame));
     }
 }
 

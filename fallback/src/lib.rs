@@ -3,8 +3,8 @@
 //! ```text
 //!   ladder      which way to try when, what is remembered of a network           sans-io
 //!   link        a byte stream as a Link: chunks one after another, control between
-//!     frame       what is on that byte stream                                    sans-io
 //!   tls  ws     the byte streams: TLS (ALPN mtp/1), WebSocket over HTTP/1.1 and HTTP/2
+//!   http        HTTP/1.1 and HTTP/2 on one connection of a server, with limits
 //!   dial        a TCP connection to a host, directly or through a proxy
 //!     race        the first of its addresses that answers                        RFC 8305
 //!     tcp         options of sockets
@@ -15,6 +15,7 @@
 
 mod dial;
 mod error;
+pub mod http;
 pub mod ladder;
 pub mod link;
 pub mod proxy;
@@ -23,6 +24,7 @@ mod stream;
 pub mod tcp;
 pub mod tls;
 pub mod udp;
+pub mod ws;
 
 pub use dial::{DialOptions, Dialed, ProxyTls, Target, dial};
 pub use error::DialError;

@@ -11,6 +11,7 @@
 mod account;
 mod browse;
 pub mod config;
+mod http;
 mod jobs;
 mod measure;
 mod open;

@@ -18,7 +18,7 @@ use crate::config::{self, Config};
 use crate::measure;
 use crate::open::{Arrival, Opener, admit, stack};
 use crate::sessions::Sessions;
-use crate::tcp::{Pending, TcpServer};
+use crate::tcp::{Pending, TcpServer, TcpSettings};
 
 /// The catalogue within the state directory.
 const CATALOGUE: &str = "catalogue.sqlite";
@@ -86,16 +86,18 @@ impl Gateway {
         let reset = ResetKey::load_or_create(&config.state)?;
         let tuning = tuning(&config);
         let (mut servers, mut tcp) = (Vec::new(), Vec::new());
-        let (secure, pending) = (TlsServer::new(&tls, config.tcp.http), Arc::new(Pending::default()));
         let udp = |address| {
             // All listen with the same tuning, and so share what is known of paths.
             QuicServer::bind(rt.clone(), address, tls.clone(), tuning.clone(), Some(reset.secret()))
         };
-        let link = LinkTuning { idle_timeout: tuning.idle_timeout, keep_alive: tuning.keep_alive };
-        let stream = |address| {
-            let (secure, pending) = (secure.clone(), pending.clone());
-            TcpServer::bind(rt.clone(), address, secure, link, config.limits.handshake, pending)
+        let settings = TcpSettings {
+            tls: TlsServer::new(&tls, config.tcp.http),
+            pin: identity.pin(),
+            link: LinkTuning { idle_timeout: tuning.idle_timeout, keep_alive: tuning.keep_alive },
+            handshake: config.limits.handshake,
+            pending: Arc::new(Pending::default()),
         };
+        let stream = |address| TcpServer::bind(rt.clone(), address, settings.clone());
         for address in &config.listen {
             let named = |source| StartError::Listen { address: *address, source };
             if config.tcp.listen {
@@ -158,7 +160,7 @@ impl Gateway {
             server.set_accepting(false);
         }
         for server in &self.tcp {
-            server.set_accepting(false);
+            server.drain();
         }
         self.sessions.drain(grace).await;
         for server in &self.servers {

@@ -15,11 +15,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use metra_fallback::link::{LinkTuning, Opened, StreamLink};
+use metra_certs::Pin;
+use metra_fallback::http::{Limits, serve_http};
+use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::tls::{Protocol, TlsServer};
 use metra_transport::{LinkError, LinkKind, Rt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::http::Site;
 use crate::open::{Arrival, Opener, admit};
 
 /// Connections that are no links yet: in all, and from one address.
@@ -33,11 +36,23 @@ const EXHAUSTED: Duration = Duration::from_millis(50);
 pub(crate) struct TcpServer {
     rt: Rt,
     listener: TcpListener,
-    tls: TlsServer,
-    tuning: LinkTuning,
-    handshake: Duration,
-    pending: Arc<Pending>,
-    accepting: AtomicBool,
+    settings: TcpSettings,
+    draining: Arc<AtomicBool>,
+}
+
+/// What all TCP sockets of a gateway have in common.
+#[derive(Clone)]
+pub(crate) struct TcpSettings {
+    /// Certificates and protocols.
+    pub tls: TlsServer,
+    /// The pin of the certificate.
+    pub pin: Pin,
+    /// How links behave.
+    pub link: LinkTuning,
+    /// How long a TLS handshake may take.
+    pub handshake: Duration,
+    /// Those that are no links yet.
+    pub pending: Arc<Pending>,
 }
 
 impl TcpServer {
@@ -45,14 +60,7 @@ impl TcpServer {
     ///
     /// # Errors
     /// What the system says of the address.
-    pub(crate) fn bind(
-        rt: Rt,
-        address: SocketAddr,
-        tls: TlsServer,
-        tuning: LinkTuning,
-        handshake: Duration,
-        pending: Arc<Pending>,
-    ) -> io::Result<Self> {
+    pub(crate) fn bind(rt: Rt, address: SocketAddr, settings: TcpSettings) -> io::Result<Self> {
         let socket = match address {
             SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
             SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
@@ -61,12 +69,12 @@ impl TcpServer {
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
-        Ok(Self { rt, listener, tls, tuning, handshake, pending, accepting: AtomicBool::new(true) })
+        Ok(Self { rt, listener, settings, draining: Arc::default() })
     }
 
-    /// Whether new connections are let in.
-    pub(crate) fn set_accepting(&self, accepting: bool) {
-        self.accepting.store(accepting, Ordering::Relaxed);
+    /// Lets no new connections in any more.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 
     /// Lets connections in, and sends each on its way.
@@ -82,10 +90,10 @@ impl TcpServer {
                 }
             };
             let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-            if !self.accepting.load(Ordering::Relaxed) {
+            if self.draining.load(Ordering::Relaxed) {
                 continue;
             }
-            let Some(place) = self.pending.take(peer.ip()) else {
+            let Some(place) = self.settings.pending.take(peer.ip()) else {
                 metrics::counter!("metra_connections_dropped_total").increment(1);
                 continue;
             };
@@ -101,7 +109,7 @@ impl TcpServer {
         };
         metra_fallback::tcp::tune(&tcp);
         let began = self.rt.now();
-        let secured = match self.rt.timeout(self.handshake, self.tls.accept(tcp)).await {
+        let secured = match self.rt.timeout(self.settings.handshake, self.settings.tls.accept(tcp)).await {
             Ok(Ok(secured)) => secured,
             Ok(Err(error)) => return failed(&error),
             Err(_) => return failed(&LinkError::TimedOut),
@@ -110,14 +118,30 @@ impl TcpServer {
         let rtt = self.rt.now().saturating_duration_since(began) / 2;
         match secured.protocol {
             Protocol::Mtp => {
-                let opened =
-                    Opened { kind: LinkKind::Tls, peer, certificates: secured.certificates, rtt: Some(rtt) };
-                let link = StreamLink::start(&self.rt, secured.stream, opened, self.tuning);
+                let opened = Opened {
+                    kind: LinkKind::Tls,
+                    peer,
+                    certificates: secured.certificates,
+                    rtt: Some(rtt),
+                    key: Some(Key::Own(self.settings.pin.bytes())),
+                };
+                let link = StreamLink::start(&self.rt, secured.stream, opened, self.settings.link);
                 admit(opener, Arrival { link, peer, kind: LinkKind::Tls }).await;
             }
-            Protocol::Http1 | Protocol::Http2 => {}
+            http => {
+                let is_h2 = http == Protocol::Http2;
+                let about = (peer, secured.certificates, rtt, place);
+                let draining = self.draining.clone();
+                let site = Site::new(self.rt.clone(), self.settings.clone(), opener, draining, about);
+                let limits = Limits { header_read: self.settings.handshake, ..Limits::default() };
+                // Links have an end of their own; a connection is cut when the process ends.
+                let drain = std::future::pending();
+                if let Err(error) = serve_http(secured.stream, is_h2, site, &limits, drain).await {
+                    tracing::debug!(%peer, %error, "HTTP ended");
+                    metrics::counter!("metra_http_failed_total").increment(1);
+                }
+            }
         }
-        drop(place);
     }
 }
 

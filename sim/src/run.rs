@@ -229,6 +229,7 @@ impl<'a> World<'a> {
             // There is no TCP in virtual time.
             via: vec![Rung::Quic],
             proxy: Rules::direct(),
+            refuse_inspection: false,
             tuning: Tuning {
                 congestion: match flow.controller {
                     Controller::Cubic => Congestion::Cubic,

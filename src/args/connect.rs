@@ -48,6 +48,10 @@ pub(crate) struct ConnectArgs {
     /// over TCP; "none" for no proxy [default: HTTPS_PROXY, ALL_PROXY and NO_PROXY, as curl has them]
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
+    /// What becomes of a TLS connection that a proxy of the network opens and reads: the transfer says so, or does not use it.
+    /// It works only where the network's authority is trusted (--ca); with --pin it is refused in any case
+    #[arg(long, value_name = "WHAT", default_value = "allow")]
+    inspection: Inspection,
     /// File that holds a bearer token for the proxy and nothing else
     #[arg(long, value_name = "FILE")]
     proxy_token_file: Option<PathBuf>,
@@ -77,6 +81,12 @@ enum PolicyName {
     High,
     /// What others leave
     Low,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Inspection {
+    Allow,
+    Refuse,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -149,6 +159,7 @@ impl ConnectArgs {
             remember_paths: !self.no_path_memory,
             via: self.via.rungs(),
             proxy: self.proxy()?,
+            refuse_inspection: self.inspection == Inspection::Refuse,
             rate: self.rate(congestion)?,
             tuning: Tuning { congestion, ..default },
             agent: concat!("metra/", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -23,6 +23,7 @@ use metra_certs::{Pin, Untrusted, pin_of};
 use metra_core::code::Code;
 use metra_fallback::DialError;
 use metra_fallback::ladder::Rung;
+use metra_fallback::ws::WsError;
 use metra_transport::quic::QuicClient;
 use metra_transport::{EcnSeen, Link, LinkError, Rt};
 
@@ -47,6 +48,8 @@ pub struct Probe {
     pub handshake: Option<Duration>,
     /// The pin of the key that the other end has shown, trusted or not.
     pub pin: Option<Pin>,
+    /// Whether the key is not the one that the gateway calls its own; `None`: it did not say.
+    pub inspected: Option<bool>,
     /// Round-trip time: smoothed, and the smallest.
     pub rtt: Option<(Duration, Duration)>,
     /// Packets lost, and sent; where the transport tells.
@@ -142,6 +145,7 @@ impl Probe {
             to: None,
             handshake: None,
             pin: None,
+            inspected: None,
             rtt: None,
             loss: None,
             mtu: None,
@@ -175,7 +179,7 @@ pub async fn probe(rt: &Rt, options: &ConnectOptions, rung: Rung) -> Result<Prob
         Ok(reached) => {
             probe.handshake = Some(rt.now().saturating_duration_since(began));
             let link = reached.link.clone();
-            let result = Trial { rt, options, link: &link }.run(&mut probe).await;
+            let result = Trial { rt, options, reached: &reached }.run(&mut probe).await;
             probe.measure(&link, reached.endpoint.as_ref());
             if let Err(trouble) = result {
                 probe.fail(trouble);
@@ -293,6 +297,16 @@ impl Trouble {
             DialError::ProxyAuth { .. } => Trouble::ProxyCredentials(told),
             DialError::ProxyRefused { .. } => Trouble::ProxyRefused(told),
             _ => Trouble::Proxy(told),
+        }
+    }
+
+    pub(crate) fn websocket(error: &WsError) -> Self {
+        let told = error.to_string();
+        match error {
+            WsError::NotHttp(_) | WsError::NoExtendedConnect | WsError::Handshake(_) => {
+                Trouble::NoProtocol(told)
+            }
+            _ => Trouble::Refused(told),
         }
     }
 

@@ -13,6 +13,7 @@ use metra_transport::{ControlRecv, ControlSend, Link, LinkError, Rt};
 use super::{MTU, PATIENCE, Probe, Trouble};
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
+use crate::reach::Reached;
 
 /// How long nothing may arrive before it is a stall.
 const STALL: Duration = Duration::from_secs(4);
@@ -30,27 +31,41 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(super) struct Trial<'a> {
     pub(super) rt: &'a Rt,
     pub(super) options: &'a ConnectOptions,
-    pub(super) link: &'a Arc<dyn Link>,
+    pub(super) reached: &'a Reached,
 }
 
 impl Trial<'_> {
     pub(super) async fn run(&self, probe: &mut Probe) -> Result<(), Trouble> {
         let later = |error: LinkError| Trouble::later(&error);
-        let (mut send, mut recv) = self.link.control().await.map_err(later)?;
+        let (mut send, mut recv) = self.link().control().await.map_err(later)?;
         tokio::select! {
             biased;
             // Why it ended says more than that nothing more could be sent.
-            error = self.link.closed() => return Err(Trouble::later(&error)),
+            error = self.link().closed() => return Err(Trouble::later(&error)),
             result = self.exchange(send.as_mut(), probe.rung) => result?,
+        }
+        probe.inspected = self.inspected();
+        if self.options.refuse_inspection && probe.inspected == Some(true) {
+            // No credentials for whoever reads along.
+            return Ok(());
         }
         let mut decoder = FrameDecoder::new();
         probe.answer = Some(Ok(self.greet(send.as_mut(), &mut recv, &mut decoder).await?));
         self.listings(send.as_mut(), &mut recv, &mut decoder).await
     }
 
+    fn link(&self) -> &Arc<dyn Link> {
+        &self.reached.link
+    }
+
+    /// The gateway's word of it is the first that it sends on a byte stream, and has come by now.
+    fn inspected(&self) -> Option<bool> {
+        self.reached.stream.as_ref()?.upgrade()?.is_inspected()
+    }
+
     /// Sends what means nothing, and waits until it has arrived.
     async fn exchange(&self, send: &mut dyn ControlSend, rung: Rung) -> Result<(), Trouble> {
-        let before = self.link.stats().acked_bytes;
+        let before = self.link().stats().acked_bytes;
         let later = |error: LinkError| Trouble::later(&error);
         let frame: Bytes = filler(BALLAST / 4).into();
         let sending = async {
@@ -72,7 +87,7 @@ impl Trial<'_> {
         let began = self.rt.now();
         let (mut last, mut moved) = (before, began);
         loop {
-            let (now, acked) = (self.rt.now(), self.link.stats().acked_bytes);
+            let (now, acked) = (self.rt.now(), self.link().stats().acked_bytes);
             if acked >= before + BALLAST as u64 {
                 return Ok(());
             }
@@ -91,10 +106,10 @@ impl Trial<'_> {
     /// so something is always under way.
     async fn mtu(&self, send: &mut dyn ControlSend) -> Result<(), LinkError> {
         let found = || {
-            let stats = self.link.stats();
+            let stats = self.link().stats();
             (stats.mtu, stats.lost_mtu_probes)
         };
-        let (began, rtt) = (self.rt.now(), self.link.rtt());
+        let (began, rtt) = (self.rt.now(), self.link().rtt());
         let (shortest, longest) = MTU_SEARCH;
         let until = began + (rtt * 15).clamp(shortest, longest);
         let quiet = (rtt * 4).max(shortest / 4);
@@ -152,9 +167,9 @@ impl Trial<'_> {
             Frame::List { request, path: String::new(), depth: 1 }.encode(&mut bytes);
         }
         send.send(bytes.into()).await.map_err(|error| Trouble::later(&error))?;
-        let before = self.link.stats().received_bytes;
+        let before = self.link().stats().received_bytes;
         let mut answered = 0;
-        while answered < LISTINGS.0 && self.link.stats().received_bytes - before < LISTINGS.1 {
+        while answered < LISTINGS.0 && self.link().stats().received_bytes - before < LISTINGS.1 {
             match self.rt.timeout(PATIENCE, read_frame(recv, decoder)).await {
                 Ok(Ok(Some(Frame::Result { .. }))) => answered += 1,
                 Ok(Ok(Some(_))) => {}
@@ -166,7 +181,7 @@ impl Trial<'_> {
     }
 
     async fn ended(&self) -> Trouble {
-        match self.rt.timeout(PATIENCE, self.link.closed()).await {
+        match self.rt.timeout(PATIENCE, self.link().closed()).await {
             Ok(error) => Trouble::later(&error),
             Err(_) => Trouble::Lost("the gateway ended its side and said nothing".to_owned()),
         }
@@ -174,6 +189,6 @@ impl Trial<'_> {
 
     fn stalled(&self) -> Trouble {
         let of = BALLAST as u64;
-        Trouble::Stalled { arrived: self.link.stats().acked_bytes.min(of), of }
+        Trouble::Stalled { arrived: self.link().stats().acked_bytes.min(of), of }
     }
 }

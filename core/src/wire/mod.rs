@@ -7,6 +7,7 @@
 mod codec;
 mod decoder;
 mod frame;
+pub mod stream;
 pub mod varint;
 
 pub use codec::{ChunkHeader, WireError, filler, grease};

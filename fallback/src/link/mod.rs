@@ -15,7 +15,6 @@
 //!
 //! Non-goals: congestion control (that is the kernel's), and several streams at a time: a session takes several links.
 
-mod frame;
 mod io;
 mod read;
 mod shared;
@@ -54,6 +53,18 @@ pub struct Opened {
     pub certificates: Option<Vec<Vec<u8>>>,
     /// What a round trip has taken so far, if that is known: a guess until the first ping is answered.
     pub rtt: Option<Duration>,
+    /// The SHA-256 of the public key of the certificate that was shown: by this side, at a gateway, which tells the client; to
+    /// this side, at a client, which compares. `None` where neither is of interest.
+    pub key: Option<Key>,
+}
+
+/// A public key, by its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// This side is known by it.
+    Own([u8; 32]),
+    /// The peer has shown it.
+    Shown([u8; 32]),
 }
 
 /// How a link behaves.
@@ -82,8 +93,11 @@ pub struct StreamLink {
 
 impl StreamLink {
     /// Makes a link of `stream`, whose both sides are agreed that it carries one. Its tasks run on `rt`.
-    pub fn start(rt: &Rt, stream: BoxStream, opened: Opened, tuning: LinkTuning) -> Arc<dyn Link> {
+    pub fn start(rt: &Rt, stream: BoxStream, opened: Opened, tuning: LinkTuning) -> Arc<Self> {
         let shared = Arc::new(Shared::new(rt.clone(), opened.rtt));
+        if let Some(Key::Own(key)) = opened.key {
+            shared.out().identity = Some(key);
+        }
         let (reader, writer) = tokio::io::split(stream);
         let alive = Arc::new(Alive(shared.clone()));
         let (control, chunks) = read::start(&shared, &alive, reader);
@@ -96,6 +110,25 @@ impl StreamLink {
             control: std::sync::Mutex::new(Some(control)),
             chunks: Mutex::new(chunks),
         })
+    }
+
+    /// Whether the certificate that was shown is another than the gateway's own: then somebody in between reads along. `None`
+    /// as long as the gateway has not said what its own is, and where that is not of interest. Somebody who knows MTP can
+    /// hide; what is sure is a pin.
+    pub fn is_inspected(&self) -> Option<bool> {
+        self.differs(self.shared().identity()?)
+    }
+
+    /// The same, but waits for the gateway's word; `None` when the link has ended first.
+    pub async fn find_out_whether_inspected(&self) -> Option<bool> {
+        self.differs(self.shared().wait_for_identity().await?)
+    }
+
+    fn differs(&self, own: [u8; 32]) -> Option<bool> {
+        match self.opened.key {
+            Some(Key::Shown(shown)) => Some(shown != own),
+            _ => None,
+        }
     }
 
     fn shared(&self) -> &Arc<Shared> {

@@ -10,10 +10,10 @@ use metra_transport::{BoxFuture, ChunkRecv, ControlRecv, LinkError};
 use tokio::io::{AsyncReadExt, ReadHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::frame::{self, FrameError, Small};
 use super::shared::{Alive, FAREWELL, Shared};
 use super::take_into;
 use crate::stream::BoxStream;
+use metra_core::wire::stream::{self as frame, StreamError, StreamFrame};
 
 /// Bytes that are read at a time.
 const READ: usize = 256 * 1024;
@@ -126,7 +126,7 @@ impl Reader {
     }
 
     /// Takes what can be taken off the front of `buffer`.
-    async fn take(&mut self, buffer: &mut BytesMut) -> Result<(), FrameError> {
+    async fn take(&mut self, buffer: &mut BytesMut) -> Result<(), StreamError> {
         loop {
             match self.frame {
                 Frame::None => {
@@ -156,7 +156,7 @@ impl Reader {
                     let payload = buffer.split_to(len);
                     self.read += len as u64;
                     self.frame = Frame::None;
-                    self.small(Small::decode(kind, &payload)?).await?;
+                    self.small(StreamFrame::decode(kind, &payload)?).await?;
                 }
                 Frame::Control(ref mut rest) | Frame::Body(ref mut rest) | Frame::Unknown(ref mut rest) => {
                     if buffer.is_empty() {
@@ -211,27 +211,28 @@ impl Reader {
         }
     }
 
-    async fn small(&mut self, frame: Small) -> Result<(), FrameError> {
+    async fn small(&mut self, frame: StreamFrame) -> Result<(), StreamError> {
         match frame {
-            Small::End => {
+            StreamFrame::End => {
                 self.body(Piece::End).await;
                 self.incoming = Incoming::None;
             }
-            Small::Reset(code) => {
+            StreamFrame::Reset(code) => {
                 self.body(Piece::Reset(code)).await;
                 self.incoming = Incoming::None;
             }
-            Small::Stop(number, code) => {
+            StreamFrame::Stop(number, code) => {
                 self.shared.out().stopped(number, code);
                 self.shared.wake.notify_one();
             }
-            Small::Ping(number) => {
+            StreamFrame::Ping(number) => {
                 self.shared.out().pong = Some((number, self.read));
                 self.shared.wake.notify_one();
             }
-            Small::Pong(number, read) => self.shared.pong(number, read),
-            Small::Finish => self.control = None,
-            Small::Close(code, reason) => self.shared.lose(LinkError::ClosedByPeer { code, reason }),
+            StreamFrame::Pong(number, read) => self.shared.pong(number, read),
+            StreamFrame::Finish => self.control = None,
+            StreamFrame::Identity(key) => self.shared.identified(key),
+            StreamFrame::Close(code, reason) => self.shared.lose(LinkError::ClosedByPeer { code, reason }),
         }
         Ok(())
     }

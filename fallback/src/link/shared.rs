@@ -9,8 +9,8 @@ use metra_transport::{LinkError, Rt};
 use tokio::sync::{Notify, watch};
 
 use super::LinkTuning;
-use super::frame::FrameError;
 use super::write::Out;
+use metra_core::wire::stream::StreamError;
 
 /// How long a closed link tries to tell the peer.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
@@ -30,6 +30,8 @@ pub(super) struct Shared {
     /// The control queue has room again; or the peer has read more.
     pub(super) moved: Notify,
     end: watch::Sender<Option<LinkError>>,
+    /// The key by which the peer says that it is known.
+    identity: watch::Sender<Option<[u8; 32]>>,
     /// Bytes written and read.
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
@@ -106,6 +108,7 @@ impl Shared {
             wake: Notify::new(),
             moved: Notify::new(),
             end: watch::Sender::new(None),
+            identity: watch::Sender::new(None),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             used: AtomicU64::new(0),
@@ -144,6 +147,27 @@ impl Shared {
     pub(super) fn set_ceiling(&self, bits: Option<u64>) {
         self.out().set_ceiling(bits);
         self.wake.notify_one();
+    }
+
+    /// The peer says by which key it is known. The first word counts.
+    pub(super) fn identified(&self, key: [u8; 32]) {
+        self.identity.send_if_modified(|identity| identity.is_none() && identity.replace(key).is_none());
+    }
+
+    /// What the peer has said so far.
+    pub(super) fn identity(&self) -> Option<[u8; 32]> {
+        *self.identity.borrow()
+    }
+
+    /// Waits for it, as long as the link lives.
+    pub(super) async fn wait_for_identity(&self) -> Option<[u8; 32]> {
+        let mut identity = self.identity.subscribe();
+        let ended = self.ended();
+        tokio::select! {
+            biased;
+            found = identity.wait_for(Option::is_some) => found.ok().and_then(|found| *found),
+            _ = ended => None,
+        }
     }
 
     /// Something was read.
@@ -186,7 +210,7 @@ impl Shared {
     }
 
     /// The peer broke the format.
-    pub(super) fn broken(&self, error: FrameError) {
+    pub(super) fn broken(&self, error: StreamError) {
         self.out().close = Some((Code::Protocol, error.to_string()));
         self.finish(LinkError::Protocol(error.to_string()));
     }

@@ -12,8 +12,8 @@ use metra_transport::{ControlRecv, Link, LinkError, LinkKind, Rt};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use super::frame::{self, Small};
 use super::*;
+use metra_core::wire::stream::{self as frame, StreamFrame};
 
 const PIPE: usize = 64 * 1024;
 
@@ -23,6 +23,7 @@ fn link(stream: DuplexStream) -> Arc<dyn Link> {
         peer: "192.0.2.1:4443".parse().unwrap(),
         certificates: None,
         rtt: None,
+        key: None,
     };
     StreamLink::start(&Rt::tokio(), Box::new(stream), opened, LinkTuning::default())
 }
@@ -275,25 +276,46 @@ async fn round_trips_are_measured() {
             match frame::head(&mut input).unwrap() {
                 Some((kind, len)) if input.len() >= len => {
                     let head = bytes.len() - input.len();
-                    let frame = Small::decode(kind, &input[..len]).unwrap();
+                    let frame = StreamFrame::decode(kind, &input[..len]).unwrap();
                     let _ = bytes.split_to(head + len);
                     break frame;
                 }
                 _ => assert!(other.read_buf(&mut bytes).await.unwrap() > 0),
             }
         };
-        assert_eq!(ping, Small::Ping(number));
+        assert_eq!(ping, StreamFrame::Ping(number));
         tokio::time::sleep(Duration::from_millis(80)).await;
         let mut pong = Vec::new();
         // One that was not asked for does not count.
-        Small::Pong(number + 7, 1 << 40).encode(&mut pong);
-        Small::Pong(number, 1 << 40).encode(&mut pong);
+        StreamFrame::Pong(number + 7, 1 << 40).encode(&mut pong);
+        StreamFrame::Pong(number, 1 << 40).encode(&mut pong);
         other.write_all(&pong).await.unwrap();
     }
     tokio::time::sleep(Duration::from_millis(1)).await;
     let stats = client.stats();
     assert_eq!((stats.rtt, stats.min_rtt), (Duration::from_millis(80), Duration::from_millis(80)));
     assert!(stats.acked_bytes <= stats.sent_bytes, "a peer cannot have read more than was sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_shows_another_key_is_noticed() {
+    let end = |stream, key| {
+        let peer = "192.0.2.1:4443".parse().unwrap();
+        let opened = Opened { kind: LinkKind::WebSocket, peer, certificates: None, rtt: None, key };
+        StreamLink::start(&Rt::tokio(), Box::new(stream), opened, LinkTuning::default())
+    };
+    for (shown, inspected) in [(7, false), (8, true)] {
+        let (a, b) = tokio::io::duplex(PIPE);
+        let client = end(a, Some(Key::Shown([shown; 32])));
+        assert_eq!(client.is_inspected(), None, "the gateway has said nothing yet");
+        let gateway = end(b, Some(Key::Own([7; 32])));
+        assert_eq!(client.find_out_whether_inspected().await, Some(inspected));
+        assert_eq!((client.is_inspected(), gateway.is_inspected()), (Some(inspected), None));
+    }
+    let (client, other) = tokio::io::duplex(PIPE);
+    let client = end(client, Some(Key::Shown([1; 32])));
+    drop(other);
+    assert_eq!(client.find_out_whether_inspected().await, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,7 +333,7 @@ async fn a_peer_that_breaks_the_format_is_told() {
         other.read_to_end(&mut said).await.unwrap();
         if let LinkError::Protocol(reason) = closed {
             let mut close = Vec::new();
-            Small::Close(Code::Protocol, reason).encode(&mut close);
+            StreamFrame::Close(Code::Protocol, reason).encode(&mut close);
             assert!(said.ends_with(&close), "{said:x?}");
         }
     }

@@ -1,7 +1,7 @@
 //! The writing half: what goes next onto the byte stream.
 //!
 //! ```text
-//!   close > pong, ping, stop > control > the end of the control stream > the chunk that is under way > the next chunk
+//!   close > identity, pong, ping, stop > control > the end of the control stream > the chunk that is under way > the next chunk
 //! ```
 
 use std::collections::VecDeque;
@@ -16,10 +16,10 @@ use metra_transport::{BoxFuture, ControlSend, LinkError};
 use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::sync::oneshot;
 
-use super::frame::{self, Small};
 use super::io::write_all;
 use super::shared::{Alive, FAREWELL, Shared};
 use crate::stream::BoxStream;
+use metra_core::wire::stream::{self as frame, StreamFrame};
 
 /// Bytes of a chunk that go out at a time: what control may have to wait for.
 const PIECE: usize = 64 * 1024;
@@ -34,6 +34,7 @@ pub(super) struct Out {
     control_len: usize,
     finish: bool,
     pub(super) close: Option<(Code, String)>,
+    pub(super) identity: Option<[u8; 32]>,
     pub(super) ping: Option<u64>,
     /// Only the last matters: it acknowledges the others' bytes as well.
     pub(super) pong: Option<(u64, u64)>,
@@ -88,6 +89,7 @@ impl Out {
             control_len: 0,
             finish: false,
             close: None,
+            identity: None,
             ping: None,
             pong: None,
             stop: None,
@@ -122,17 +124,20 @@ impl Out {
     fn next(&mut self, now: Instant) -> Next {
         let mut head = Vec::new();
         if let Some((code, reason)) = self.close.take() {
-            Small::Close(code, reason).encode(&mut head);
+            StreamFrame::Close(code, reason).encode(&mut head);
             return Next::Close(head);
         }
+        if let Some(key) = self.identity.take() {
+            StreamFrame::Identity(key).encode(&mut head);
+        }
         if let Some((number, read)) = self.pong.take() {
-            Small::Pong(number, read).encode(&mut head);
+            StreamFrame::Pong(number, read).encode(&mut head);
         }
         if let Some(number) = self.ping.take() {
-            Small::Ping(number).encode(&mut head);
+            StreamFrame::Ping(number).encode(&mut head);
         }
         if let Some((number, code)) = self.stop.take() {
-            Small::Stop(number, code).encode(&mut head);
+            StreamFrame::Stop(number, code).encode(&mut head);
         }
         if let Some(mut bytes) = self.control.pop_front() {
             let piece = bytes.split_to(bytes.len().min(frame::PAYLOAD_MAX));
@@ -144,7 +149,7 @@ impl Out {
             return Next::Write { head, body: [piece, Bytes::new()], tail: Vec::new(), done: None };
         }
         if std::mem::take(&mut self.finish) {
-            Small::Finish.encode(&mut head);
+            StreamFrame::Finish.encode(&mut head);
         }
         if !head.is_empty() {
             return Next::small(head);
@@ -156,7 +161,7 @@ impl Out {
         if let Some(current) = self.current.take_if(|current| current.given_up.is_some()) {
             let mut head = Vec::new();
             let code = current.given_up.flatten();
-            Small::Reset(code.unwrap_or(Code::Cancelled)).encode(&mut head);
+            StreamFrame::Reset(code.unwrap_or(Code::Cancelled)).encode(&mut head);
             let done = code.map(|code| (current.chunk.done, Err(LinkError::StreamStopped(code))));
             return Next::Write { head, body: [Bytes::new(), Bytes::new()], tail: Vec::new(), done };
         }
@@ -192,7 +197,7 @@ impl Out {
         frame::put_head(frame::BODY, len, &mut head);
         let mut done = None;
         if parts.is_empty() {
-            Small::End.encode(&mut tail);
+            StreamFrame::End.encode(&mut tail);
             done = self.current.take().map(|current| (current.chunk.done, Ok(())));
         }
         self.spend(now, head.len() + len + tail.len());

@@ -1,4 +1,4 @@
-//! The frames of a link on a byte stream (`docs/protocol.md`, section "Byte streams"). Sans-io.
+//! The frames of a link on a byte stream (`docs/protocol.md`, section "Byte streams").
 //!
 //! ```text
 //! type (number) | length (number) | payload
@@ -7,13 +7,13 @@
 //! A byte stream has no streams within it. These frames make a control stream and chunks of it: pieces of the control
 //! stream, and chunks one after the other, of each direction.
 
-use metra_core::code::Code;
-use metra_core::wire::varint;
+use super::varint;
+use crate::code::Code;
 
 /// Bytes of the control stream.
-pub(crate) const CONTROL: u64 = 0x30;
+pub const CONTROL: u64 = 0x30;
 /// Bytes of the chunk that is under way; the first of them begins a chunk.
-pub(crate) const BODY: u64 = 0x31;
+pub const BODY: u64 = 0x31;
 const END: u64 = 0x32;
 const RESET: u64 = 0x33;
 const STOP: u64 = 0x34;
@@ -21,40 +21,45 @@ const PING: u64 = 0x35;
 const PONG: u64 = 0x36;
 const FINISH: u64 = 0x37;
 const CLOSE: u64 = 0x38;
+const IDENTITY: u64 = 0x39;
 
 /// Longest payload. Bytes.
-pub(crate) const PAYLOAD_MAX: usize = metra_core::limits::FRAME_MAX;
+pub const PAYLOAD_MAX: usize = crate::limits::FRAME_MAX;
 /// Longest payload of what is neither control nor body. Bytes.
-pub(crate) const SMALL_MAX: usize = 2048;
+pub const SMALL_MAX: usize = 2048;
 /// Longest reason of a close. Bytes.
-pub(crate) const REASON_MAX: usize = 1024;
+pub const REASON_MAX: usize = 1024;
 /// Longest type and length. Bytes.
-pub(crate) const HEAD_MAX: usize = 16;
+pub const HEAD_MAX: usize = 16;
 
 /// A frame that is neither bytes of the control stream nor of a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Small {
+pub enum StreamFrame {
     /// The chunk that is under way is complete.
     End,
-    /// The chunk that is under way is given up.
+    /// The chunk that is under way is given up, and why.
     Reset(Code),
-    /// The receiver does not want the chunk with this number: the first of a direction is 0.
+    /// The receiver does not want the chunk with this number, and why: the first of a direction is 0.
     Stop(u64, Code),
-    /// To be answered.
+    /// To be answered, with this number.
     Ping(u64),
     /// The answer to a ping, and how many bytes of the link have been read up to it.
     Pong(u64, u64),
     /// The control stream has ended.
     Finish,
-    /// The link ends.
+    /// The link ends: why, and for people.
     Close(Code, String),
+    /// By which key the gateway is known: the SHA-256 of the public key in the certificate that it shows.
+    Identity([u8; 32]),
 }
 
-/// What is wrong with the bytes of a peer.
+/// What is wrong with the bytes of a peer. Fault: the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum StreamError {
+    /// The length of a frame of this type is more than may be.
     #[error("a frame of type {0:#x} is too long")]
     TooLong(u64),
+    /// A payload of this type ends within a field, or goes on after the last one.
     #[error("a frame of type {0:#x} does not have its layout")]
     Layout(u64),
 }
@@ -63,44 +68,44 @@ pub(crate) enum FrameError {
 ///
 /// # Errors
 /// The length is more than a frame of that type may have.
-pub(crate) fn head(input: &mut &[u8]) -> Result<Option<(u64, usize)>, FrameError> {
+pub fn head(input: &mut &[u8]) -> Result<Option<(u64, usize)>, StreamError> {
     let mut rest = *input;
     let (Some(kind), Some(len)) = (varint::take(&mut rest), varint::take(&mut rest)) else { return Ok(None) };
-    let max = if (END..=CLOSE).contains(&kind) { SMALL_MAX } else { PAYLOAD_MAX };
+    let max = if (END..=IDENTITY).contains(&kind) { SMALL_MAX } else { PAYLOAD_MAX };
     if len > max as u64 {
-        return Err(FrameError::TooLong(kind));
+        return Err(StreamError::TooLong(kind));
     }
     *input = rest;
     Ok(Some((kind, len as usize)))
 }
 
 /// Whether a frame of this type has a meaning here, and is to be read whole.
-pub(crate) fn is_small(kind: u64) -> bool {
-    (END..=CLOSE).contains(&kind)
+pub fn is_small(kind: u64) -> bool {
+    (END..=IDENTITY).contains(&kind)
 }
 
 /// Appends the head of a frame.
-pub(crate) fn put_head(kind: u64, len: usize, out: &mut Vec<u8>) {
+pub fn put_head(kind: u64, len: usize, out: &mut Vec<u8>) {
     varint::put(kind, out);
     varint::put(len as u64, out);
 }
 
-impl Small {
+impl StreamFrame {
     /// Reads a payload of a type that [`is_small`].
     ///
     /// # Errors
     /// It does not have the type's layout.
-    pub(crate) fn decode(kind: u64, mut payload: &[u8]) -> Result<Self, FrameError> {
-        let wrong = FrameError::Layout(kind);
+    pub fn decode(kind: u64, mut payload: &[u8]) -> Result<Self, StreamError> {
+        let wrong = StreamError::Layout(kind);
         let input = &mut payload;
         let mut number = || varint::take(input).ok_or(wrong);
         let frame = match kind {
-            END => Small::End,
-            RESET => Small::Reset(Code::from_number(number()?)),
-            STOP => Small::Stop(number()?, Code::from_number(number()?)),
-            PING => Small::Ping(number()?),
-            PONG => Small::Pong(number()?, number()?),
-            FINISH => Small::Finish,
+            END => StreamFrame::End,
+            RESET => StreamFrame::Reset(Code::from_number(number()?)),
+            STOP => StreamFrame::Stop(number()?, Code::from_number(number()?)),
+            PING => StreamFrame::Ping(number()?),
+            PONG => StreamFrame::Pong(number()?, number()?),
+            FINISH => StreamFrame::Finish,
             CLOSE => {
                 let code = Code::from_number(number()?);
                 let len = number()?;
@@ -110,7 +115,12 @@ impl Small {
                     .and_then(|len| payload.split_at_checked(len))
                     .ok_or(wrong)?;
                 payload = rest;
-                Small::Close(code, std::str::from_utf8(reason).map_err(|_| wrong)?.to_owned())
+                StreamFrame::Close(code, std::str::from_utf8(reason).map_err(|_| wrong)?.to_owned())
+            }
+            IDENTITY => {
+                let (key, rest) = payload.split_first_chunk().ok_or(wrong)?;
+                payload = rest;
+                StreamFrame::Identity(*key)
             }
             _ => return Err(wrong),
         };
@@ -118,35 +128,39 @@ impl Small {
     }
 
     /// Appends the whole frame. A reason is cut at [`REASON_MAX`].
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let mut payload = Vec::new();
         let kind = match self {
-            Small::End => END,
-            Small::Reset(code) => {
+            StreamFrame::End => END,
+            StreamFrame::Reset(code) => {
                 varint::put(code.number(), &mut payload);
                 RESET
             }
-            Small::Stop(chunk, code) => {
+            StreamFrame::Stop(chunk, code) => {
                 varint::put(*chunk, &mut payload);
                 varint::put(code.number(), &mut payload);
                 STOP
             }
-            Small::Ping(number) => {
+            StreamFrame::Ping(number) => {
                 varint::put(*number, &mut payload);
                 PING
             }
-            Small::Pong(number, read) => {
+            StreamFrame::Pong(number, read) => {
                 varint::put(*number, &mut payload);
                 varint::put(*read, &mut payload);
                 PONG
             }
-            Small::Finish => FINISH,
-            Small::Close(code, reason) => {
+            StreamFrame::Finish => FINISH,
+            StreamFrame::Close(code, reason) => {
                 let reason = cut(reason);
                 varint::put(code.number(), &mut payload);
                 varint::put(reason.len() as u64, &mut payload);
                 payload.extend_from_slice(reason.as_bytes());
                 CLOSE
+            }
+            StreamFrame::Identity(key) => {
+                payload.extend_from_slice(key);
+                IDENTITY
             }
         };
         put_head(kind, payload.len(), out);
@@ -167,15 +181,16 @@ mod tests {
 
     use super::*;
 
-    fn all() -> Vec<Small> {
+    fn all() -> Vec<StreamFrame> {
         vec![
-            Small::End,
-            Small::Reset(Code::Cancelled),
-            Small::Stop(70_000, Code::Protocol),
-            Small::Ping(0),
-            Small::Pong(5, varint::MAX),
-            Small::Finish,
-            Small::Close(Code::Draining, "gone \u{e4}".to_owned()),
+            StreamFrame::End,
+            StreamFrame::Reset(Code::Cancelled),
+            StreamFrame::Stop(70_000, Code::Protocol),
+            StreamFrame::Ping(0),
+            StreamFrame::Pong(5, varint::MAX),
+            StreamFrame::Finish,
+            StreamFrame::Close(Code::Draining, "gone \u{e4}".to_owned()),
+            StreamFrame::Identity([0xa5; 32]),
         ]
     }
 
@@ -190,7 +205,7 @@ mod tests {
             let mut input = bytes.as_slice();
             let (kind, len) = head(&mut input).unwrap().unwrap();
             assert!(is_small(kind) && len == input.len());
-            assert_eq!(Small::decode(kind, input), Ok(frame));
+            assert_eq!(StreamFrame::decode(kind, input), Ok(frame));
         }
     }
 
@@ -202,10 +217,14 @@ mod tests {
             let mut input = bytes.as_slice();
             let (kind, _) = head(&mut input).unwrap().unwrap();
             for cut in 0..input.len() {
-                assert_eq!(Small::decode(kind, &input[..cut]), Err(FrameError::Layout(kind)), "{frame:?}");
+                assert_eq!(
+                    StreamFrame::decode(kind, &input[..cut]),
+                    Err(StreamError::Layout(kind)),
+                    "{frame:?}"
+                );
             }
             let longer = [input, &[0]].concat();
-            assert_eq!(Small::decode(kind, &longer), Err(FrameError::Layout(kind)), "{frame:?}");
+            assert_eq!(StreamFrame::decode(kind, &longer), Err(StreamError::Layout(kind)), "{frame:?}");
         }
     }
 
@@ -220,21 +239,24 @@ mod tests {
                 head(&mut out.as_slice())
             };
             assert_eq!(at(max), Ok(Some((kind, max))));
-            assert_eq!(at(max + 1), Err(FrameError::TooLong(kind)));
+            assert_eq!(at(max + 1), Err(StreamError::TooLong(kind)));
         }
         let mut bytes = Vec::new();
-        Small::Close(Code::Ok, "\u{e4}".repeat(REASON_MAX)).encode(&mut bytes);
+        StreamFrame::Close(Code::Ok, "\u{e4}".repeat(REASON_MAX)).encode(&mut bytes);
         assert!(bytes.len() <= SMALL_MAX);
         let mut input = bytes.as_slice();
         let (kind, _) = head(&mut input).unwrap().unwrap();
-        assert_eq!(Small::decode(kind, input), Ok(Small::Close(Code::Ok, "\u{e4}".repeat(REASON_MAX / 2))));
+        assert_eq!(
+            StreamFrame::decode(kind, input),
+            Ok(StreamFrame::Close(Code::Ok, "\u{e4}".repeat(REASON_MAX / 2)))
+        );
     }
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), kind in 0x2fu64..0x3a) {
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), kind in 0x2fu64..0x3b) {
             let _ = head(&mut bytes.as_slice());
-            let _ = Small::decode(kind, &bytes);
+            let _ = StreamFrame::decode(kind, &bytes);
         }
     }
 }
