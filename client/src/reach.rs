@@ -21,6 +21,7 @@ use crate::probe::Trouble;
 
 /// Where a gateway takes WebSockets.
 const WEBSOCKET_PATH: &str = "/mtp";
+const UDP_REFUSED: &str = "UDP is refused: ";
 /// How long one address of several is alone, before the next is tried as well (RFC 8305 section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
@@ -221,7 +222,7 @@ impl Reach {
             biased;
             link = endpoint.connect(address, &self.address.host) => link.map_err(Unreached::link),
             error = rejected => {
-                Err(Unreached::refused(Code::Timeout, format!("UDP is refused: {error}")))
+                Err(Unreached::refused(Code::Timeout, format!("{UDP_REFUSED}{error}")))
             }
         };
         Ok(Reached { link: connected?, endpoint: Some(endpoint), stream: None })
@@ -329,7 +330,7 @@ impl Unreached {
         let trouble = match code {
             Code::NotFound => Trouble::Name(message.clone()),
             Code::Internal => Trouble::Local(message.clone()),
-            _ => Trouble::Refused(message.clone()),
+            _ => Trouble::Refused(message.trim_start_matches(UDP_REFUSED).to_owned()),
         };
         Self { outcome: Outcome::Refused(message), error, by_gateway: false, trouble }
     }

@@ -211,7 +211,13 @@ async fn open(rt: &Rt, reach: &Reach, rung: Rung) -> Result<Reached, Trouble> {
             return rt.timeout(PATIENCE, reach.open(rung)).await.map_err(|_| Trouble::Silent(Stage::Connect));
         }
         // Has a deadline of its own.
-        let dialled = reach.dialled().await.map_err(why)?;
+        let dialled = reach.dialled().await.map_err(|unreached| match unreached.trouble {
+            // It is the proxy to which there is no connection.
+            Trouble::Silent(_) | Trouble::Refused(_) if reach.is_proxied(rung) => {
+                Trouble::Proxy(unreached.error.message)
+            }
+            other => other,
+        })?;
         let secured = rt.timeout(PATIENCE, reach.secured(rung, dialled)).await;
         secured.map_err(|_| Trouble::Silent(Stage::Secure))
     };
@@ -291,9 +297,10 @@ impl Trouble {
     pub(crate) fn dialling(error: &DialError) -> Self {
         let told = error.to_string();
         match error {
-            DialError::Name { .. } | DialError::Host { .. } => Trouble::Name(told),
+            DialError::Name { source, .. } => Trouble::Name(source.to_string()),
+            DialError::Host { .. } => Trouble::Name(told),
             DialError::Connect { .. } if error.is_silence() => Trouble::Silent(Stage::Connect),
-            DialError::Connect { .. } => Trouble::Refused(told),
+            DialError::Connect { source, .. } => Trouble::Refused(source.to_string()),
             DialError::ProxyAuth { .. } => Trouble::ProxyCredentials(told),
             DialError::ProxyRefused { .. } => Trouble::ProxyRefused(told),
             _ => Trouble::Proxy(told),
