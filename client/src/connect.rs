@@ -46,6 +46,8 @@ pub struct ConnectOptions {
     pub state: PathBuf,
     /// Connections at a time, at least 1. One QUIC connection is at most one core.
     pub links: usize,
+    /// Connections at a time over TCP, if that many make it faster.
+    pub links_max: usize,
     /// How long to try again when the gateway cannot be reached, or asks to come back later.
     pub retry_for: Duration,
     /// Whether what is measured of the path to a gateway is kept in the state folder, for connections of the next hour to
@@ -99,14 +101,16 @@ impl Client {
         let catalogue = opened.map_err(|e| ClientError::new(Code::WriteFailed, e.to_string()))?;
         let links = options.links.max(1);
         let rate = options.rate.map(|rate| rate.shared_by(links));
-        let config = SessionConfig { links, rate, ..SessionConfig::default() };
+        // Those of one kind are there for a while beside those of another.
+        let most = links.max(options.links_max) * 2 + 2;
+        let config = SessionConfig { links: most, rate, ..SessionConfig::default() };
         let (requests, answers) = mpsc::channel(ANSWER_QUEUE);
         let session = Session::new(rt.clone(), config, requests);
         let links = Arc::new(Links::new(rt.clone(), &options, session.clone())?);
         let connecting = rt.now();
         links.open().await?;
         let connect = rt.now().saturating_duration_since(connecting);
-        let supervisor = rt.spawn(links.clone().keep(options.links.max(1))).abort_on_drop();
+        let supervisor = rt.spawn(links.clone().keep()).abort_on_drop();
         Ok(Self {
             rt,
             options,

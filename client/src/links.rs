@@ -9,6 +9,7 @@
 //! meanwhile it may come back.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,6 +17,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use metra_core::code::Code;
 use metra_core::wire::{Auth, Frame, FrameDecoder, Hello, Welcome};
+use metra_fallback::gain::Gain;
 use metra_fallback::ladder::{Outcome, Place, Race, Rung, Step, Tried};
 use metra_fallback::link::StreamLink;
 use metra_session::{LinkHandle, Session, read_frame};
@@ -38,6 +40,10 @@ const CLIMB_PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::fro
 const COMPARED: Duration = Duration::from_secs(2);
 /// Pause between tries: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often it is looked whether more links make it faster.
+const LOOK: Duration = Duration::from_millis(250);
+/// What is moved between two looks, if something is moved. Bytes.
+const BUSY: u64 = 256 * 1024;
 /// A link that lives for so long is worth another try at once when it is lost.
 const LASTING: Duration = Duration::from_secs(2);
 
@@ -55,6 +61,10 @@ pub(crate) struct Links {
     session: Session,
     state: Mutex<State>,
     failed: Notify,
+    /// How many links there shall be; and that it has changed.
+    wanted: AtomicUsize,
+    wanted_changed: Notify,
+    links_max: usize,
 }
 
 #[derive(Default)]
@@ -95,6 +105,10 @@ impl Links {
             session,
             state: Mutex::default(),
             failed: Notify::new(),
+            wanted: AtomicUsize::new(options.links.max(1)),
+            wanted_changed: Notify::new(),
+            // A rate is shared by a number of links that is known.
+            links_max: if options.rate.is_some() { 0 } else { options.links_max },
         })
     }
 
@@ -276,13 +290,18 @@ impl Links {
         Ok(())
     }
 
-    /// Keeps `wanted` links open for as long as it is polled, by the best way that works. Gives up when for `retry_for` there
-    /// was no link that lasted.
-    pub(crate) async fn keep(self: Arc<Self>, wanted: usize) {
+    /// Keeps links open for as long as it is polled, by the best way that works. Gives up when for `retry_for` there was no
+    /// link that lasted.
+    pub(crate) async fn keep(self: Arc<Self>) {
         tokio::select! {
-            () = self.hold(wanted) => {}
+            () = self.hold() => {}
             () = self.climb() => {}
+            () = self.widen() => {}
         }
+    }
+
+    fn wanted(&self) -> usize {
+        self.wanted.load(Ordering::Relaxed)
     }
 
     /// Links that count. Where there is only one way, a silent link is as good as another one by that way.
@@ -304,14 +323,17 @@ impl Links {
         self.session.links().iter().filter(|link| is_silent(link)).map(|link| link.link().kind()).collect()
     }
 
-    async fn hold(&self, mut wanted: usize) {
+    async fn hold(&self) {
         let mut pause = PAUSE.0;
         let mut opened_at = self.rt.now();
         let mut failing_since: Option<Instant> = None;
         loop {
-            let open = self.counted();
+            let (open, wanted) = (self.counted(), self.wanted());
             if open >= wanted {
-                self.counted_fewer_than(wanted).await;
+                tokio::select! {
+                    () = self.counted_fewer_than(wanted) => {}
+                    () = self.wanted_changed.notified() => continue,
+                }
                 if self.rt.now().saturating_duration_since(opened_at) >= LASTING {
                     failing_since = None;
                     pause = PAUSE.0;
@@ -345,7 +367,7 @@ impl Links {
             tracing::debug!(%error, "no link");
             if error.code == Code::Limit && open > 0 {
                 // The gateway allows no more: those that are open do.
-                wanted = open;
+                self.want(open);
                 continue;
             }
             failing_since.get_or_insert(self.rt.now());
@@ -365,6 +387,46 @@ impl Links {
     async fn heard_again(&self, wanted: usize) {
         while self.counted() < wanted {
             self.rt.sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn want(&self, links: usize) {
+        self.wanted.store(links, Ordering::Relaxed);
+        self.wanted_changed.notify_one();
+    }
+
+    /// Opens more links on byte streams, as long as that makes it faster, and closes what does not.
+    async fn widen(&self) {
+        let fewest = self.wanted();
+        loop {
+            let live = self.session.live_links();
+            let kinds: Vec<LinkKind> = live.iter().map(|link| link.link().kind()).collect();
+            let is_even = kinds.first().is_some_and(|first| kinds.iter().all(|kind| kind == first));
+            if self.links_max <= fewest || !is_even || kinds[0] == LinkKind::Quic {
+                self.rt.sleep(LOOK).await;
+                continue;
+            }
+            let mut gain = Gain::new(self.rt.now(), fewest, self.links_max);
+            let mut before = self.session.traffic();
+            loop {
+                self.rt.sleep(LOOK).await;
+                let live = self.session.live_links();
+                if live.iter().any(|link| link.link().kind() != kinds[0]) {
+                    break;
+                }
+                let traffic = self.session.traffic();
+                let moved = traffic.sent_bytes + traffic.received_bytes;
+                let is_moving = moved > before.sent_bytes + before.received_bytes + BUSY;
+                before = traffic;
+                gain.look(self.rt.now(), moved, is_moving && live.len() == self.wanted());
+                if gain.links() != self.wanted() {
+                    self.want(gain.links());
+                    for link in live.iter().skip(gain.links()) {
+                        link.link().close(Code::Ok, "it made nothing faster");
+                    }
+                }
+            }
+            self.want(fewest);
         }
     }
 

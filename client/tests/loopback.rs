@@ -76,6 +76,7 @@ impl World {
             token: None,
             state: self.path("client"),
             links,
+            links_max: links,
             retry_for: Duration::from_secs(20),
             remember_paths: true,
             via: Rung::ALL.to_vec(),

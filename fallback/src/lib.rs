@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   ladder      which way to try when, what is remembered of a network           sans-io
+//!   gain        how many links are worth having                                 sans-io
 //!   link        a byte stream as a Link: chunks one after another, control between
 //!   tls  ws     the byte streams: TLS (ALPN mtp/1), WebSocket over HTTP/1.1 and HTTP/2
 //!   http        HTTP/1.1 and HTTP/2 on one connection of a server, with limits
@@ -15,6 +16,7 @@
 
 mod dial;
 mod error;
+pub mod gain;
 pub mod http;
 pub mod ladder;
 pub mod link;

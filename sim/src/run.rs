@@ -224,6 +224,7 @@ impl<'a> World<'a> {
             token: Some(TOKEN.to_owned()),
             state,
             links: flow.links.max(1),
+            links_max: flow.links.max(1),
             retry_for: Duration::from_secs(60),
             remember_paths: true,
             // There is no TCP in virtual time.

@@ -38,9 +38,9 @@ pub(crate) struct ConnectArgs {
     /// Give up when the gateway cannot be reached for so many seconds
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     timeout: u64,
-    /// Connections to use at a time; more use more processors
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
-    connections: u8,
+    /// Connections to use at a time; more use more processors [default: 1; over TCP up to 4, if that is faster]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    connections: Option<u8>,
     /// How to reach the gateway: the best way that works, or this one only
     #[arg(long, value_name = "WAY", default_value = "auto")]
     via: Way,
@@ -122,6 +122,9 @@ enum CongestionName {
     Bbr,
 }
 
+/// Connections over TCP, where nothing else is said, and where they make it faster.
+const LINKS_OVER_TCP: usize = 4;
+
 impl ConnectArgs {
     /// What the client library needs to know.
     pub(crate) fn options(&self, address: Address) -> Result<ConnectOptions, Failure> {
@@ -154,7 +157,8 @@ impl ConnectArgs {
                 Some(dir) => dir.clone(),
                 None => state::client()?,
             },
-            links: usize::from(self.connections),
+            links: self.connections(),
+            links_max: self.connections.map_or(LINKS_OVER_TCP, usize::from),
             retry_for: Duration::from_secs(self.timeout),
             remember_paths: !self.no_path_memory,
             via: self.via.rungs(),
@@ -164,6 +168,10 @@ impl ConnectArgs {
             tuning: Tuning { congestion, ..default },
             agent: concat!("metra/", env!("CARGO_PKG_VERSION")).to_owned(),
         })
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.map_or(1, usize::from)
     }
 
     /// How the path shall be shared, if that is not the default.
@@ -176,7 +184,7 @@ impl ConnectArgs {
         };
         let rate = RatePolicy::new(policy, self.rate)
             .ok_or_else(|| Failure::usage("--rate-policy fixed needs a rate: --rate 500mbit, for example"))?;
-        if self.rate.is_some_and(|rate| rate / u64::from(self.connections) < rate::MIN) {
+        if self.rate.is_some_and(|rate| rate / (self.connections() as u64) < rate::MIN) {
             return Err(Failure::usage("--rate is less than 5mbit for each of the --connections"));
         }
         let asked = (rate != RatePolicy::default()).then_some(rate);

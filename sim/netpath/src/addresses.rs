@@ -89,7 +89,7 @@ fn first_ends(topology: &Topology, ends: &[End], from: usize) -> Vec<Option<End>
 pub(crate) fn variables(topology: &Topology, ends: &[End]) -> Vec<(String, String)> {
     let mut variables = Vec::new();
     for (i, host) in topology.hosts.iter().enumerate() {
-        let name = format!("NETPATH_{}", host.name.to_uppercase().replace('-', "_"));
+        let name = variable(&host.name);
         for (nth, end) in of(ends, i).enumerate() {
             if nth == 0 {
                 variables.push((name.clone(), end.address.to_string()));
@@ -98,6 +98,11 @@ pub(crate) fn variables(topology: &Topology, ends: &[End]) -> Vec<(String, Strin
         }
     }
     variables
+}
+
+/// The first part of the names of all variables about a host.
+pub(crate) fn variable(host: &str) -> String {
+    format!("NETPATH_{}", host.to_uppercase().replace('-', "_"))
 }
 
 #[cfg(test)]

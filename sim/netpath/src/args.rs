@@ -132,7 +132,8 @@ fn time(text: &str) -> Result<Duration, String> {
 
 const AFTER: &str = "\
 COMMAND and the commands of --at find the addresses of the hosts in their environment: NETPATH_SERVER is that of the
-host server on its first link, NETPATH_SERVER_LINK1 that on link1.
+host server on its first link, NETPATH_SERVER_LINK1 that on link1, and NETPATH_SERVER_NS the file of its namespace, for
+nsenter --net.
 
 Examples:
   netpath --rate 100 --rtt 40 -- sh -c 'ping -c 5 $NETPATH_SERVER'

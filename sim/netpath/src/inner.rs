@@ -155,8 +155,13 @@ impl<'a> Network<'a> {
     }
 
     fn spawn(&self, host: usize, command: &mut Command) -> io::Result<Pid> {
+        let hosts = &self.job.topology.hosts;
         command.envs(addresses::variables(&self.job.topology, &self.ends));
-        command.env("NETPATH_HOST", &self.job.topology.hosts[host].name);
+        let places = hosts.iter().zip(self.sites.iter());
+        command.envs(
+            places.map(|(host, site)| (addresses::variable(&host.name) + "_NS", site.namespace.path())),
+        );
+        command.env("NETPATH_HOST", &hosts[host].name);
         let child = self.sites[host].namespace.run(|| command.spawn())?;
         Ok(Pid::from_raw(child.id() as i32))
     }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -21,6 +22,11 @@ impl Namespace {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net").map(Self)
         })
+    }
+
+    /// The file of it, as long as this process lives.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
     /// Does something in it: on another thread, so that this one stays where it is.

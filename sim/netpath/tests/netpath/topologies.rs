@@ -11,7 +11,8 @@ tests!(
     two_paths,
     firewalls,
     hosts_see_nothing_but_their_links,
-    commands_know_addresses_and_place
+    commands_know_addresses_and_place,
+    commands_can_go_to_other_hosts
 );
 
 fn example(name: &str) -> String {
@@ -95,4 +96,10 @@ fn commands_know_addresses_and_place(bed: &Bed) {
     let words: Vec<&str> = out.split_whitespace().collect();
     assert_eq!(words[..4], ["proxy", "10.77.3.1", "10.77.0.1", "10.77.4.1"]);
     assert!(words.contains(&"10.77.3.1/24"), "{out}");
+}
+
+fn commands_can_go_to_other_hosts(bed: &Bed) {
+    needs("nsenter");
+    let there = bed.netpath(&["--rtt", "2"]).run("nsenter --net=$NETPATH_SERVER_NS ip -brief addr").fine();
+    assert!(there.contains("10.77.0.2") && !there.contains("10.77.0.1/"), "{there}");
 }
