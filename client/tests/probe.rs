@@ -58,6 +58,7 @@ async fn tried(trusted: &Path, port: u16, rung: Rung, token: Option<&str>) -> Pr
         token: token.map(str::to_owned),
         state: trusted.join("is/not/made"),
         links: 1,
+        links_max: 1,
         retry_for: Duration::from_secs(1),
         remember_paths: true,
         via: vec![rung],
