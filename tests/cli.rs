@@ -454,6 +454,23 @@ fn the_demo_shows_all_of_it_and_leaves_nothing() {
 }
 
 #[test]
+fn the_doctor_says_that_nobody_is_there() {
+    let dir = folder();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("mtp://127.0.0.1:{free}/");
+    let text = run(dir.path(), &["doctor", "--proxy", "none", "--via", "tls", &url]);
+    assert_eq!(text.code, 5, "{}", text.err);
+    assert!(
+        text.out.contains("! tls  no ") && text.out.contains("administrator of the network"),
+        "{}",
+        text.out
+    );
+    assert!(text.out.contains("see first whether it runs"), "{}", text.out);
+    assert!(!dir.path().join("state").exists());
+    assert_eq!(run(dir.path(), &["doctor", "http://127.0.0.1/"]).code, 2);
+}
+
+#[test]
 fn the_doctor_says_what_there_is_and_changes_nothing() {
     let dir = folder();
     let (text, json) = (run(dir.path(), &["doctor"]), run(dir.path(), &["doctor", "--json"]));

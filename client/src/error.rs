@@ -30,7 +30,7 @@ impl ClientError {
             LinkError::ClosedByPeer { code, .. } => *code,
             LinkError::TimedOut => Code::Timeout,
             LinkError::Handshake(_) => Code::Unauthenticated,
-            LinkError::Protocol(_) => Code::Protocol,
+            LinkError::Protocol(_) | LinkError::NoProtocol(_) => Code::Protocol,
             _ => Code::Internal,
         };
         let message = match error {
@@ -42,6 +42,7 @@ impl ClientError {
             LinkError::Handshake(text) => {
                 metra_certs::Untrusted::sentence_in(text).unwrap_or(text).to_owned()
             }
+            LinkError::NoProtocol(text) => format!("the other end does not speak MTP (ALPN): {text}"),
             other => other.to_string(),
         };
         Self { retryable: error.is_retryable(), ..Self::new(code, message) }

@@ -11,17 +11,19 @@ use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::proxy::Proxy;
 use metra_fallback::tls::{Protocol, Secured, TlsClient};
 use metra_fallback::ws::{self, WsError};
-use metra_fallback::{DialError, DialOptions, ProxyTls, Target, dial, udp};
+use metra_fallback::{DialError, DialOptions, Dialed, ProxyTls, Target, dial, udp};
 use metra_transport::quic::{QuicClient, Tuning};
 use metra_transport::{Link, LinkError, Rt};
 
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
+use crate::probe::Trouble;
 
 /// How long a gateway may take to answer when a link is opened.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a gateway takes WebSockets.
 const WEBSOCKET_PATH: &str = "/mtp";
+const UDP_REFUSED: &str = "UDP is refused: ";
 /// How long one address of several is alone, before the next is tried as well (RFC 8305 section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
@@ -64,6 +66,8 @@ pub(crate) struct Unreached {
     pub(crate) error: ClientError,
     /// The gateway itself has said so: it would say the same on any other way.
     pub(crate) by_gateway: bool,
+    /// For whoever looks for the cause.
+    pub(crate) trouble: Trouble,
 }
 
 impl Reach {
@@ -90,6 +94,31 @@ impl Reach {
         })
     }
 
+    /// The same, for looking at one rung after the other: a step may take `patience`, and of MTUs nothing is tried beyond
+    /// `mtu`, which is found sooner.
+    pub(crate) fn for_probe(
+        rt: Rt,
+        options: &ConnectOptions,
+        patience: Duration,
+        mtu: u16,
+    ) -> Result<Self, ClientError> {
+        let mut reach = Self::new(rt, options)?;
+        reach.dialling.timeout = patience;
+        reach.has_others = true;
+        // It is to be shown; see there for what is not sent then.
+        reach.refuse_inspection = false;
+        let tuning = &mut reach.tuning;
+        tuning.mtu_upper_bound = tuning.mtu_upper_bound.min(mtu);
+        tuning.mtu_upper_bound_loopback = tuning.mtu_upper_bound_loopback.min(mtu);
+        tuning.paths = None;
+        Ok(reach)
+    }
+
+    /// The proxy of a rung.
+    pub(crate) fn proxy(&self, rung: Rung) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|_| rung != Rung::Quic)
+    }
+
     /// The round-trip time to the gateway, as far as earlier connections have found it out.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.tuning.paths.as_ref()?.min_rtt(*self.peer.get()?, SystemTime::now())
@@ -97,21 +126,25 @@ impl Reach {
 
     /// Whether a rung goes through a proxy.
     pub(crate) fn is_proxied(&self, rung: Rung) -> bool {
-        rung != Rung::Quic && self.proxy.is_some()
+        self.proxy(rung).is_some()
     }
 
     /// Opens a connection. There is no deadline here.
     pub(crate) async fn open(&self, rung: Rung) -> Result<Reached, Unreached> {
         match rung {
             Rung::Quic => self.quic().await,
-            Rung::Tls => self.over_tcp(rung).await,
-            Rung::WebSocket => self.over_tcp(rung).await,
+            Rung::Tls | Rung::WebSocket => self.secured(rung, self.dialled().await?).await,
         }
     }
 
-    async fn over_tcp(&self, rung: Rung) -> Result<Reached, Unreached> {
+    /// The first half of a rung over TCP: a connection that leads to the gateway.
+    pub(crate) async fn dialled(&self) -> Result<Dialed, Unreached> {
         let dialled = dial(&target(&self.address), self.proxy.as_ref(), &self.dialling).await;
-        let dialled = dialled.map_err(|error| Unreached::dialling(&error))?;
+        dialled.map_err(|error| Unreached::dialling(&error))
+    }
+
+    /// The second half: what is spoken on it.
+    pub(crate) async fn secured(&self, rung: Rung, dialled: Dialed) -> Result<Reached, Unreached> {
         let began = self.rt.now();
         let host = &self.address.host;
         let opened = match rung {
@@ -141,6 +174,7 @@ impl Reach {
             let error = ClientError::new(Code::Denied, message);
             return Err(Unreached {
                 outcome: Outcome::Refused(message.to_owned()),
+                trouble: Trouble::Tls(message.to_owned()),
                 error,
                 by_gateway: false,
             });
@@ -195,13 +229,14 @@ impl Reach {
             biased;
             link = endpoint.connect(address, &self.address.host) => link.map_err(Unreached::link),
             error = rejected => {
-                Err(Unreached::refused(Code::Timeout, format!("UDP is refused: {error}")))
+                Err(Unreached::refused(Code::Timeout, format!("{UDP_REFUSED}{error}")))
             }
         };
         Ok(Reached { link: connected?, endpoint: Some(endpoint), stream: None })
     }
 
-    async fn addresses(&self) -> Result<Vec<SocketAddr>, Unreached> {
+    /// The gateway's addresses.
+    pub(crate) async fn addresses(&self) -> Result<Vec<SocketAddr>, Unreached> {
         let host = (self.address.host.as_str(), self.address.port);
         let found = tokio::net::lookup_host(host).await;
         let found =
@@ -233,13 +268,18 @@ fn shown(certificates: Option<&[Vec<u8>]>) -> Option<Key> {
 
 /// The address from which this machine would send there; `None` if that is itself, or is not known.
 fn local_address(peer: SocketAddr) -> Option<IpAddr> {
+    let ip = source_address(peer)?;
+    (!ip.is_loopback() && ip != peer.ip().to_canonical()).then_some(ip)
+}
+
+/// The address from which this machine would send there.
+pub(crate) fn source_address(peer: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr =
         if peer.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
     // Asks for the route; nothing is sent.
     socket.connect(peer).ok()?;
-    let ip = socket.local_addr().ok()?.ip().to_canonical();
-    (!ip.is_loopback() && ip != peer.ip().to_canonical()).then_some(ip)
+    Some(socket.local_addr().ok()?.ip().to_canonical())
 }
 
 /// The network of an address: whoever has the same is behind the same firewall, as a rule.
@@ -268,12 +308,14 @@ impl Unreached {
             LinkError::TimedOut => Outcome::Silent,
             _ => Outcome::Refused(told.message.clone()),
         };
-        Self { outcome, error: told, by_gateway: matches!(error, LinkError::ClosedByPeer { .. }) }
+        let trouble = Trouble::link(&error);
+        Self { outcome, error: told, by_gateway: matches!(error, LinkError::ClosedByPeer { .. }), trouble }
     }
 
     /// What the gateway answered instead of a welcome.
     pub(crate) fn by_gateway(error: ClientError) -> Self {
-        Self { outcome: Outcome::Refused(error.message.clone()), error, by_gateway: true }
+        let trouble = Trouble::Answer(error.clone());
+        Self { outcome: Outcome::Refused(error.message.clone()), error, by_gateway: true, trouble }
     }
 
     fn dialling(error: &DialError) -> Self {
@@ -285,21 +327,26 @@ impl Unreached {
             DialError::ProxyRefused { lasting: true, .. } => Code::Denied,
             _ => Code::Timeout,
         };
+        let trouble = Trouble::dialling(error);
         let error = ClientError { retryable: !error.is_final(), ..ClientError::new(code, message) };
-        Self { outcome, error, by_gateway: false }
+        Self { outcome, error, by_gateway: false, trouble }
     }
 
-    fn websocket(error: &WsError) -> Self {
-        let message = error.to_string();
+    fn websocket(why: &WsError) -> Self {
+        let message = why.to_string();
         let outcome = Outcome::Refused(message.clone());
-        let error =
-            ClientError { retryable: error.is_retryable(), ..ClientError::new(Code::Timeout, message) };
-        Self { outcome, error, by_gateway: false }
+        let error = ClientError { retryable: why.is_retryable(), ..ClientError::new(Code::Timeout, message) };
+        Self { outcome, trouble: Trouble::websocket(why), error, by_gateway: false }
     }
 
     fn refused(code: Code, message: String) -> Self {
         let error = ClientError { retryable: true, ..ClientError::new(code, message.clone()) };
-        Self { outcome: Outcome::Refused(message), error, by_gateway: false }
+        let trouble = match code {
+            Code::NotFound => Trouble::Name(message.clone()),
+            Code::Internal => Trouble::Local(message.clone()),
+            _ => Trouble::Refused(message.trim_start_matches(UDP_REFUSED).to_owned()),
+        };
+        Self { outcome: Outcome::Refused(message), error, by_gateway: false, trouble }
     }
 }
 

@@ -9,7 +9,7 @@ use metra_transport::{LinkError, Rt};
 use tokio::sync::{Notify, watch};
 
 use super::LinkTuning;
-use super::write::Out;
+use super::write::{CUT_OFF, Out};
 use metra_core::wire::stream::StreamError;
 
 /// How long a closed link tries to tell the peer.
@@ -49,7 +49,9 @@ pub(super) struct Alive(pub(super) Arc<Shared>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.0.close(Code::Ok, "");
+        let cut_off = self.0.out().is_cut_off();
+        let (code, reason) = if cut_off { (Code::Cancelled, CUT_OFF) } else { (Code::Ok, "") };
+        self.0.close(code, reason);
     }
 }
 
