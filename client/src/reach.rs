@@ -11,7 +11,7 @@ use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::proxy::Proxy;
 use metra_fallback::tls::{Protocol, Secured, TlsClient};
 use metra_fallback::ws::{self, WsError};
-use metra_fallback::{DialError, DialOptions, Dialed, ProxyTls, Target, dial, udp};
+use metra_fallback::{DialError, DialOptions, Dialed, ProxyTls, Target, dial, race, udp};
 use metra_transport::quic::{QuicClient, Tuning};
 use metra_transport::{Link, LinkError, Rt};
 
@@ -24,8 +24,6 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a gateway takes WebSockets.
 const WEBSOCKET_PATH: &str = "/mtp";
 const UDP_REFUSED: &str = "UDP is refused: ";
-/// How long one address of several is alone, before the next is tried as well (RFC 8305 section 5).
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// How a gateway is reached.
 pub(crate) struct Reach {
@@ -183,30 +181,12 @@ impl Reach {
     }
 
     async fn quic(&self) -> Result<Reached, Unreached> {
-        let mut addresses = self.addresses().await?.into_iter();
-        let Some(first) = addresses.next() else {
-            return Err(Unreached::refused(Code::NotFound, format!("{}: no address", self.address)));
-        };
-        let mut running = futures_util::stream::FuturesUnordered::new();
-        running.push(self.quic_at(first));
-        let mut more = addresses.len() > 0;
-        loop {
-            use futures_util::StreamExt;
-            let failed = tokio::select! {
-                biased;
-                Some(outcome) = running.next() => match outcome {
-                    Ok(reached) => return Ok(reached),
-                    Err(error) => Some(error),
-                },
-                () = self.rt.sleep(NEXT_ADDRESS), if more => None,
-            };
-            if let Some(address) = addresses.next() {
-                running.push(self.quic_at(address));
-            } else if let Some(error) = failed.filter(|_| running.is_empty()) {
-                return Err(error);
-            }
-            more = addresses.len() > 0;
-        }
+        let addresses = race::order(self.addresses().await?);
+        let opened = race::connect(&self.rt, &addresses, |address| self.quic_at(address), |_| false).await;
+        opened.map_err(|error| match error {
+            Some((_, error)) => error,
+            None => Unreached::refused(Code::NotFound, format!("{}: no address", self.address)),
+        })
     }
 
     async fn quic_at(&self, address: SocketAddr) -> Result<Reached, Unreached> {
