@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 
-use metra_client::ClientError;
+use metra_client::{ClientError, Tried};
 use metra_core::code::Code;
 
 /// An exit code. The numbers never change meaning.
@@ -38,6 +38,8 @@ pub(crate) struct Failure {
     pub(crate) code: Option<Code>,
     /// For people; nothing is printed if it is empty.
     pub(crate) message: String,
+    /// Where a gateway could not be reached: what came of each way, and whether that leads through a proxy.
+    pub(crate) ladder: Vec<(Tried, bool)>,
 }
 
 impl Exit {
@@ -114,7 +116,7 @@ impl Exit {
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, code: None, message: message.into() }
+        Self { exit, code: None, message: message.into(), ladder: Vec::new() }
     }
 
     /// Wrong use of the command.
@@ -136,7 +138,7 @@ impl From<ClientError> for Failure {
             Exit::Other | Exit::NotRetryable | Exit::NoFile if error.retryable => Exit::Retryable,
             exit => exit,
         };
-        Self { exit, code: Some(error.code), message: error.message }
+        Self { exit, code: Some(error.code), message: error.message, ladder: error.ladder }
     }
 }
 
@@ -185,7 +187,7 @@ mod tests {
     #[test]
     fn what_may_be_tried_again_says_so() {
         let exit =
-            |code, retryable| Failure::from(ClientError { code, message: String::new(), retryable }).exit;
+            |code, retryable| Failure::from(ClientError { retryable, ..ClientError::new(code, "") }).exit;
         assert_eq!(exit(Code::Internal, true), Exit::Retryable);
         assert_eq!(exit(Code::Internal, false), Exit::Other);
         assert_eq!(exit(Code::NotFound, true), Exit::Retryable);

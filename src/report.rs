@@ -195,6 +195,9 @@ impl Inner {
         event.insert("seconds".into(), output::rounded(self.started.elapsed().as_secs_f64()).into());
         event.insert("ttfb_ms".into(), ms(self.last.first_byte));
         event.insert("cpu_s".into(), output::rounded(output::cpu_seconds()).into());
+        if !failure.ladder.is_empty() {
+            event.insert("ladder".into(), ways(&failure.ladder));
+        }
         event
     }
 }
@@ -205,6 +208,11 @@ fn event(name: &str) -> Map<String, Value> {
 
 fn ms(duration: Option<Duration>) -> Value {
     duration.map(|d| output::rounded(d.as_secs_f64() * 1000.0)).into()
+}
+
+/// The ways to the gateway.
+fn ways(ladder: &[(Tried, bool)]) -> Value {
+    ladder.iter().map(|(tried, proxied)| way(tried, *proxied)).collect()
 }
 
 /// One way to the gateway, and what came of it.
@@ -242,7 +250,7 @@ fn summary(exit: Exit, report: &JobReport, receipt: Option<&str>) -> Map<String,
         "rate_mbit": report.rate.rate().map(|bits| output::rounded(bits as f64 / 1e6)),
         "root": report.root.to_string(),
         "links": links,
-        "ladder": report.ladder.iter().map(|(tried, proxied)| way(tried, *proxied)).collect::<Vec<_>>(),
+        "ladder": ways(&report.ladder),
         "inspected": report.inspected,
         "connect_ms": output::rounded(report.connect.as_secs_f64() * 1e3),
         "receipt": receipt,
@@ -410,7 +418,7 @@ mod tests {
         let args = OutputArgs::json_for_tests();
         let reporter = Reporter::new(Way::Get, &args, false);
         let inner = reporter.lock();
-        let failure = Failure { exit: Exit::Fatal, code: Some(Code::NoSpace), message: "no space".into() };
+        let failure = Failure { code: Some(Code::NoSpace), ..Failure::new(Exit::Fatal, "no space") };
         let summary = inner.failed(&failure);
         assert_eq!((&summary["event"], &summary["exit_code"]), (&json!("summary"), &json!(7)));
         assert_eq!((&summary["code"], &summary["error"]), (&json!("no_space"), &json!("no space")));

@@ -336,9 +336,12 @@ fn a_gateway_says_where_it_is_and_ends_when_asked() {
         gateway.signal(signal);
         let (code, log) = gateway.end();
         assert_eq!(code, 0);
-        for text in
-            [&format!("listens on  {address} (UDP)"), "serves ", "sha256/", "metra ls mtp://127.0.0.1:"]
-        {
+        for text in [
+            &format!("listens on  {address} (UDP and TCP)"),
+            "serves ",
+            "sha256/",
+            "metra ls mtp://127.0.0.1:",
+        ] {
             assert!(log.contains(text), "{text:?} is not in\n{log}");
         }
     }
@@ -448,6 +451,23 @@ fn the_demo_shows_all_of_it_and_leaves_nothing() {
     assert!(bad.err.contains("fifo"), "{}", bad.err);
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
     assert_eq!(demo(&["absent"]).code, 4);
+}
+
+#[test]
+fn the_doctor_says_that_nobody_is_there() {
+    let dir = folder();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("mtp://127.0.0.1:{free}/");
+    let text = run(dir.path(), &["doctor", "--proxy", "none", "--via", "tls", &url]);
+    assert_eq!(text.code, 5, "{}", text.err);
+    assert!(
+        text.out.contains("! tls  no ") && text.out.contains("administrator of the network"),
+        "{}",
+        text.out
+    );
+    assert!(text.out.contains("see first whether it runs"), "{}", text.out);
+    assert!(!dir.path().join("state").exists());
+    assert_eq!(run(dir.path(), &["doctor", "http://127.0.0.1/"]).code, 2);
 }
 
 #[test]

@@ -163,11 +163,15 @@ def tools():
     https = ("nginx", "curl", "openssl")
     both = ("large", "small")
     return [
-        Tool("metra", "metra send, as it is", both, (), METRA_PORT, metra_server, metra_client()),
+        Tool("metra", "metra send --via quic", both, (), METRA_PORT, metra_server, metra_client()),
         Tool("metra-cubic", "metra send --congestion cubic: quinn's CUBIC", both, (), METRA_PORT, metra_server,
              metra_client("cubic")),
         Tool("metra-bbr", "metra send --congestion bbr: quinn's BBR", both, (), METRA_PORT, metra_server,
              metra_client("bbr")),
+        Tool("metra-tls", "metra send --via tls: TLS over TCP, with kernel BBR where it is to be had", both, (), METRA_PORT,
+             metra_server, metra_client(via="tls")),
+        Tool("metra-ws", "metra send --via ws: WebSocket over HTTPS, likewise", both, (), METRA_PORT, metra_server,
+             metra_client(via="ws")),
         Tool("scp", "scp -r", both, ("scp", *ssh), SSH_PORT, sshd, scp),
         Tool("rsync", "rsync -a over ssh", both, ("rsync", *ssh), SSH_PORT, sshd, rsync),
         Tool("rclone", "rclone copy over SFTP", both, ("rclone", *ssh), SSH_PORT, sshd, rclone),
@@ -186,8 +190,8 @@ def metra_server(bench):
     return f"exec {bench.metra} serve --config {bench.folder}/gateway.toml"
 
 
-def metra_client(congestion=None):
-    chosen = ["--congestion", congestion] if congestion else []
+def metra_client(congestion=None, via="quic"):
+    chosen = ["--via", via, *(["--congestion", congestion] if congestion else [])]
 
     def client(bench, work):
         return ["env", f"METRA_TOKEN={bench.token}", bench.metra, "send", "--quiet", "--no-path-memory", *chosen,

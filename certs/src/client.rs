@@ -67,6 +67,11 @@ impl TrustAnchors {
         self
     }
 
+    /// The pins given so far.
+    pub fn pins(&self) -> &[Pin] {
+        &self.pins
+    }
+
     /// The same without pins: what a server is trusted by that is no gateway.
     #[must_use]
     pub fn without_pins(mut self) -> Self {
@@ -163,6 +168,13 @@ impl Untrusted {
         let start = text.find(SENTENCE_START)?;
         let sentence = &text[start..];
         Some(sentence.strip_suffix("))").unwrap_or(sentence))
+    }
+
+    /// The pin of the key that was seen, if such a text names one.
+    pub fn pin_in(text: &str) -> Option<Pin> {
+        let mut words = Self::sentence_in(text)?.split_whitespace();
+        words.find(|word| *word == "--pin")?;
+        words.next()?.parse().ok()
     }
 }
 

@@ -65,6 +65,7 @@ fn refusal(trust: &TrustAnchors, server: &Arc<ServerConfig>, host: &str) -> Stri
     let error = handshake(&client_config(trust, None).unwrap(), server, host).err().unwrap();
     let untrusted = Untrusted::of(&error).unwrap_or_else(|| panic!("{error}"));
     assert_eq!(Untrusted::sentence_in(&error.to_string()), Some(untrusted.to_string().as_str()));
+    assert_eq!(Untrusted::pin_in(&error.to_string()), untrusted.pin);
     untrusted.to_string()
 }
 

@@ -1,6 +1,7 @@
 //! What goes wrong for a user of the client.
 
 use metra_core::code::Code;
+use metra_fallback::ladder::Tried;
 use metra_session::JobError;
 use metra_transport::LinkError;
 
@@ -14,12 +15,14 @@ pub struct ClientError {
     pub message: String,
     /// Whether the same call may succeed later without anything being changed.
     pub retryable: bool,
+    /// Where the gateway could not be reached: what came of each way to it, and whether that leads through a proxy.
+    pub ladder: Vec<(Tried, bool)>,
 }
 
 impl ClientError {
     /// An error with this code.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: code.is_retryable() }
+        Self { code, message: message.into(), retryable: code.is_retryable(), ladder: Vec::new() }
     }
 
     pub(crate) fn link(error: &LinkError) -> Self {
@@ -27,7 +30,7 @@ impl ClientError {
             LinkError::ClosedByPeer { code, .. } => *code,
             LinkError::TimedOut => Code::Timeout,
             LinkError::Handshake(_) => Code::Unauthenticated,
-            LinkError::Protocol(_) => Code::Protocol,
+            LinkError::Protocol(_) | LinkError::NoProtocol(_) => Code::Protocol,
             _ => Code::Internal,
         };
         let message = match error {
@@ -39,9 +42,10 @@ impl ClientError {
             LinkError::Handshake(text) => {
                 metra_certs::Untrusted::sentence_in(text).unwrap_or(text).to_owned()
             }
+            LinkError::NoProtocol(text) => format!("the other end does not speak MTP (ALPN): {text}"),
             other => other.to_string(),
         };
-        Self { code, message, retryable: error.is_retryable() }
+        Self { retryable: error.is_retryable(), ..Self::new(code, message) }
     }
 }
 
@@ -49,12 +53,12 @@ impl From<JobError> for ClientError {
     fn from(error: JobError) -> Self {
         let message =
             if error.by_peer { format!("the gateway says: {}", error.reason) } else { error.reason };
-        Self { code: error.code, message, retryable: error.code.is_retryable() }
+        Self::new(error.code, message)
     }
 }
 
 impl From<metra_certs::Error> for ClientError {
     fn from(error: metra_certs::Error) -> Self {
-        Self { code: Code::Internal, message: error.to_string(), retryable: false }
+        Self { retryable: false, ..Self::new(Code::Internal, error.to_string()) }
     }
 }

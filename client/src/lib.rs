@@ -19,6 +19,7 @@ mod links;
 mod manifest;
 mod networks;
 mod paths;
+mod probe;
 mod reach;
 mod receipts;
 mod report;
@@ -35,6 +36,7 @@ pub use metra_fallback::proxy::{Credentials, Proxy, ProxyUrlError, Rules, RulesE
 pub use metra_session::{Kpis, Rtts, Traffic};
 pub use metra_transport::quic::{Congestion, Tuning};
 pub use paths::save as keep_paths;
+pub use probe::{Ecn, Probe, Stage, Trouble, probe};
 pub use receipts::{Verified, VerifyError, keep_receipt, verify};
 pub use report::{JobReport, Measured, Watch};
 pub use send::SendRequest;

@@ -47,6 +47,10 @@ impl Memory {
         self.change(|known| known.works(place, rung));
     }
 
+    pub(crate) fn failed(&self, place: &Place, rung: Rung, why: &str, now: SystemTime) {
+        self.change(|known| known.failed(place, rung, why.to_owned(), now));
+    }
+
     fn change(&self, change: impl FnOnce(&mut Networks)) {
         let changed = {
             let mut known = self.lock();

@@ -4,24 +4,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use metra_certs::{client_config, pin_of};
+use metra_certs::{Untrusted, client_config, pin_of};
 use metra_core::code::Code;
 use metra_fallback::ladder::{Outcome, Place, Rung};
 use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::proxy::Proxy;
 use metra_fallback::tls::{Protocol, Secured, TlsClient};
 use metra_fallback::ws::{self, WsError};
-use metra_fallback::{DialError, DialOptions, ProxyTls, Target, dial, udp};
+use metra_fallback::{DialError, DialOptions, Dialed, ProxyTls, Target, dial, race, udp};
 use metra_transport::quic::{QuicClient, Tuning};
 use metra_transport::{Link, LinkError, Rt};
 
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
+use crate::probe::Trouble;
 
+/// How long a gateway may take to answer when a link is opened.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a gateway takes WebSockets.
 const WEBSOCKET_PATH: &str = "/mtp";
-/// How long one address of several is alone, before the next is tried as well (RFC 8305 section 5).
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+const UDP_REFUSED: &str = "UDP is refused: ";
 
 /// How a gateway is reached.
 pub(crate) struct Reach {
@@ -37,6 +39,11 @@ pub(crate) struct Reach {
     refuse_inspection: bool,
     /// The gateway's first address.
     peer: OnceLock<IpAddr>,
+}
+
+/// How long one try to reach a gateway may take, where a user has said how long all of them may.
+pub(crate) fn limit(retry_for: Duration) -> Duration {
+    retry_for.clamp(Duration::from_secs(1), OPEN_TIMEOUT)
 }
 
 /// A connection that stands, and has not said hello.
@@ -57,6 +64,8 @@ pub(crate) struct Unreached {
     pub(crate) error: ClientError,
     /// The gateway itself has said so: it would say the same on any other way.
     pub(crate) by_gateway: bool,
+    /// For whoever looks for the cause.
+    pub(crate) trouble: Trouble,
 }
 
 impl Reach {
@@ -75,12 +84,37 @@ impl Reach {
             secure: TlsClient::new(&tls),
             tls,
             proxy: options.proxy.for_target(&target).cloned(),
-            dialling: DialOptions { proxy_tls, ..DialOptions::default() },
+            dialling: DialOptions { proxy_tls, timeout: limit(options.retry_for).mul_f64(0.75) },
             tuning: options.tuning.clone(),
             has_others: options.via != [Rung::Quic],
             refuse_inspection: options.refuse_inspection,
             peer: OnceLock::new(),
         })
+    }
+
+    /// The same, for looking at one rung after the other: a step may take `patience`, and of MTUs nothing is tried beyond
+    /// `mtu`, which is found sooner.
+    pub(crate) fn for_probe(
+        rt: Rt,
+        options: &ConnectOptions,
+        patience: Duration,
+        mtu: u16,
+    ) -> Result<Self, ClientError> {
+        let mut reach = Self::new(rt, options)?;
+        reach.dialling.timeout = patience;
+        reach.has_others = true;
+        // It is to be shown; see there for what is not sent then.
+        reach.refuse_inspection = false;
+        let tuning = &mut reach.tuning;
+        tuning.mtu_upper_bound = tuning.mtu_upper_bound.min(mtu);
+        tuning.mtu_upper_bound_loopback = tuning.mtu_upper_bound_loopback.min(mtu);
+        tuning.paths = None;
+        Ok(reach)
+    }
+
+    /// The proxy of a rung.
+    pub(crate) fn proxy(&self, rung: Rung) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|_| rung != Rung::Quic)
     }
 
     /// The round-trip time to the gateway, as far as earlier connections have found it out.
@@ -90,21 +124,25 @@ impl Reach {
 
     /// Whether a rung goes through a proxy.
     pub(crate) fn is_proxied(&self, rung: Rung) -> bool {
-        rung != Rung::Quic && self.proxy.is_some()
+        self.proxy(rung).is_some()
     }
 
     /// Opens a connection. There is no deadline here.
     pub(crate) async fn open(&self, rung: Rung) -> Result<Reached, Unreached> {
         match rung {
             Rung::Quic => self.quic().await,
-            Rung::Tls => self.over_tcp(rung).await,
-            Rung::WebSocket => self.over_tcp(rung).await,
+            Rung::Tls | Rung::WebSocket => self.secured(rung, self.dialled().await?).await,
         }
     }
 
-    async fn over_tcp(&self, rung: Rung) -> Result<Reached, Unreached> {
+    /// The first half of a rung over TCP: a connection that leads to the gateway.
+    pub(crate) async fn dialled(&self) -> Result<Dialed, Unreached> {
         let dialled = dial(&target(&self.address), self.proxy.as_ref(), &self.dialling).await;
-        let dialled = dialled.map_err(|error| Unreached::dialling(&error))?;
+        dialled.map_err(|error| Unreached::dialling(&error))
+    }
+
+    /// The second half: what is spoken on it.
+    pub(crate) async fn secured(&self, rung: Rung, dialled: Dialed) -> Result<Reached, Unreached> {
         let began = self.rt.now();
         let host = &self.address.host;
         let opened = match rung {
@@ -134,9 +172,10 @@ impl Reach {
         if self.refuse_inspection && link.find_out_whether_inspected().await != Some(false) {
             let message = "the TLS connection is inspected: the certificate is not the gateway's own";
             link.close(Code::Denied, "inspected");
-            let error = ClientError { code: Code::Denied, message: message.to_owned(), retryable: false };
+            let error = ClientError::new(Code::Denied, message);
             return Err(Unreached {
                 outcome: Outcome::Refused(message.to_owned()),
+                trouble: Trouble::Tls(message.to_owned()),
                 error,
                 by_gateway: false,
             });
@@ -145,30 +184,12 @@ impl Reach {
     }
 
     async fn quic(&self) -> Result<Reached, Unreached> {
-        let mut addresses = self.addresses().await?.into_iter();
-        let Some(first) = addresses.next() else {
-            return Err(Unreached::refused(Code::NotFound, format!("{}: no address", self.address)));
-        };
-        let mut running = futures_util::stream::FuturesUnordered::new();
-        running.push(self.quic_at(first));
-        let mut more = addresses.len() > 0;
-        loop {
-            use futures_util::StreamExt;
-            let failed = tokio::select! {
-                biased;
-                Some(outcome) = running.next() => match outcome {
-                    Ok(reached) => return Ok(reached),
-                    Err(error) => Some(error),
-                },
-                () = self.rt.sleep(NEXT_ADDRESS), if more => None,
-            };
-            if let Some(address) = addresses.next() {
-                running.push(self.quic_at(address));
-            } else if let Some(error) = failed.filter(|_| running.is_empty()) {
-                return Err(error);
-            }
-            more = addresses.len() > 0;
-        }
+        let addresses = race::order(self.addresses().await?);
+        let opened = race::connect(&self.rt, &addresses, |address| self.quic_at(address), |_| false).await;
+        opened.map_err(|error| match error {
+            Some((_, error)) => error,
+            None => Unreached::refused(Code::NotFound, format!("{}: no address", self.address)),
+        })
     }
 
     async fn quic_at(&self, address: SocketAddr) -> Result<Reached, Unreached> {
@@ -191,13 +212,14 @@ impl Reach {
             biased;
             link = endpoint.connect(address, &self.address.host) => link.map_err(Unreached::link),
             error = rejected => {
-                Err(Unreached::refused(Code::Timeout, format!("UDP is refused: {error}")))
+                Err(Unreached::refused(Code::Timeout, format!("{UDP_REFUSED}{error}")))
             }
         };
         Ok(Reached { link: connected?, endpoint: Some(endpoint), stream: None })
     }
 
-    async fn addresses(&self) -> Result<Vec<SocketAddr>, Unreached> {
+    /// The gateway's addresses.
+    pub(crate) async fn addresses(&self) -> Result<Vec<SocketAddr>, Unreached> {
         let host = (self.address.host.as_str(), self.address.port);
         let found = tokio::net::lookup_host(host).await;
         let found =
@@ -229,13 +251,18 @@ fn shown(certificates: Option<&[Vec<u8>]>) -> Option<Key> {
 
 /// The address from which this machine would send there; `None` if that is itself, or is not known.
 fn local_address(peer: SocketAddr) -> Option<IpAddr> {
+    let ip = source_address(peer)?;
+    (!ip.is_loopback() && ip != peer.ip().to_canonical()).then_some(ip)
+}
+
+/// The address from which this machine would send there.
+pub(crate) fn source_address(peer: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr =
         if peer.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
     // Asks for the route; nothing is sent.
     socket.connect(peer).ok()?;
-    let ip = socket.local_addr().ok()?.ip().to_canonical();
-    (!ip.is_loopback() && ip != peer.ip().to_canonical()).then_some(ip)
+    Some(socket.local_addr().ok()?.ip().to_canonical())
 }
 
 /// The network of an address: whoever has the same is behind the same firewall, as a rule.
@@ -252,17 +279,26 @@ fn target(address: &crate::Address) -> Target {
 
 impl Unreached {
     pub(crate) fn link(error: LinkError) -> Self {
-        let told = ClientError::link(&error);
+        let mut told = ClientError::link(&error);
+        if let LinkError::Handshake(text) = &error
+            && Untrusted::sentence_in(text).is_none()
+            && !text.contains("ertificate")
+        {
+            // Whoever answers does not speak what was asked for, which says nothing of who it is.
+            told.code = Code::Protocol;
+        }
         let outcome = match error {
             LinkError::TimedOut => Outcome::Silent,
             _ => Outcome::Refused(told.message.clone()),
         };
-        Self { outcome, error: told, by_gateway: matches!(error, LinkError::ClosedByPeer { .. }) }
+        let trouble = Trouble::link(&error);
+        Self { outcome, error: told, by_gateway: matches!(error, LinkError::ClosedByPeer { .. }), trouble }
     }
 
     /// What the gateway answered instead of a welcome.
     pub(crate) fn by_gateway(error: ClientError) -> Self {
-        Self { outcome: Outcome::Refused(error.message.clone()), error, by_gateway: true }
+        let trouble = Trouble::Answer(error.clone());
+        Self { outcome: Outcome::Refused(error.message.clone()), error, by_gateway: true, trouble }
     }
 
     fn dialling(error: &DialError) -> Self {
@@ -274,20 +310,26 @@ impl Unreached {
             DialError::ProxyRefused { lasting: true, .. } => Code::Denied,
             _ => Code::Timeout,
         };
-        let error = ClientError { code, message, retryable: !error.is_final() };
-        Self { outcome, error, by_gateway: false }
+        let trouble = Trouble::dialling(error);
+        let error = ClientError { retryable: !error.is_final(), ..ClientError::new(code, message) };
+        Self { outcome, error, by_gateway: false, trouble }
     }
 
-    fn websocket(error: &WsError) -> Self {
-        let message = error.to_string();
+    fn websocket(why: &WsError) -> Self {
+        let message = why.to_string();
         let outcome = Outcome::Refused(message.clone());
-        let error = ClientError { code: Code::Timeout, message, retryable: error.is_retryable() };
-        Self { outcome, error, by_gateway: false }
+        let error = ClientError { retryable: why.is_retryable(), ..ClientError::new(Code::Timeout, message) };
+        Self { outcome, trouble: Trouble::websocket(why), error, by_gateway: false }
     }
 
     fn refused(code: Code, message: String) -> Self {
-        let error = ClientError { code, message: message.clone(), retryable: true };
-        Self { outcome: Outcome::Refused(message), error, by_gateway: false }
+        let error = ClientError { retryable: true, ..ClientError::new(code, message.clone()) };
+        let trouble = match code {
+            Code::NotFound => Trouble::Name(message.clone()),
+            Code::Internal => Trouble::Local(message.clone()),
+            _ => Trouble::Refused(message.trim_start_matches(UDP_REFUSED).to_owned()),
+        };
+        Self { outcome: Outcome::Refused(message), error, by_gateway: false, trouble }
     }
 }
 

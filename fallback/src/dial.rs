@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use metra_transport::Rt;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
@@ -192,19 +193,22 @@ async fn reach(
     deadline: Instant,
 ) -> Result<(TcpStream, SocketAddr), DialError> {
     let connect = |address| async move { Ok((TcpStream::connect(address).await?, address)) };
-    let error = match timeout_at(deadline, race::connect(addresses, connect)).await {
+    let rt = Rt::tokio();
+    let connected = race::connect(&rt, addresses, connect, race::is_local);
+    let (whom, source) = match timeout_at(deadline, connected).await {
         Ok(Ok((stream, peer))) => {
             tcp::tune(&stream);
             return Ok((stream, peer));
         }
-        Ok(Err(error)) => error,
+        Ok(Err(Some((address, error)))) => (Some(address), error),
+        Ok(Err(None)) => (None, io::Error::new(io::ErrorKind::NotFound, "there is no address")),
         Err(_) => (None, silence("nothing came back in time")),
     };
-    let to = match error.0 {
+    let to = match whom {
         Some(address) if !whose.contains(&address.to_string()) => format!("{whose} ({})", address.ip()),
         _ => whose.to_owned(),
     };
-    Err(DialError::Connect { to, source: error.1 })
+    Err(DialError::Connect { to, source })
 }
 
 /// Asks a proxy, to which there is a TCP connection, for one to `target`.

@@ -22,7 +22,7 @@ pub mod http;
 pub mod ladder;
 pub mod link;
 pub mod proxy;
-mod race;
+pub mod race;
 mod stream;
 pub mod tcp;
 pub mod tls;

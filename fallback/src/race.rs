@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use metra_transport::Rt;
 
 /// After how long without an outcome the next address is tried as well (RFC 8305 section 5).
-pub(crate) const STAGGER: Duration = Duration::from_millis(250);
+pub const STAGGER: Duration = Duration::from_millis(250);
 
 /// Puts the addresses into the order in which they are tried: the resolver's, but with the families taking turns,
 /// so that one that does not work costs one delay and not one an address (RFC 8305 section 4).
-pub(crate) fn order(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+pub fn order(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut rest: Vec<_> = addresses.into_iter().collect();
     let mut ordered: Vec<SocketAddr> = Vec::with_capacity(rest.len());
     while !rest.is_empty() {
@@ -30,14 +31,16 @@ pub(crate) fn order(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<Sock
 /// begun. The first that connects wins, and the others are dropped.
 ///
 /// # Errors
-/// When all have failed, the most telling of their errors and whose it is: the word of a host over that of this
-/// system, which may only lack a family of addresses.
-pub(crate) async fn connect<T, F>(
+/// When all have failed, one of their errors, and whose it is: the last that says more than `says_little` thinks. `None` if
+/// there is no address.
+pub async fn connect<T, E, F>(
+    rt: &Rt,
     addresses: &[SocketAddr],
     mut connect: impl FnMut(SocketAddr) -> F,
-) -> Result<T, (Option<SocketAddr>, io::Error)>
+    says_little: impl Fn(&E) -> bool,
+) -> Result<T, Option<(SocketAddr, E)>>
 where
-    F: Future<Output = io::Result<T>>,
+    F: Future<Output = Result<T, E>>,
 {
     let mut next = addresses.iter().copied();
     let mut running = FuturesUnordered::new();
@@ -47,18 +50,18 @@ where
             running.push(async move { (address, attempt.await) });
         })
     };
-    let mut failure = (None, io::Error::new(io::ErrorKind::NotFound, "there is no address"));
+    let mut failure = None;
     let mut more = begin(&mut running).is_some();
     while !running.is_empty() {
         let outcome = tokio::select! {
             biased;
             outcome = running.next() => outcome,
-            () = tokio::time::sleep(STAGGER), if more => None,
+            () = rt.sleep(STAGGER), if more => None,
         };
         match outcome {
             Some((_, Ok(connected))) => return Ok(connected),
-            Some((address, Err(error))) if failure.0.is_none() || !is_local(&error) => {
-                failure = (Some(address), error);
+            Some((address, Err(error))) if failure.is_none() || !says_little(&error) => {
+                failure = Some((address, error));
             }
             Some((_, Err(_))) | None => {}
         }
@@ -67,7 +70,8 @@ where
     Err(failure)
 }
 
-fn is_local(error: &io::Error) -> bool {
+/// Whether an error is this system's, which may only lack a family of addresses: the word of a host says more.
+pub(crate) fn is_local(error: &io::Error) -> bool {
     use io::ErrorKind::{AddrNotAvailable, NetworkUnreachable, Unsupported};
     matches!(error.kind(), AddrNotAvailable | NetworkUnreachable | Unsupported)
 }
@@ -97,18 +101,19 @@ mod tests {
     /// Runs a race in which the n-th address has its outcome after some milliseconds, and says what was begun when.
     async fn race(
         outcomes: &[(u64, Result<(), io::ErrorKind>)],
-    ) -> (Result<u16, (Option<u16>, io::ErrorKind)>, Vec<(u16, u128)>) {
+    ) -> (Result<u16, Option<(u16, io::ErrorKind)>>, Vec<(u16, u128)>) {
         let all: Vec<_> = (0..outcomes.len() as u16).map(|n| SocketAddr::from(([127, 0, 0, 1], n))).collect();
         let (begun, start) = (RefCell::new(Vec::new()), Instant::now());
-        let result = connect(&all, |address| {
+        let attempt = |address: SocketAddr| {
             begun.borrow_mut().push((address.port(), start.elapsed().as_millis()));
             let (after, outcome) = outcomes[usize::from(address.port())];
             async move {
                 sleep(Duration::from_millis(after)).await;
                 outcome.map(|()| address.port()).map_err(io::Error::from)
             }
-        });
-        let result = result.await.map_err(|(a, e)| (a.map(|a| a.port()), e.kind()));
+        };
+        let result = connect(&Rt::tokio(), &all, attempt, is_local).await;
+        let result = result.map_err(|error| error.map(|(a, e)| (a.port(), e.kind())));
         (result, begun.into_inner())
     }
 
@@ -132,9 +137,9 @@ mod tests {
     async fn the_most_telling_failure_is_told() {
         let refused = io::ErrorKind::ConnectionRefused;
         let unreachable = io::ErrorKind::NetworkUnreachable;
-        assert_eq!(race(&[(9, Err(refused)), (1, Err(unreachable))]).await.0, Err((Some(0), refused)));
-        assert_eq!(race(&[(9, Err(unreachable)), (1, Err(refused))]).await.0, Err((Some(1), refused)));
-        assert_eq!(race(&[(1, Err(unreachable))]).await.0, Err((Some(0), unreachable)));
-        assert_eq!(race(&[]).await.0, Err((None, io::ErrorKind::NotFound)));
+        assert_eq!(race(&[(9, Err(refused)), (1, Err(unreachable))]).await.0, Err(Some((0, refused))));
+        assert_eq!(race(&[(9, Err(unreachable)), (1, Err(refused))]).await.0, Err(Some((1, refused))));
+        assert_eq!(race(&[(1, Err(unreachable))]).await.0, Err(Some((0, unreachable))));
+        assert_eq!(race(&[]).await.0, Err(None));
     }
 }

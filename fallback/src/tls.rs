@@ -74,7 +74,7 @@ impl TlsClient {
         let secured = connect(&self.mtp, stream, server_name).await?;
         if secured.protocol != Protocol::Mtp {
             // What answered knows nothing of protocol names, and so nothing of MTP.
-            return Err(LinkError::Handshake("the other end does not speak MTP (ALPN)".to_owned()));
+            return Err(LinkError::NoProtocol("the other end knows nothing of it".to_owned()));
         }
         Ok(secured)
     }
@@ -82,7 +82,8 @@ impl TlsClient {
     /// The same for HTTP.
     ///
     /// # Errors
-    /// [`LinkError::Handshake`] where certificate, protocol or version do not suit; else what became of `stream`.
+    /// [`LinkError::Handshake`] where certificate or version do not suit, [`LinkError::NoProtocol`] where the other end speaks
+    /// something else; else what became of `stream`.
     pub async fn http(&self, stream: BoxStream, server_name: &str) -> Result<Secured, LinkError> {
         connect(&self.http, stream, server_name).await
     }
@@ -122,13 +123,14 @@ impl TlsServer {
     /// The server's side of a handshake. There is no deadline here.
     ///
     /// # Errors
-    /// [`LinkError::Handshake`] if there is no common protocol, or what came is not TLS; else what became of `tcp`.
+    /// [`LinkError::NoProtocol`] if there is no common protocol, [`LinkError::Handshake`] if what came is not TLS; else what
+    /// became of `tcp`.
     pub async fn accept(&self, tcp: TcpStream) -> Result<Secured, LinkError> {
         let mut stream = self.acceptor.accept(Ahead::new(tcp)).await.map_err(failed)?;
         stream.get_mut().0.allow(READ);
         let (protocol, certificates) = known(stream.get_ref().1);
         if protocol != Protocol::Mtp && !self.http {
-            return Err(LinkError::Handshake("the other end names no protocol (ALPN)".to_owned()));
+            return Err(LinkError::NoProtocol("the other end names none".to_owned()));
         }
         Ok(Secured { stream: Box::new(stream), protocol, certificates })
     }
@@ -147,7 +149,12 @@ fn known(tls: &rustls::CommonState) -> (Protocol, Option<Vec<Vec<u8>>>) {
 
 /// What an inner error of TLS says is for people; whether it is one is for programs.
 fn failed(error: io::Error) -> LinkError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+    use rustls::{AlertDescription, Error};
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(
+            tls @ (Error::AlertReceived(AlertDescription::NoApplicationProtocol)
+            | Error::NoApplicationProtocol),
+        ) => LinkError::NoProtocol(tls.to_string()),
         Some(tls) => LinkError::Handshake(tls.to_string()),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             LinkError::Handshake("the other end closed the connection during the TLS handshake".to_owned())

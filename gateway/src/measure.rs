@@ -85,6 +85,7 @@ pub(crate) fn connection_dropped(why: Dropped) {
 pub(crate) fn handshake_failed(kind: LinkKind, error: &LinkError) {
     let reason = match error {
         LinkError::TimedOut => "timeout",
+        LinkError::NoProtocol(_) => "protocol",
         LinkError::Handshake(_) => "refused",
         _ => "lost",
     };

@@ -568,11 +568,12 @@ impl Session {
     async fn accept_chunks(self, link: LinkHandle) {
         while let Ok(stream) = link.link().accept_chunk().await {
             let session = self.clone();
-            self.0.rt.spawn(async move { session.receive_chunk(stream).await });
+            let link = link.id();
+            self.0.rt.spawn(async move { session.receive_chunk(stream, link).await });
         }
     }
 
-    async fn receive_chunk(self, mut stream: Box<dyn ChunkRecv>) {
+    async fn receive_chunk(self, mut stream: Box<dyn ChunkRecv>, link: LinkId) {
         let mut buffer = BytesMut::new();
         let rt = self.0.rt.clone();
         let header = rt.timeout(self.0.config.chunk_header, read_header(&mut stream, &mut buffer)).await;
@@ -583,7 +584,7 @@ impl Session {
         match self.sink(header.job) {
             Some(job) => {
                 drop(self);
-                job.receive(header, buffer, &mut stream).await;
+                job.receive(header, buffer, &mut stream, link).await;
             }
             None => stream.stop(Code::Cancelled),
         }

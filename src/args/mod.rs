@@ -200,16 +200,26 @@ pub(crate) struct VerifyArgs {
     pub(crate) json: bool,
 }
 
-/// See whether this machine lets transfers be as fast as they can be; nothing is changed
+/// See whether this machine, or the network to a gateway, lets transfers be as fast as they can be
 ///
-/// Looks at the kernel's limits for sockets, at offload, files, timers and interfaces, and says what to raise, with the
-/// command. What sysctl sets lasts until the next start; keep it in a file in /etc/sysctl.d. The exit code is 0 if all is
-/// well, and 1 if there is advice.
+/// Nothing is changed. Without URL it looks at the machine: at the kernel's limits for sockets, at offload, files, timers and interfaces, and says what to raise, with the
+/// command. What sysctl sets lasts until the next start; keep it in a file in /etc/sysctl.d.
+///
+/// With URL it looks at the network: every way to the gateway that --via allows (QUIC, TLS, WebSocket) is tried by itself,
+/// with some hundred kilobytes in each direction, and what is wrong is said twice: for you, and in words that can be sent
+/// to the administrator of the network. Credentials are not needed for most of it. The other options count only then.
+///
+/// The exit code is 0 if all is well, 1 if there is advice, and 5 if no way to the gateway works.
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
+    /// The gateway: mtp://HOST[:PORT]/
+    #[arg(value_name = "URL")]
+    pub(crate) url: Option<Url>,
     /// Print one JSON object a line; the last one is the summary
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
 }
 
 /// See all of it work on this machine: a gateway, transfers both ways, interruptions, comparison

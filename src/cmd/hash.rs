@@ -30,9 +30,8 @@ pub(super) fn run(args: HashArgs) -> Result<Exit, Failure> {
     });
     written?;
     let hashed = hashed.map_err(|e| Failure {
-        exit: Exit::of_code(e.code()),
         code: Some(e.code()),
-        message: e.to_string(),
+        ..Failure::new(Exit::of_code(e.code()), e.to_string())
     })?;
     for problem in &hashed.problems {
         eprintln!("metra: {}: {}", output::name(&problem.path), problem.reason);

@@ -131,6 +131,7 @@ struct Words {
     development_ca: Option<PathBuf>,
     who: String,
     metrics: Option<SocketAddr>,
+    transports: &'static str,
 }
 
 impl Words {
@@ -156,13 +157,14 @@ impl Words {
                 .then(|| config.state.join(metra_certs::DevCa::CERT_FILE)),
             who,
             metrics: config.metrics_listen,
+            transports: if config.tcp.listen { "UDP and TCP" } else { "UDP" },
         }
     }
 
     fn banner(&self, addresses: &[SocketAddr], pin: &str) -> String {
         let mut text = String::from("metra gateway\n");
         for address in addresses {
-            text.push_str(&format!("  listens on  {address} (UDP)\n"));
+            text.push_str(&format!("  listens on  {address} ({})\n", self.transports));
         }
         text.push_str(&format!("  serves      {}\n  to          {}\n", self.root, self.who));
         text.push_str(&format!("  state       {}\n  key         {pin}\n", self.state));

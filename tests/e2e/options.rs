@@ -18,6 +18,7 @@ tests![
     no_such_file,
     quiet_says_nothing,
     rate_policies,
+    the_doctor_tries_every_way,
 ];
 
 fn forest(bed: &Bed) -> std::path::PathBuf {
@@ -288,4 +289,22 @@ fn rate_policies(bed: &Bed) {
         .expect(0);
     assert_eq!(used(&got), ("fixed".to_owned(), Some(60.0)), "{got}");
     assert!(got.elapsed.as_secs_f64() >= 0.45, "{got}");
+}
+
+fn the_doctor_tries_every_way(bed: &Bed) {
+    let gateway = bed.gateway();
+    let done = bed.client(&gateway, ["doctor", "--proxy", "none"]).arg(gateway.url("")).expect(0);
+    let ways: Vec<_> = done.events.iter().filter(|event| event["event"] == "way").collect();
+    let words: Vec<_> = ways.iter().map(|way| way["rung"].as_str().unwrap_or_default()).collect();
+    assert_eq!(words, ["quic", "tls", "ws"], "{done}");
+    for way in ways {
+        assert!(way["works"] == true && way["inspected"] == false && way["user"] == "anonymous", "{done}");
+        assert!(way["bytes_arrived"].as_u64() >= Some(256 * 1024), "{done}");
+    }
+    assert_eq!(done.summary()["best"], "quic");
+
+    // Of no authority that the client knows: nothing works, and it is not the network.
+    let stranger = bed.metra(["doctor", "--json", "--proxy", "none"]).arg(gateway.url("")).expect(5);
+    let found: Vec<_> = stranger.events.iter().filter(|event| event["event"] == "finding").collect();
+    assert!(found.len() == 3 && found.iter().all(|finding| finding["name"] == "untrusted"), "{stranger}");
 }

@@ -108,7 +108,7 @@ fn another_protocol_name(bed: &Bed) {
             let error = stream.read(&mut [0]).unwrap_err();
             assert!(error.to_string().contains("NoApplicationProtocol"), "{name}: {error}");
         }
-        metrics.wait_for(4.0, HANDSHAKES, &["kind=\"tls\"", "reason=\"refused\""]);
+        metrics.wait_for(4.0, HANDSHAKES, &["kind=\"tls\"", "reason=\"protocol\""]);
         let mut link = tcp::tls(gateway, "mtp/1");
         assert_eq!(welcomed(&mut link), Ok(()));
     });

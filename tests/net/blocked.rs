@@ -34,9 +34,6 @@ fn an_open_network(bed: &Bed) {
 fn every_rung_by_force(bed: &Bed) {
     let office = Office::new(bed);
     for kind in ["quic", "tls", "ws"] {
-        if kind == "ws" {
-            office.needs_websockets();
-        }
         let file = File::noise(bed, kind, 2 * MIB);
         office.send(&file, kind, &["--via", kind]).only(kind, false);
         office.fetch(&file, kind, &["--via", kind]).only(kind, false);
@@ -135,9 +132,6 @@ fn listings_too(bed: &Bed) {
     office.send(&File::noise(bed, "file", 1000), "state", &[]);
     bed.firewall().drop_udp();
     for options in [&[][..], &["--via", "tls"], &["--via", "ws"]] {
-        if options.contains(&"ws") {
-            office.needs_websockets();
-        }
         let done = office.run(office.client("state", "ls").args(options).arg(office.url(""))).expect(0);
         assert!(done.text().contains("file") && done.elapsed < Duration::from_secs(3), "{done}");
     }

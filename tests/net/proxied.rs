@@ -99,7 +99,6 @@ fn dante_with_a_password(bed: &Bed) {
 
 fn websockets_through_all_of_them(bed: &Bed) {
     let office = Office::new(bed);
-    office.needs_websockets();
     bed.firewall().only_proxy(&bed.proxy);
     let through = |proxy: &Proxy, name: &str| {
         let file = File::noise(bed, name, MIB);
@@ -209,7 +208,7 @@ fn a_wrong_password_for_dante(bed: &Bed) {
 fn a_port_that_it_refuses(bed: &Bed) {
     let office = Office::new(bed);
     let proxy = Squid::new(bed, Auth::Anyone, 443).start();
-    let done = fails(&office, &[REFUSED, AWAY], &proxy.url());
+    let done = fails(&office, &[FORBIDDEN], &proxy.url());
     assert!(done.stderr.contains("403") || done.text().contains("403"), "{done}");
 }
 
@@ -236,7 +235,7 @@ const WRONG: &str = "not-the-word";
 /// With a timeout of two seconds, and UDP that says nothing.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Exit codes: credentials, a refusal, nobody there.
+/// Exit codes: credentials, what is not allowed, nobody there.
 const UNKNOWN: i32 = 10;
-const REFUSED: i32 = 6;
+const FORBIDDEN: i32 = 12;
 const AWAY: i32 = 5;

@@ -216,6 +216,9 @@ pub struct LinkStats {
     pub lost_packets: u64,
     /// Bytes of packets taken for lost.
     pub lost_bytes: u64,
+    /// Datagrams that were sent to find out whether the path takes longer ones, and were lost. They are not in
+    /// [`LinkStats::lost_packets`].
+    pub lost_mtu_probes: u64,
     /// How often the congestion controller was told of congestion.
     pub congestion_events: u64,
 }
@@ -250,10 +253,13 @@ pub enum LinkError {
     /// The peer does not want the rest of this stream; the link lives. Fault: what the code says.
     #[error("stream stopped by the peer: {0}")]
     StreamStopped(Code),
-    /// TLS failed: certificate, protocol name (ALPN), version. Fault: configuration of either side, or somebody
-    /// in between.
+    /// TLS failed: certificate, version. Fault: configuration of either side, or somebody in between.
     #[error("TLS handshake failed: {0}")]
     Handshake(String),
+    /// The other end does not speak MTP: it takes none of the protocol names offered (ALPN). Fault: it is no gateway, or
+    /// somebody in between answers for it.
+    #[error("no common protocol (ALPN): {0}")]
+    NoProtocol(String),
     /// A rule of the transport was broken. Fault: the peer, or the caller where the text says so.
     #[error("protocol violation: {0}")]
     Protocol(String),
@@ -283,7 +289,10 @@ impl LinkError {
             LinkError::StreamReset(_) => true,
             LinkError::Io { kind, .. } => *kind != io::ErrorKind::InvalidInput,
             LinkError::StreamStopped(code) => code.is_retryable(),
-            LinkError::ClosedLocally | LinkError::Handshake(_) | LinkError::Protocol(_) => false,
+            LinkError::ClosedLocally
+            | LinkError::Handshake(_)
+            | LinkError::NoProtocol(_)
+            | LinkError::Protocol(_) => false,
         }
     }
 

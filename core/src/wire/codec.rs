@@ -593,6 +593,16 @@ pub fn grease(n: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&content[..len]);
 }
 
+/// A frame of a type that never means anything, with so many bytes in it: for measuring a path.
+pub fn filler(len: usize) -> Vec<u8> {
+    debug_assert!(len <= FRAME_MAX);
+    let mut frame = Vec::with_capacity(len + 8);
+    varint::put(0x21, &mut frame);
+    varint::put(len as u64, &mut frame);
+    frame.resize(frame.len() + len, 0x55);
+    frame
+}
+
 fn number_of<T: PartialEq>(values: &[T], value: T) -> u8 {
     let position = values.iter().position(|v| *v == value);
     position.expect("invariant: every value is in the list of its type") as u8

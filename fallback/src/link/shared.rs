@@ -9,12 +9,11 @@ use metra_transport::{LinkError, Rt};
 use tokio::sync::{Notify, watch};
 
 use super::LinkTuning;
-use super::write::Out;
+use super::write::{CUT_OFF, Out};
 use metra_core::wire::stream::StreamError;
 
 /// How long a closed link tries to tell the peer.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
-const GIVEN_UP: &str = "the control stream was given up";
 /// How often a link in use is pinged.
 const PING: Duration = Duration::from_millis(250);
 /// How often a link that is not in use is looked at.
@@ -43,8 +42,6 @@ pub(super) struct Shared {
     clock: Mutex<Clock>,
     /// What was read waits for its receiver, and nothing more is read meanwhile.
     reader_waits: AtomicBool,
-    /// The control stream was given up.
-    given_up: AtomicBool,
     /// What a peer may send that is not trusted, until it is: then `u64::MAX`.
     may_send: AtomicU64,
 }
@@ -54,11 +51,9 @@ pub(super) struct Alive(pub(super) Arc<Shared>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        if self.0.given_up.load(Ordering::Relaxed) {
-            self.0.close(Code::Cancelled, GIVEN_UP);
-        } else {
-            self.0.close(Code::Ok, "");
-        }
+        let cut_off = self.0.out().is_cut_off();
+        let (code, reason) = if cut_off { (Code::Cancelled, CUT_OFF) } else { (Code::Ok, "") };
+        self.0.close(code, reason);
     }
 }
 
@@ -131,7 +126,6 @@ impl Shared {
                 used: 0,
             }),
             reader_waits: AtomicBool::new(false),
-            given_up: AtomicBool::new(false),
             may_send: AtomicU64::new(from_strangers.map_or(u64::MAX, |bytes| bytes as u64)),
             rt,
         }
@@ -254,18 +248,6 @@ impl Shared {
         out.close = Some((code, reason.to_owned()));
         drop(out);
         self.finish(LinkError::ClosedLocally);
-    }
-
-    /// The control stream is cut off, and must not look complete; without one a link is of no use. Whoever gave it up
-    /// may be about to say why, and has a moment to do so.
-    pub(super) fn give_up(self: &Arc<Self>) {
-        self.given_up.store(true, Ordering::Relaxed);
-        let shared = self.clone();
-        self.rt.spawn(async move {
-            if shared.rt.timeout(FAREWELL, shared.ended()).await.is_err() {
-                shared.close(Code::Cancelled, GIVEN_UP);
-            }
-        });
     }
 
     fn finish(&self, error: LinkError) {

@@ -234,6 +234,24 @@ async fn an_idle_link_lives_and_a_silent_peer_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_lets_go_of_the_control_stream_may_still_say_why() {
+    let closed = |code, reason: &str| LinkError::ClosedByPeer { code, reason: reason.to_owned() };
+    let (client, server) = linked();
+    drop(server.control().await.unwrap());
+    tokio::task::yield_now().await;
+    server.close(Code::Unauthenticated, "no");
+    assert_eq!(client.closed().await, closed(Code::Unauthenticated, "no"));
+
+    let (client, server) = linked();
+    drop(server.control().await.unwrap());
+    assert_eq!(client.closed().await, closed(Code::Cancelled, "the control stream was given up"));
+
+    let (client, server) = linked();
+    drop((server.control().await.unwrap(), server));
+    assert_eq!(client.closed().await, closed(Code::Cancelled, "the control stream was given up"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_receiver_holds_the_sender_but_not_the_link() {
     let (client, server) = linked();
     let sending = client.send_chunk(body(1), vec![body(64 << 20)], 0);

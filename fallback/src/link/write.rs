@@ -25,6 +25,10 @@ use metra_core::wire::stream::{self as frame, StreamFrame};
 const PIECE: usize = 64 * 1024;
 /// Bytes of control that wait, before a sender of them waits.
 const CONTROL_MAX: usize = 256 * 1024;
+/// How long a link whose control stream was cut off waits for its reason.
+const GRACE: Duration = Duration::from_millis(100);
+/// What is said if there is none.
+pub(super) const CUT_OFF: &str = "the control stream was given up";
 /// How far behind a ceiling the writer may catch up.
 const BURST: Duration = Duration::from_millis(10);
 
@@ -33,6 +37,8 @@ pub(super) struct Out {
     control: VecDeque<Bytes>,
     control_len: usize,
     finish: bool,
+    /// The control stream was cut off: when the link ends, if nobody has said why by then.
+    gives_up_at: Option<Instant>,
     pub(super) close: Option<(Code, String)>,
     pub(super) identity: Option<[u8; 32]>,
     pub(super) ping: Option<u64>,
@@ -73,6 +79,7 @@ enum Next {
     Write { head: Vec<u8>, body: [Bytes; 2], tail: Vec<u8>, done: Option<(oneshot::Sender<Sent>, Sent)> },
     WaitUntil(Instant),
     Idle,
+    GiveUp,
     Close(Vec<u8>),
 }
 
@@ -88,6 +95,7 @@ impl Out {
             control: VecDeque::new(),
             control_len: 0,
             finish: false,
+            gives_up_at: None,
             close: None,
             identity: None,
             ping: None,
@@ -104,6 +112,11 @@ impl Out {
 
     pub(super) fn set_ceiling(&mut self, bits: Option<u64>) {
         self.ceiling = bits;
+    }
+
+    /// Whether the control stream was cut off.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.gives_up_at.is_some()
     }
 
     /// The link is over: whoever waits for something to be sent hears of it by the dropped channel.
@@ -126,6 +139,10 @@ impl Out {
         if let Some((code, reason)) = self.close.take() {
             StreamFrame::Close(code, reason).encode(&mut head);
             return Next::Close(head);
+        }
+        if self.gives_up_at.is_some_and(|at| now >= at) {
+            self.gives_up_at = None;
+            return Next::GiveUp;
         }
         if let Some(key) = self.identity.take() {
             StreamFrame::Identity(key).encode(&mut head);
@@ -263,8 +280,19 @@ async fn write(shared: &Arc<Shared>, mut io: WriteHalf<BoxStream>) -> std::io::R
                     return Ok(());
                 }
                 io.flush().await?;
-                shared.wake.notified().await;
+                let gives_up_at = shared.out().gives_up_at;
+                let given_up = async {
+                    match gives_up_at {
+                        Some(at) => shared.rt.sleep_until(at).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = given_up => {}
+                    () = shared.wake.notified() => {}
+                }
             }
+            Next::GiveUp => shared.close(Code::Cancelled, CUT_OFF),
             Next::Close(head) => {
                 write_all(&mut io, [&head]).await?;
                 io.flush().await?;
@@ -408,7 +436,11 @@ impl ControlSend for ControlOut {
 impl Drop for ControlOut {
     fn drop(&mut self) {
         if !self.finished {
-            self.alive.0.give_up();
+            // A control stream that is cut off must not look complete; without one a link is of no use. But whoever lets go of
+            // it may be about to close the link with a reason, as a gateway that refuses, and that one counts.
+            let at = self.alive.0.rt.now() + GRACE;
+            self.alive.0.out().gives_up_at = Some(at);
+            self.alive.0.wake.notify_one();
         }
     }
 }

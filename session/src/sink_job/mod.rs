@@ -7,7 +7,8 @@
 //! received.
 //!
 //! Whoever changes the state wakes those whom it may concern: `out` the outbox, `work` the planner and the keeper,
-//! `over` those outside who wait for the end, `halt` those who move data, for good.
+//! `over` those outside who wait for the end, `left` those who
+//! receive over a link that the job leaves, `halt` those who move data, for good.
 
 mod keep;
 mod outbox;
@@ -92,6 +93,8 @@ pub struct SinkJob {
     out: Notify,
     work: Notify,
     over: Notify,
+    /// A link was lost, or left.
+    left: Notify,
     /// No more data is moved: the job has failed, or the session has forgotten it.
     halt: Stop,
 }
@@ -197,6 +200,7 @@ impl SinkJob {
             out: Notify::new(),
             work: Notify::new(),
             over: Notify::new(),
+            left: Notify::new(),
             halt: Stop::default(),
         });
         (job, Planner(queue))
@@ -309,7 +313,12 @@ impl SinkJob {
     /// The job is controlled over `link` from now on. At a gateway the source has just said `Push`.
     pub(crate) fn set_control(&self, link: LinkHandle) {
         let mut state = self.lock();
-        state.control = Some(link);
+        let before = state.control.replace(link.clone()).filter(|before| before.id() != link.id());
+        // Nobody moves the control from a link that works.
+        if let Some(before) = before {
+            state.links.retain(|l| l.id() != before.id());
+            self.left.notify_waiters();
+        }
         state.attachments += 1;
         state.greet = state.open.is_some();
         state.ready = state.open.is_none();
@@ -337,6 +346,7 @@ impl SinkJob {
     pub(crate) fn link_lost(&self, link: LinkId) {
         let mut state = self.lock();
         state.links.retain(|l| l.id() != link);
+        self.left.notify_waiters();
         if state.control.as_ref().is_some_and(|c| c.id() == link) {
             state.control = None;
             state.ready = false;
@@ -352,6 +362,7 @@ impl SinkJob {
         let opened_here = self.is_opened_here();
         let mut state = self.lock();
         state.links.retain(|l| l.id() != link);
+        self.left.notify_waiters();
         if opened_here && state.control.as_ref().is_some_and(|c| c.id() == link) {
             state.control = None;
             state.ready = false;

@@ -8,7 +8,7 @@ use metra_core::id::{ChunkIndex, Digest};
 use metra_core::sink::Arrival;
 use metra_core::wire::ChunkHeader;
 use metra_store::landing::{LandError, pieces};
-use metra_transport::ChunkRecv;
+use metra_transport::{ChunkRecv, LinkId};
 
 use super::{SinkJob, State};
 use crate::job::JobError;
@@ -40,6 +40,7 @@ impl SinkJob {
         header: ChunkHeader,
         buffer: BytesMut,
         stream: &mut Box<dyn ChunkRecv>,
+        link: LinkId,
     ) {
         let chunk = header.chunk;
         let epoch = match self.accept(&header) {
@@ -49,6 +50,8 @@ impl SinkJob {
         let body = tokio::select! {
             biased;
             body = read_body(stream, buffer, header.len as usize) => body,
+            // The rest may come, but not soon: it is asked for on another link.
+            () = self.left(link) => Body::Broken,
             () = self.halt.said() => return stream.stop(Code::Cancelled),
         };
         let data = match body {
@@ -86,6 +89,17 @@ impl SinkJob {
             .await;
         self.landed(chunk, epoch, written, true);
         drop(writing);
+    }
+
+    /// Resolves when the job has left a link.
+    async fn left(&self, link: LinkId) {
+        loop {
+            let left = self.left.notified();
+            if self.lock().links.iter().all(|l| l.id() != link) {
+                return;
+            }
+            left.await;
+        }
     }
 
     /// Whether a chunk that begins to arrive is wanted: the epoch that it belongs to, or why not.

@@ -407,7 +407,11 @@ impl SourceJob {
     pub(crate) fn set_control(&self, link: LinkHandle) {
         let mut state = self.lock();
         state.source.detach();
-        state.control = Some(link);
+        // Nobody moves the control from a link that works.
+        if let Some(before) = state.control.replace(link.clone()).filter(|before| before.id() != link.id()) {
+            state.links.remove(&before.id());
+            state.source.link_lost(before.id().0);
+        }
         state.greet = true;
         state.receipt_sent = false;
         state.fail_sent = false;

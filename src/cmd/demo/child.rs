@@ -153,6 +153,8 @@ pub(super) struct Clients<'a> {
     pub(super) folder: &'a Path,
     pub(super) state: &'a Path,
     pub(super) stop: &'a Stop,
+    /// Which way they may use.
+    pub(super) via: &'static str,
 }
 
 /// What is to become of a client whose progress was looked at.
@@ -200,7 +202,7 @@ impl Clients<'_> {
     ) -> Result<Run, Failure> {
         let mut process = metra(self.state, log(self.folder, CLIENT_LOG)?)?;
         process
-            .args([command, "--json", "--json-interval", "0", "--"])
+            .args([command, "--json", "--json-interval", "0", "--via", self.via, "--"])
             .args(words.iter().map(|w| w.as_os_str()));
         let mut child = spawn(process.stdout(Stdio::piped()))?;
         let lines = lines(&mut child.0);

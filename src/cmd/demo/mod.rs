@@ -3,6 +3,7 @@
 //! ```text
 //! gateway (a child) <--- send tree, send one large file (client killed, then again)
 //!                   ---> get both back (gateway killed, started again) ---> compare
+//!                   <--- send the file over QUIC, TLS and WebSocket
 //! ```
 //!
 //! Gateway and clients are processes of this same program, so that what is shown is what a user gets. They are ended by
@@ -114,7 +115,7 @@ impl Story<'_> {
 
         self.say("starting a gateway on loopback, with a development certificate of its own");
         let mut gateway = Gateway::start(folder, &root, &state, stop)?;
-        let clients = Clients { folder, state: &state, stop };
+        let clients = Clients { folder, state: &state, stop, via: "auto" };
         let url = |path: &str| format!("mtp://{}/{path}", gateway.address());
         let (tree_url, large_url) = (url("tree/"), url("large"));
 
@@ -156,6 +157,15 @@ impl Story<'_> {
         let name =
             killed_at.map_or("get large".to_owned(), |at| format!("get large, gateway killed at {at} %"));
         table.add(&name, &run.finished()?);
+
+        let nowhere = format!("mtp://{}/null:", gateway.address());
+        let words = [large.as_path(), Path::new(&nowhere)];
+        for (via, name) in [("quic", "QUIC"), ("tls", "TLS over TCP"), ("ws", "WebSocket")] {
+            self.say(&format!("sending the large file over {name} only; it is verified, and not kept"));
+            let clients = Clients { via, ..clients };
+            let run = clients.run("send", &words, |_| Ok(Watched::Go))?.finished()?;
+            table.add(&format!("send large over {name}"), &run);
+        }
 
         self.say("ending the gateway (SIGTERM)");
         gateway.end(stop)?;

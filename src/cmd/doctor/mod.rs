@@ -1,12 +1,13 @@
-//! `metra doctor`: does this machine let transfers be as fast as they can be?
+//! `metra doctor`: does this machine let transfers be as fast as they can be? And, with a URL, does the network ([`path`])?
 //!
 //! ```text
 //!  readings: from the kernel --> advice: what of it is too little --> here: for people, or as JSON
 //! ```
 //!
-//! Nothing is changed, and nothing is sent.
+//! Nothing is changed, and without a URL nothing is sent.
 
 mod advice;
+mod path;
 mod readings;
 
 use std::fmt::Write as _;
@@ -21,6 +22,9 @@ use crate::exit::{Exit, Failure};
 use crate::output;
 
 pub(super) fn run(args: DoctorArgs) -> Result<Exit, Failure> {
+    if let Some(url) = &args.url {
+        return path::run(&url.address, &args.connect, args.json);
+    }
     let checks = checks(&Readings::take());
     let exit = exit(&checks);
     let text = if args.json { lines_json(&checks, exit) } else { lines(&checks) };

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::bed::{OUTSIDE_SERVER, SERVER};
 use super::certs::Authority;
-use super::{Bed, Done, Gateway, Run, data, skip};
+use super::{Bed, Done, Gateway, Run, data};
 
 /// A bed with a gateway, whose certificate is of an authority that clients know.
 pub(crate) struct Office<'a> {
@@ -36,14 +36,6 @@ impl<'a> Office<'a> {
         let listen = format!("{}:{port}", bed.server.address);
         let gateway = bed.server.enter(|| Gateway::start(bed, &listen, &config, None));
         Self { bed, gateway, authority, port }
-    }
-
-    /// For as long as it is not there: ends a test that needs it as skipped.
-    pub(crate) fn needs_websockets(&self) {
-        let done = self.run(self.client("websockets", "ls").args(["--via", "ws"]).arg(self.url("")));
-        if done.stderr.contains("not here yet") {
-            skip("there is no WebSocket yet");
-        }
     }
 
     /// The URL of a path on the gateway.

@@ -18,7 +18,7 @@ use super::paths::Use;
 use super::tuning::{Path, Tuning};
 use crate::link::{Link, LinkError};
 use crate::rt::Rt;
-use crate::socket;
+use crate::socket::{self, EcnSeen, Marked, Marks};
 
 /// The protocol name of MTP over QUIC, version 1 (ALPN, RFC 7301).
 pub const ALPN: &[u8] = b"mtp/1";
@@ -71,6 +71,7 @@ pub struct QuicClient {
     loopback: quinn::ClientConfig,
     bind: SocketAddr,
     tuning: Tuning,
+    marks: Arc<Marks>,
 }
 
 impl QuicServer {
@@ -202,7 +203,7 @@ impl Incoming {
     /// the handshake goes on while the link is in use already, see [`Link::handshake_confirmed`].
     ///
     /// # Errors
-    /// [`LinkError::Handshake`] if there is no common protocol; else why the client is lost.
+    /// [`LinkError::NoProtocol`] if there is no common protocol; else why the client is lost.
     pub async fn accept(self) -> Result<Arc<dyn Link>, LinkError> {
         let half_open = HalfOpen::new(self.half_open);
         let peer = self.incoming.remote_address();
@@ -252,10 +253,11 @@ impl QuicClient {
             network.initial_dst_cid_provider(first_id.clone());
             loopback.initial_dst_cid_provider(first_id);
         }
-        let socket = rt.bind(bind, &tuning)?;
+        let marks = Arc::new(Marks::default());
+        let socket = Marked::new(rt.bind(bind, &tuning)?, marks.clone());
         let config = endpoint_config(None, seed);
         let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, rt.quinn_runtime())?;
-        Ok(Self { rt, endpoint, network, loopback, bind, tuning })
+        Ok(Self { rt, endpoint, network, loopback, bind, tuning, marks })
     }
 
     /// Opens a link to `address`, whose certificate must be for `server_name`.
@@ -294,7 +296,13 @@ impl QuicClient {
     /// # Errors
     /// What the system says; the old socket stays in use then.
     pub fn rebind(&self) -> io::Result<()> {
-        self.endpoint.rebind_abstract(self.rt.bind(self.bind, &self.tuning)?)
+        let socket = self.rt.bind(self.bind, &self.tuning)?;
+        self.endpoint.rebind_abstract(Marked::new(socket, self.marks.clone()))
+    }
+
+    /// What was seen of ECN on its socket.
+    pub fn ecn(&self) -> EcnSeen {
+        self.marks.seen()
     }
 
     /// The address in use.

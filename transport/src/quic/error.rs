@@ -43,7 +43,8 @@ fn transport(code: TransportErrorCode, message: String) -> LinkError {
         // Also what quinn does to a stream with too many holes, on a very lossy path.
         0x01 => LinkError::Internal(message),
         0x02 => LinkError::Refused,
-        // CRYPTO_ERROR: a TLS alert.
+        // CRYPTO_ERROR: a TLS alert; 120 is no_application_protocol.
+        0x0178 => LinkError::NoProtocol(message),
         0x0100..=0x01ff => LinkError::Handshake(message),
         _ => LinkError::Protocol(message),
     }

@@ -185,6 +185,7 @@ impl Link for QuicLink {
             sent_packets: stats.path.sent_packets,
             lost_packets: stats.path.lost_packets,
             lost_bytes: stats.path.lost_bytes,
+            lost_mtu_probes: stats.path.lost_plpmtud_probes,
             congestion_events: stats.path.congestion_events,
         }
     }

@@ -5,6 +5,7 @@
 
 mod coalesce;
 mod machine;
+mod marks;
 mod paced;
 mod udp;
 
@@ -17,6 +18,8 @@ use quinn::AsyncUdpSocket;
 use crate::quic::Tuning;
 
 pub use machine::{Grants, grants, interface_mtu};
+pub use marks::EcnSeen;
+pub(crate) use marks::{Marked, Marks};
 pub(crate) use paced::{HOLD_MAX, Paced, hold_until};
 
 /// The largest datagram that is taken in. Bytes of UDP payload: the most of IPv6. Larger datagrams take no more memory: quinn
