@@ -178,6 +178,8 @@ fn loss_with_a_queue_lowers_until_the_next_probe() {
 #[test]
 fn a_round_that_lost_too_much_lowers_without_a_queue() {
     let mut script = Script::cruising(Params::default());
+    // Until it is known that this path loses nothing.
+    script.rounds(5);
     script.loss = 0.1;
     script.rounds(3);
     assert!(is_bound(&script.bbr));
@@ -363,4 +365,23 @@ fn persistent_congestion_leaves_little_and_what_was_comes_back() {
     script.is_silent = false;
     script.rounds(2);
     assert!(script.bbr.cwnd() >= before, "{} of {before}", script.bbr.cwnd());
+}
+
+#[test]
+fn what_startup_bore_is_not_congestion_as_soon_as_it_is_over() {
+    for loss in [0.03, 0.1] {
+        let mut script = Script::new(Params::default());
+        (script.rate, script.growth, script.loss) = (RATE / 100.0, 1.6, loss);
+        script.rounds(8);
+        (script.rate, script.growth) = (RATE / 2.0, 1.0);
+        script.run_out_of(State::Startup, 6);
+        // Less, so that there is nothing to drain. And not until a probe begins, which lifts all bounds.
+        script.rate *= 0.9;
+        for _ in 0..12 * TICKS {
+            script.tick();
+            assert!(!is_bound(&script.bbr), "{loss}: {:?}", script.bbr.look());
+        }
+        let learnt = script.bbr.look().random_loss;
+        assert!((0.8 * loss..=1.2 * loss).contains(&learnt), "{learnt} of {loss}");
+    }
 }
