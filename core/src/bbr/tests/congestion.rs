@@ -267,6 +267,26 @@ fn the_bound_of_the_long_term_rises_while_probing() {
 }
 
 #[test]
+fn the_bound_of_the_long_term_rises_where_acknowledgements_are_few() {
+    let mut script = Script::cruising(Params::default());
+    let bound = script.in_flight();
+    script.bbr.congestion.inflight_longterm = bound;
+    script.run_until(State::ProbeUp, 40);
+    // Each is for four batches, and comes when as much is in flight as is allowed.
+    const HELD: u32 = 4;
+    let batch = (RATE * RTT.as_secs_f64() / f64::from(TICKS)) as u64;
+    for _ in 0..6 * TICKS / HELD {
+        let sent = script.in_flight() - script.standing + u64::from(HELD - 1) * batch;
+        script.standing = script.bbr.cwnd().saturating_sub(sent);
+        script.hold(HELD);
+    }
+    // It goes on: it is the bound that limits.
+    let look = script.bbr.look();
+    assert_eq!(look.state, State::ProbeUp);
+    assert!(look.inflight_longterm > bound + 4 * MSS, "{look:?}");
+}
+
+#[test]
 fn a_flight_without_loss_shows_that_the_bound_was_too_low() {
     let mut script = Script::cruising(Params::default());
     let flight = script.in_flight();
