@@ -46,6 +46,15 @@ fn one_flow_fills_the_link_and_not_the_queue() {
 }
 
 #[test]
+fn what_is_not_lost_is_not_taken_for_lost() {
+    let rows = rows("far-and-lossy");
+    let row = &rows[0].1[0];
+    let kept = 1.0 - row.loss_percent / 100.0;
+    assert!(row.steady_of_payload.unwrap() >= 0.7 * kept, "{}", said(row));
+    assert!(row.steady_wire_ratio.unwrap() <= HEADERS / kept, "{}", said(row));
+}
+
+#[test]
 fn what_is_fetched_is_as_fast() {
     let rows = rows("fetched");
     let row = &rows[0].1[0];

@@ -237,6 +237,11 @@ impl Bbr {
             return true;
         }
         let sent = round.lost.saturating_add(round.delivered);
+        // What Startup has borne is not congestion as soon as it is over: what it is shows in a few rounds.
+        let is_unknown = self.congestion.random.is_none() && round.loss() <= self.params.random_loss_max;
+        if is_unknown && !self.is_inflated(round.min_rtt) {
+            return false;
+        }
         let more = round.lost as f64 > 1.5 * self.random_loss() * sent as f64 + self.lost_by_chance();
         (more && self.is_inflated(round.min_rtt)) || self.is_too_much(round.lost, sent)
     }

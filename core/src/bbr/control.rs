@@ -99,9 +99,10 @@ impl Bbr {
         4 * self.mss
     }
 
-    /// Whether more would have been in flight, had the window allowed it.
-    pub(super) fn is_cwnd_limited(&self) -> bool {
-        let more = self.send_quantum() + BATCH * self.mss;
+    /// Whether more would have been in flight before this acknowledgement, had the window allowed it.
+    pub(super) fn is_cwnd_limited(&self, sample: &Sample) -> bool {
+        // An acknowledgement of many packets makes more room than what leaves at once fills.
+        let more = (self.send_quantum() + BATCH * self.mss).saturating_add(sample.newly_acked);
         self.sampler.in_flight().saturating_add(more) >= self.control.cwnd
     }
 

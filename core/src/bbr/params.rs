@@ -114,7 +114,7 @@ impl Default for Params {
             cwnd_gain: 2.0,
             up_cwnd_gain: 1.3,
             up_cwnd_gain_competing: 2.25,
-            held_rounds: 8,
+            held_rounds: 6,
             emptied_cycles: 3,
             probe_wait: Duration::from_secs(2),
             probe_rounds: 63,

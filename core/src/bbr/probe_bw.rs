@@ -80,7 +80,7 @@ impl Bbr {
             }
             State::ProbeUp => {
                 self.watch_growth(sample);
-                self.leave_up_in_time(now);
+                self.leave_up_in_time(now, sample);
             }
             _ => {}
         }
@@ -155,8 +155,8 @@ impl Bbr {
         self.probe_bw.growth.take(sample.rate);
     }
 
-    fn leave_up_in_time(&mut self, now: Instant) {
-        if self.is_time_to_go_down(now) {
+    fn leave_up_in_time(&mut self, now: Instant, sample: &Sample) {
+        if self.is_time_to_go_down(now, sample) {
             // It did not lose too much. If there is a bound nevertheless, it came of chance, or of others that are gone; to
             // raise it as the draft does takes a dozen rounds.
             if self.yields_to_queue() {
@@ -168,9 +168,9 @@ impl Bbr {
 
     /// BBRIsTimeToGoDown. It is time as well when the pipe holds the gain's worth, as BBRv2 has it, and a queue shows that
     /// this is too much: if there is room, the estimate grows with each round, and so does what the window allows.
-    fn is_time_to_go_down(&mut self, now: Instant) -> bool {
+    fn is_time_to_go_down(&mut self, now: Instant, sample: &Sample) -> bool {
         let max_bw = self.model.max_bw();
-        if self.is_cwnd_limited() && self.control.cwnd >= self.congestion.inflight_longterm {
+        if self.is_cwnd_limited(sample) && self.control.cwnd >= self.congestion.inflight_longterm {
             // It is the bound that keeps the rate down, and it is being raised.
             self.full_pipe.reset(max_bw);
             return false;
@@ -207,7 +207,7 @@ impl Bbr {
 
     /// BBRProbeInflightLongTermUpward.
     fn probe_upward(&mut self, sample: &Sample) {
-        if !self.is_cwnd_limited() || self.control.cwnd < self.congestion.inflight_longterm {
+        if !self.is_cwnd_limited(sample) || self.control.cwnd < self.congestion.inflight_longterm {
             return;
         }
         self.probe_bw.up_acked = self.probe_bw.up_acked.saturating_add(sample.newly_acked);

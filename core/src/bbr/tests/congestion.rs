@@ -178,6 +178,8 @@ fn loss_with_a_queue_lowers_until_the_next_probe() {
 #[test]
 fn a_round_that_lost_too_much_lowers_without_a_queue() {
     let mut script = Script::cruising(Params::default());
+    // Until it is known that this path loses nothing.
+    script.rounds(5);
     script.loss = 0.1;
     script.rounds(3);
     assert!(is_bound(&script.bbr));
@@ -262,6 +264,26 @@ fn the_bound_of_the_long_term_rises_while_probing() {
         script.tick();
     }
     assert!(script.bbr.look().inflight_longterm > bound + 4 * MSS, "{:?}", script.bbr.look());
+}
+
+#[test]
+fn the_bound_of_the_long_term_rises_where_acknowledgements_are_few() {
+    let mut script = Script::cruising(Params::default());
+    let bound = script.in_flight();
+    script.bbr.congestion.inflight_longterm = bound;
+    script.run_until(State::ProbeUp, 40);
+    // Each is for four batches, and comes when as much is in flight as is allowed.
+    const HELD: u32 = 4;
+    let batch = (RATE * RTT.as_secs_f64() / f64::from(TICKS)) as u64;
+    for _ in 0..6 * TICKS / HELD {
+        let sent = script.in_flight() - script.standing + u64::from(HELD - 1) * batch;
+        script.standing = script.bbr.cwnd().saturating_sub(sent);
+        script.hold(HELD);
+    }
+    // It goes on: it is the bound that limits.
+    let look = script.bbr.look();
+    assert_eq!(look.state, State::ProbeUp);
+    assert!(look.inflight_longterm > bound + 4 * MSS, "{look:?}");
 }
 
 #[test]
@@ -363,4 +385,23 @@ fn persistent_congestion_leaves_little_and_what_was_comes_back() {
     script.is_silent = false;
     script.rounds(2);
     assert!(script.bbr.cwnd() >= before, "{} of {before}", script.bbr.cwnd());
+}
+
+#[test]
+fn what_startup_bore_is_not_congestion_as_soon_as_it_is_over() {
+    for loss in [0.03, 0.1] {
+        let mut script = Script::new(Params::default());
+        (script.rate, script.growth, script.loss) = (RATE / 100.0, 1.6, loss);
+        script.rounds(8);
+        (script.rate, script.growth) = (RATE / 2.0, 1.0);
+        script.run_out_of(State::Startup, 6);
+        // Less, so that there is nothing to drain. And not until a probe begins, which lifts all bounds.
+        script.rate *= 0.9;
+        for _ in 0..12 * TICKS {
+            script.tick();
+            assert!(!is_bound(&script.bbr), "{loss}: {:?}", script.bbr.look());
+        }
+        let learnt = script.bbr.look().random_loss;
+        assert!((0.8 * loss..=1.2 * loss).contains(&learnt), "{learnt} of {loss}");
+    }
 }
