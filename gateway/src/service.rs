@@ -24,8 +24,9 @@ use crate::tcp::{self, TcpServer, TcpSettings};
 const CATALOGUE: &str = "catalogue.sqlite";
 /// Ports that are tried until one is free for UDP and TCP.
 const PORTS_TRIED: usize = 16;
-/// Bytes of a link whose peer is not known yet: a `Hello` has five thousand at most.
-const FROM_STRANGERS: usize = 64 * 1024;
+/// Bytes that a link takes of a peer that is not known yet. `Hello` has five thousand at most, but `metra doctor` tries a path with
+/// 256 KiB before it shows credentials.
+const FROM_STRANGERS: usize = 512 * 1024;
 /// Hashes of files that were not looked at for so long are forgotten.
 const KEEP_DAYS: u32 = 90;
 
