@@ -246,12 +246,15 @@ impl Bbr {
         (more && self.is_inflated(round.min_rtt)) || self.is_too_much(round.lost, sent)
     }
 
-    /// Startup ends for loss: much of it, in several places, and with a queue (section 5.3.1.3).
+    /// Startup ends for loss: much of it, in several places, and with a queue (section 5.3.1.3). Or with more loss than is ever
+    /// borne; of a round that brought more, twice as much: where losses come in bursts, a round of a few dozen packets may lose
+    /// a quarter of them by chance, long before the path is full.
     pub(super) fn startup_lost_too_much(&self) -> bool {
         let round = &self.congestion.last;
         let much =
             round.loss() > self.params.loss_threshold && round.losses >= self.params.startup_loss_events;
-        let bears = self.params.bears_random_loss && round.loss() < self.params.random_loss_max;
+        let most = self.params.random_loss_max * if self.full_pipe.brought { 2.0 } else { 1.0 };
+        let bears = self.params.bears_random_loss && round.loss() < most;
         self.congestion.round_start && much && (!bears || self.is_inflated(round.min_rtt))
     }
 

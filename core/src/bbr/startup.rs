@@ -14,6 +14,8 @@ pub(super) struct FullPipe {
     rounds: u32,
     /// It brought more in the round that goes on.
     grew: bool,
+    /// And in the one that has ended.
+    pub(super) brought: bool,
 }
 
 /// With a queue of this share of the path's length the pipe is more than full.
@@ -38,11 +40,13 @@ impl Bbr {
         if rate >= self.full_pipe.bw * self.params.full_bw_growth {
             self.full_pipe.reset(rate);
             self.full_pipe.grew = !round_start;
+            self.full_pipe.brought |= round_start;
             return;
         }
         if round_start {
             // With a queue there is no need to wait and see: the pipe is more than full.
             let grew = std::mem::take(&mut self.full_pipe.grew);
+            self.full_pipe.brought = grew;
             let met_queue = self.state == State::Startup && !grew && self.last_round_met_queue();
             self.full_pipe.rounds += if met_queue { self.params.full_bw_rounds } else { 1 };
             self.full_pipe.now = self.full_pipe.rounds >= self.params.full_bw_rounds;

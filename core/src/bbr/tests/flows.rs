@@ -49,6 +49,18 @@ fn a_link_that_loses_is_filled() {
 }
 
 #[test]
+fn a_link_that_loses_in_bursts_is_filled() {
+    for (rtt, loss, seed) in
+        [(50, 0.02, 1), (200, 0.02, 2), (50, 0.1, 3), (200, 0.1, 1), (200, 0.1, 3), (200, 0.1, 5)]
+    {
+        let mut path = one(Link { burst: 8.0, ..Link::new(1_000.0, rtt, 1.0, loss) }, seed * 7919);
+        path.run_until(steady(rtt));
+        let share = path.share(0, 6.0);
+        assert!(share >= 0.85 * (1.0 - loss), "{rtt} ms, {loss}: {share}");
+    }
+}
+
+#[test]
 fn a_link_with_a_short_queue_is_used_and_not_flooded() {
     // 250 packets or more; what is dropped is far less than the random loss that would be borne.
     for (mbit, rtt) in [(1_000.0, 50), (1_000.0, 200)] {

@@ -26,8 +26,9 @@ pub(super) struct Link {
     pub(super) rtt: u64,
     /// Bytes.
     pub(super) buffer: f64,
-    /// Share of packets that is lost behind the queue.
+    /// Share of packets that is lost behind the queue, and how many in a row on average: 1 is each by itself (Gilbert 1960).
     pub(super) loss: f64,
+    pub(super) burst: f64,
     /// What enters now is lost.
     pub(super) is_out: bool,
 }
@@ -36,7 +37,7 @@ impl Link {
     /// `buffer` in bandwidth-delay products.
     pub(super) fn new(mbit: f64, rtt_ms: u64, buffer: f64, loss: f64) -> Self {
         let (rate, rtt) = (mbit * 1e6 / 8.0, rtt_ms * 1_000_000);
-        Self { rate, rtt, buffer: buffer * rate * rtt as f64 / 1e9, loss, is_out: false }
+        Self { rate, rtt, buffer: buffer * rate * rtt as f64 / 1e9, loss, burst: 1.0, is_out: false }
     }
 }
 
@@ -63,6 +64,8 @@ pub(super) struct Path {
     order: u64,
     /// When the queue is empty if nothing more comes.
     busy_until: u64,
+    /// What comes now is lost, in bursts.
+    is_bad: bool,
     random: u64,
     /// The queue that packets met since [`Path::reset`]: sum and count, and the longest. Nanoseconds.
     queue: (f64, u64),
@@ -109,6 +112,7 @@ impl Path {
             events: BinaryHeap::new(),
             order: 0,
             busy_until: 0,
+            is_bad: false,
             random: seed,
             queue: (0.0, 0),
             queue_max: 0,
@@ -244,7 +248,7 @@ impl Path {
             let mut is_lost = self.link.is_out || is_full;
             if !is_lost {
                 self.busy_until = self.now + met + (MSS as f64 / self.link.rate * 1e9) as u64;
-                is_lost = self.chance() < self.link.loss;
+                is_lost = self.is_lost();
             }
             if !is_lost {
                 (arrived, last) = (arrived + 1, number);
@@ -329,6 +333,17 @@ impl Path {
         flow.probes += 1;
         self.make(index, self.now, 2);
         self.at(self.now + wait, index, Event::Probe);
+    }
+
+    fn is_lost(&mut self) -> bool {
+        let Link { loss, burst, .. } = self.link;
+        let chance = self.chance();
+        if burst <= 1.0 {
+            return chance < loss;
+        }
+        let (ends, begins) = (1.0 / burst, loss / (1.0 - loss) / burst);
+        self.is_bad = if self.is_bad { chance >= ends } else { chance < begins };
+        self.is_bad
     }
 
     fn chance(&mut self) -> f64 {
