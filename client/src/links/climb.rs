@@ -23,6 +23,8 @@ const SHORT: Duration = Duration::from_millis(3);
 const FAST: f64 = 125e6;
 /// How often it is looked whether more links make it faster.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long a gateway that allows no more links is not asked again.
+const LIMITED: Duration = Duration::from_secs(60);
 /// What is moved between two looks, if something is moved. Bytes.
 const BUSY: u64 = 256 * 1024;
 
@@ -43,7 +45,7 @@ impl Links {
                 self.rt.sleep(LOOK).await;
                 continue;
             }
-            let mut gain = Gain::new(self.rt.now(), fewest, self.links_max);
+            let (mut gain, mut asked) = (Gain::new(self.rt.now(), fewest, self.links_max), self.wanted());
             let mut before = self.moved();
             loop {
                 self.rt.sleep(LOOK).await;
@@ -51,12 +53,18 @@ impl Links {
                 if live.iter().any(|link| link.link().kind() != kinds[0]) {
                     break;
                 }
+                if self.wanted() != asked {
+                    // The gateway allows no more.
+                    self.rt.sleep(LIMITED).await;
+                    break;
+                }
                 let moved = self.moved();
                 let is_moving = moved > before + BUSY;
                 before = moved;
-                gain.look(self.rt.now(), moved, is_moving && live.len() == self.wanted());
-                if gain.links() != self.wanted() {
-                    self.want(gain.links());
+                gain.look(self.rt.now(), moved, is_moving && live.len() == asked);
+                if gain.links() != asked {
+                    asked = gain.links();
+                    self.want(asked);
                     for link in live.iter().skip(gain.links()) {
                         link.link().close(Code::Ok, "it made nothing faster");
                     }
