@@ -27,6 +27,9 @@ const CHUNKS: usize = 64;
 /// pings behind it should not.
 const CONTROL_MAX: usize = 4 * 1024 * 1024;
 
+/// What a piece of control takes in memory besides its bytes: a peer may send them one by one.
+const PIECE_COST: usize = 128;
+
 /// A part of a chunk.
 enum Piece {
     Data(Bytes),
@@ -72,7 +75,7 @@ pub(super) fn start(
     alive: &Arc<Alive>,
     io: ReadHalf<BoxStream>,
 ) -> (ControlIn, mpsc::Receiver<ChunkIn>) {
-    // Bounded by the semaphore, in bytes.
+    // Bounded by the semaphore, in bytes of memory.
     let (control, control_in) = mpsc::unbounded_channel();
     let (chunks, chunks_in) = mpsc::channel(CHUNKS);
     let reader = Reader {
@@ -188,7 +191,7 @@ impl Reader {
 
     async fn control(&mut self, bytes: Bytes) {
         let Some(control) = &self.control else { return };
-        let wanted = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let wanted = u32::try_from(bytes.len() + PIECE_COST).unwrap_or(u32::MAX);
         let _waiting = self.shared.reader_waits();
         // Never closed.
         let Ok(room) = self.control_room.clone().acquire_many_owned(wanted).await else { return };
