@@ -13,7 +13,7 @@ use metra_fallback::tls::{Protocol, Secured, TlsClient};
 use metra_fallback::ws::{self, WsError};
 use metra_fallback::{DialError, DialOptions, Dialed, ProxyTls, Target, dial, race, udp};
 use metra_transport::quic::{QuicClient, Tuning};
-use metra_transport::{Link, LinkError, Rt};
+use metra_transport::{Link, LinkError, Rt, source};
 
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
@@ -257,12 +257,7 @@ fn local_address(peer: SocketAddr) -> Option<IpAddr> {
 
 /// The address from which this machine would send there.
 pub(crate) fn source_address(peer: SocketAddr) -> Option<IpAddr> {
-    let any: IpAddr =
-        if peer.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
-    // Asks for the route; nothing is sent.
-    socket.connect(peer).ok()?;
-    Some(socket.local_addr().ok()?.ip().to_canonical())
+    source(peer).ok().map(|ip| ip.to_canonical())
 }
 
 /// The network of an address: whoever has the same is behind the same firewall, as a rule.

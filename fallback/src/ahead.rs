@@ -24,6 +24,11 @@ impl<S> Ahead<S> {
         Self { stream, buffer: Box::default(), start: 0, end: 0, size: 0 }
     }
 
+    /// Has read `first` already.
+    pub(crate) fn holding(first: &[u8], stream: S) -> Self {
+        Self { buffer: first.into(), end: first.len(), ..Self::new(stream) }
+    }
+
     /// May hold so many bytes from here on.
     pub(crate) fn allow(&mut self, size: usize) {
         self.size = size;

@@ -1,11 +1,9 @@
 //! Byte streams, whatever makes them.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use crate::ahead::Ahead;
 
 /// A byte stream in both directions: TCP, TLS, a tunnel through a proxy, WebSocket.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -17,54 +15,7 @@ pub type BoxStream = Box<dyn Stream>;
 
 /// `stream`, with `first` read before anything else.
 pub(crate) fn prefixed(first: Bytes, stream: impl Stream) -> BoxStream {
-    if first.is_empty() { Box::new(stream) } else { Box::new(Prefixed { first, stream }) }
-}
-
-struct Prefixed<S> {
-    first: Bytes,
-    stream: S,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, into);
-        }
-        let n = self.first.len().min(into.remaining());
-        into.put_slice(&self.first[..n]);
-        self.first.advance(n);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    if first.is_empty() { Box::new(stream) } else { Box::new(Ahead::holding(&first, stream)) }
 }
 
 #[cfg(test)]

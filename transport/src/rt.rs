@@ -272,7 +272,8 @@ impl Executor for TokioExecutor {
     }
 
     fn source(&self, peer: IpAddr) -> Option<IpAddr> {
-        socket::source(peer).ok()
+        // The port of "discard": any will do.
+        socket::source((peer, 9).into()).ok()
     }
 
     fn interface_mtu(&self) -> Option<u32> {

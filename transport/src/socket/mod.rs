@@ -31,15 +31,17 @@ pub(crate) fn bind(address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn A
     Ok(Arc::new(udp::Socket::bind(address, tuning)?))
 }
 
-/// The address from which the system would send to `peer`. Nothing is sent to find out.
-pub(crate) fn source(peer: IpAddr) -> io::Result<IpAddr> {
+/// The address from which the system would send to `peer`, whose port may be any but 0. Nothing is sent to find out.
+///
+/// # Errors
+/// What the system says: there is no route, mostly.
+pub fn source(peer: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = match peer {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0))?;
-    // The port of "discard": any will do.
-    socket.connect((peer, 9))?;
+    socket.connect(peer)?;
     Ok(socket.local_addr()?.ip())
 }
 
@@ -51,6 +53,6 @@ mod tests {
     #[test]
     fn this_host_is_reached_from_itself() {
         let here = IpAddr::from(Ipv4Addr::LOCALHOST);
-        assert_eq!(source(here).unwrap(), here);
+        assert_eq!(source((here, 9).into()).unwrap(), here);
     }
 }
