@@ -1,0 +1,1 @@
+//! What is allowed. Decisions only: no clock, no socket, no file.
