@@ -148,6 +148,8 @@ pub trait ChunkRecv: Send + fmt::Debug + 'static {
 pub enum LinkKind {
     /// Native QUIC.
     Quic,
+    /// QUIC within HTTP: CONNECT-UDP (RFC 9298).
+    Masque,
     /// TLS over TCP.
     Tls,
     /// WebSocket over TLS.
@@ -159,6 +161,7 @@ impl LinkKind {
     pub fn name(self) -> &'static str {
         match self {
             LinkKind::Quic => "quic",
+            LinkKind::Masque => "masque",
             LinkKind::Tls => "tls",
             LinkKind::WebSocket => "ws",
         }

@@ -19,7 +19,7 @@ use quinn::{AsyncTimer, AsyncUdpSocket};
 use tokio::sync::oneshot;
 
 use crate::quic::Tuning;
-use crate::socket::{self, Paced};
+use crate::socket::{self, Paced, PacketSocket, Packets};
 
 /// A handle to the executor. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -138,6 +138,11 @@ impl Rt {
 
     pub(crate) fn bind(&self, address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         Ok(Paced::new(self.0.bind(address, tuning)?, self.clone()))
+    }
+
+    /// What carries datagrams, as a socket.
+    pub(crate) fn socket(&self, packets: Arc<dyn Packets>) -> Arc<dyn AsyncUdpSocket> {
+        Paced::new(Arc::new(PacketSocket(packets)), self.clone())
     }
 
     pub(crate) fn source(&self, peer: IpAddr) -> Option<IpAddr> {

@@ -9,16 +9,16 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use metra_core::code::Code;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Endpoint, EndpointConfig};
+use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator};
 
 use super::error;
-use super::link::QuicLink;
+use super::link::{About, QuicLink};
 use super::paths::Use;
 use super::tuning::{Path, Tuning};
-use crate::link::{Link, LinkError};
+use crate::link::{Link, LinkError, LinkKind};
 use crate::rt::Rt;
-use crate::socket::{self, EcnSeen, Marked, Marks};
+use crate::socket::{self, EcnSeen, Marked, Marks, Packets};
 
 /// The protocol name of MTP over QUIC, version 1 (ALPN, RFC 7301).
 pub const ALPN: &[u8] = b"mtp/1";
@@ -30,6 +30,9 @@ const INCOMING_BUFFER: u64 = 64 * 1024;
 /// Early data kept for all of them. Bytes.
 const INCOMING_BUFFER_ALL: u64 = 8 * 1024 * 1024;
 
+/// The largest datagram that comes in as packets. Bytes; what a path over loopback takes is not much more.
+const PACKET_MAX: u16 = 16_384;
+
 /// A socket that takes links in.
 #[derive(Debug)]
 pub struct QuicServer {
@@ -39,6 +42,7 @@ pub struct QuicServer {
     configs: Mutex<ServerConfigs>,
     accepting: AtomicBool,
     half_open: Arc<AtomicUsize>,
+    kind: LinkKind,
 }
 
 /// What connections use.
@@ -60,6 +64,7 @@ pub struct Incoming {
     configs: ServerConfigs,
     half_open: Arc<AtomicUsize>,
     tuning: Tuning,
+    kind: LinkKind,
 }
 
 /// A socket that opens links.
@@ -69,9 +74,11 @@ pub struct QuicClient {
     endpoint: Endpoint,
     network: quinn::ClientConfig,
     loopback: quinn::ClientConfig,
-    bind: SocketAddr,
+    /// `None` over packets.
+    bind: Option<SocketAddr>,
     tuning: Tuning,
     marks: Arc<Marks>,
+    kind: LinkKind,
 }
 
 impl QuicServer {
@@ -105,6 +112,32 @@ impl QuicServer {
             configs: Mutex::new(configs),
             accepting: AtomicBool::new(true),
             half_open: Arc::default(),
+            kind: LinkKind::Quic,
+        })
+    }
+
+    /// A server for the links that come as `packets`, of kind [`LinkKind::Masque`]: with the certificates of this one, and as
+    /// one with it where handshakes are counted. It has no memory of paths. Close it by itself; it ends with its packets.
+    ///
+    /// # Errors
+    /// Of [`QuicServer::bind`], those that are not of the address.
+    pub fn beside(&self, packets: Arc<dyn Packets>) -> io::Result<Self> {
+        let tuning = Tuning { paths: None, ..self.tuning.clone() };
+        let configs = self.configs().clone();
+        let endpoint = Endpoint::new_with_abstract_socket(
+            packet_config(self.rt.seed()),
+            Some((*configs.network).clone()),
+            self.rt.socket(packets),
+            self.rt.quinn_runtime(),
+        )?;
+        Ok(Self {
+            rt: self.rt.clone(),
+            endpoint,
+            tuning,
+            configs: Mutex::new(configs),
+            accepting: AtomicBool::new(true),
+            half_open: self.half_open.clone(),
+            kind: LinkKind::Masque,
         })
     }
 
@@ -120,7 +153,8 @@ impl QuicServer {
                 continue;
             }
             let (rt, half_open, tuning) = (self.rt.clone(), self.half_open.clone(), self.tuning.clone());
-            let incoming = Incoming { rt, incoming, configs: self.configs().clone(), half_open, tuning };
+            let (configs, kind) = (self.configs().clone(), self.kind);
+            let incoming = Incoming { rt, incoming, configs, half_open, tuning, kind };
             let crowded = self.half_open.load(Ordering::Relaxed) >= self.tuning.retry_above;
             if crowded && !incoming.is_validated() {
                 incoming.retry();
@@ -219,16 +253,17 @@ impl Incoming {
                 Arc::new(config)
             }
         };
+        let about = About { kind: self.kind, path };
         let mut connecting = self.incoming.accept_with(config).map_err(error::lost)?;
         connecting.handshake_data().await.map_err(error::lost)?;
         // RFC 8446 section 2.3: a server may always send before it has heard the client's Finished.
         match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
-                Ok(QuicLink::handshaking(self.rt, connection, accepted, half_open, path, &self.tuning))
+                Ok(QuicLink::handshaking(self.rt, connection, accepted, half_open, about, &self.tuning))
             }
             Err(connecting) => {
                 let connection = connecting.await.map_err(error::lost)?;
-                Ok(QuicLink::confirmed(self.rt, connection, path, &self.tuning))
+                Ok(QuicLink::confirmed(self.rt, connection, about, &self.tuning))
             }
         }
     }
@@ -245,6 +280,32 @@ impl QuicClient {
     /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the
     /// address.
     pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
+        let socket = rt.bind(bind, &tuning)?;
+        Self::start(rt, socket, Some(bind), tls, tuning)
+    }
+
+    /// Opens links that travel as `packets`, of kind [`LinkKind::Masque`]; connect to [`Packets::peer`]. There is no memory of
+    /// paths.
+    ///
+    /// # Errors
+    /// As [`QuicClient::new`], those that are not of the address.
+    pub fn over(
+        rt: Rt,
+        packets: Arc<dyn Packets>,
+        tls: Arc<rustls::ClientConfig>,
+        tuning: Tuning,
+    ) -> io::Result<Self> {
+        let socket = rt.socket(packets);
+        Self::start(rt, socket, None, tls, Tuning { paths: None, ..tuning })
+    }
+
+    fn start(
+        rt: Rt,
+        socket: Arc<dyn AsyncUdpSocket>,
+        bind: Option<SocketAddr>,
+        tls: Arc<rustls::ClientConfig>,
+        tuning: Tuning,
+    ) -> io::Result<Self> {
         let (mut network, mut loopback) = client_configs(&tls, &tuning, &rt)?;
         let seed = rt.seed();
         if let Some(seed) = seed {
@@ -254,10 +315,13 @@ impl QuicClient {
             loopback.initial_dst_cid_provider(first_id);
         }
         let marks = Arc::new(Marks::default());
-        let socket = Marked::new(rt.bind(bind, &tuning)?, marks.clone());
-        let config = endpoint_config(None, seed);
+        let socket = Marked::new(socket, marks.clone());
+        let (config, kind) = match bind {
+            Some(_) => (endpoint_config(None, seed), LinkKind::Quic),
+            None => (packet_config(seed), LinkKind::Masque),
+        };
         let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, rt.quinn_runtime())?;
-        Ok(Self { rt, endpoint, network, loopback, bind, tuning, marks })
+        Ok(Self { rt, endpoint, network, loopback, bind, tuning, marks, kind })
     }
 
     /// Opens a link to `address`, whose certificate must be for `server_name`.
@@ -278,14 +342,15 @@ impl QuicClient {
             let transport = self.tuning.transport(Path::Network, interface, seed, path.known());
             config.transport_config(Arc::new(transport));
         }
+        let about = About { kind: self.kind, path };
         let connecting = self.endpoint.connect_with(config, address, server_name).map_err(error::connect)?;
         match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
-                Ok(QuicLink::handshaking(self.rt.clone(), connection, accepted, (), path, &self.tuning))
+                Ok(QuicLink::handshaking(self.rt.clone(), connection, accepted, (), about, &self.tuning))
             }
             Err(connecting) => {
                 let connection = connecting.await.map_err(error::lost)?;
-                Ok(QuicLink::confirmed(self.rt.clone(), connection, path, &self.tuning))
+                Ok(QuicLink::confirmed(self.rt.clone(), connection, about, &self.tuning))
             }
         }
     }
@@ -294,9 +359,10 @@ impl QuicClient {
     /// carries on (connection migration, RFC 9000 section 9).
     ///
     /// # Errors
-    /// What the system says; the old socket stays in use then.
+    /// What the system says; the old socket stays in use then. `Unsupported` over packets.
     pub fn rebind(&self) -> io::Result<()> {
-        let socket = self.rt.bind(self.bind, &self.tuning)?;
+        let bind = self.bind.ok_or(io::ErrorKind::Unsupported)?;
+        let socket = self.rt.bind(bind, &self.tuning)?;
         self.endpoint.rebind_abstract(Marked::new(socket, self.marks.clone()))
     }
 
@@ -363,6 +429,14 @@ fn endpoint_config(secret: Option<&[u8; 32]>, seed: Option<u64>) -> EndpointConf
         config.rng_seed(Some(bytes)).cid_generator(move || Box::new(SeededIds { seed, next: 0 }));
     }
     config.max_udp_payload_size(socket::DATAGRAM_MAX).expect("within the range of RFC 9000 section 18.2");
+    config
+}
+
+/// Where connections travel as packets: nobody but this process has ever known of them. Larger packets than such a path takes
+/// would need memory for nothing.
+fn packet_config(seed: Option<u64>) -> EndpointConfig {
+    let mut config = endpoint_config(None, seed);
+    config.max_udp_payload_size(PACKET_MAX).expect("within the range of RFC 9000 section 18.2");
     config
 }
 

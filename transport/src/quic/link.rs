@@ -44,7 +44,13 @@ pub(super) struct QuicLink {
     /// Of what is sent, and of what is received.
     silence: Silence,
     silence_received: Silence,
-    path: Use,
+    about: About,
+}
+
+/// What a link is told of itself.
+pub(super) struct About {
+    pub(super) kind: LinkKind,
+    pub(super) path: Use,
 }
 
 /// The smallest smoothed round-trip time that was looked at. Nanoseconds.
@@ -73,8 +79,8 @@ enum State {
 
 impl QuicLink {
     /// A link whose handshake is over.
-    pub(super) fn confirmed(rt: Rt, connection: Connection, path: Use, tuning: &Tuning) -> Arc<dyn Link> {
-        Self::start(rt, connection, Handshake(Progress::Done), path, tuning)
+    pub(super) fn confirmed(rt: Rt, connection: Connection, about: About, tuning: &Tuning) -> Arc<dyn Link> {
+        Self::start(rt, connection, Handshake(Progress::Done), about, tuning)
     }
 
     /// A link whose handshake goes on. `until_confirmed` is dropped when it is over, either way.
@@ -83,7 +89,7 @@ impl QuicLink {
         connection: Connection,
         accepted: ZeroRttAccepted,
         until_confirmed: impl Send + 'static,
-        path: Use,
+        about: About,
         tuning: &Tuning,
     ) -> Arc<dyn Link> {
         let (tx, rx) = watch::channel(State::Running);
@@ -97,14 +103,14 @@ impl QuicLink {
                 None => State::Confirmed { early_data_rejected: watched.side() == Side::Client && !accepted },
             });
         });
-        Self::start(rt, connection, Handshake(Progress::Watched(rx)), path, tuning)
+        Self::start(rt, connection, Handshake(Progress::Watched(rx)), about, tuning)
     }
 
     fn start(
         rt: Rt,
         connection: Connection,
         handshake: Handshake,
-        path: Use,
+        about: About,
         tuning: &Tuning,
     ) -> Arc<dyn Link> {
         let windows = Arc::new(Windows::new(rt.now(), tuning.receive_window, tuning.send_window));
@@ -119,14 +125,14 @@ impl QuicLink {
             windows,
             silence: Silence::default(),
             silence_received: Silence::default(),
-            path,
+            about,
         })
     }
 }
 
 impl Drop for QuicLink {
     fn drop(&mut self) {
-        self.path.end(&self.rt, &self.connection, &self.acked);
+        self.about.path.end(&self.rt, &self.connection, &self.acked);
     }
 }
 
@@ -156,7 +162,7 @@ impl fmt::Debug for QuicLink {
 
 impl Link for QuicLink {
     fn kind(&self) -> LinkKind {
-        LinkKind::Quic
+        self.about.kind
     }
 
     fn peer(&self) -> SocketAddr {
@@ -225,7 +231,7 @@ impl Link for QuicLink {
             let stream = self.connection.open_uni().await.map_err(error::lost)?;
             self.silence.watch_sending(&self.rt, &self.connection, &self.acked);
             self.windows.follow(self.rt.now(), &self.connection);
-            self.path.follow(&self.rt, &self.connection, &self.acked);
+            self.about.path.follow(&self.rt, &self.connection, &self.acked);
             let mut chunk = ChunkSend { stream, finished: false };
             if priority != 0 {
                 // Fails only on a stream that is closed, which this one is not.
@@ -252,7 +258,7 @@ impl Link for QuicLink {
         Box::pin(async {
             let reason = self.connection.closed().await;
             // The next link may start from what this one has found, even if somebody still holds this one.
-            self.path.end(&self.rt, &self.connection, &self.acked);
+            self.about.path.end(&self.rt, &self.connection, &self.acked);
             error::lost(reason)
         })
     }

@@ -7,6 +7,7 @@ mod coalesce;
 mod machine;
 mod marks;
 mod paced;
+mod packets;
 mod udp;
 
 use std::io;
@@ -21,6 +22,8 @@ pub use machine::{Grants, grants, interface_mtu};
 pub use marks::EcnSeen;
 pub(crate) use marks::{Marked, Marks};
 pub(crate) use paced::{HOLD_MAX, Paced, hold_until};
+pub(crate) use packets::PacketSocket;
+pub use packets::{Packets, ROOM};
 
 /// The largest datagram that is taken in. Bytes of UDP payload: the most of IPv6. Larger datagrams take no more memory: quinn
 /// has room for 32 of this size for each socket, 2 MiB, as the kernel may join what it received up to 64 KB.
