@@ -1,9 +1,12 @@
-//! HTTP/1.1 and HTTP/2 on one connection of a server, with the limits that the open Internet needs.
+//! HTTP/1.1 and HTTP/2: one connection of a server, with the limits that the open Internet needs; and a client's stream out of
+//! one request.
 //!
 //! ```text
 //!   serve_http    hyper, by what TLS agreed on; ends idle connections
 //!     guard         refuses what hyper takes and could be taken in two ways (request smuggling)
 //!     busy          what keeps a connection from being idle
+//!   open          asks for a stream: upgrade, or extended CONNECT
+//!     h2            that stream of HTTP/2
 //! ```
 //!
 //! What hyper itself refuses, and what of RFC 9112 and 9113 that covers, the tests pin down.
@@ -12,11 +15,14 @@
 //! that is for the service, which knows what it moves.
 
 mod busy;
+mod client;
 mod guard;
+mod h2;
 #[cfg(test)]
 mod tests;
 
 pub use busy::Busy;
+pub use client::{OpenError, has_token, open, single};
 
 use std::future::Future;
 use std::pin::pin;
@@ -29,7 +35,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{Instant, sleep_until};
 
 use crate::stream::BoxStream;
-use crate::ws;
 use busy::Activity;
 use guard::{Guard, Refused};
 
@@ -67,7 +72,7 @@ impl Default for Limits {
             head: 16 << 10,
             fields: 64,
             streams: 64,
-            window: ws::WINDOW,
+            window: h2::WINDOW,
             ping: Duration::from_secs(30),
             grace: Duration::from_secs(10),
         }
@@ -193,7 +198,7 @@ fn http2(limits: &Limits) -> hyper::server::conn::http2::Builder<TokioExecutor> 
         .max_header_list_size(limits.head)
         .initial_stream_window_size(limits.window)
         .initial_connection_window_size(limits.window)
-        .max_frame_size(ws::FRAME)
+        .max_frame_size(h2::FRAME)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(limits.ping)
         .keep_alive_timeout(limits.ping);
@@ -232,7 +237,8 @@ fn of_hyper(error: hyper::Error) -> HttpError {
 fn is_io(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        if cause.is::<std::io::Error>() || cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_io) {
+        if cause.is::<std::io::Error>() || cause.downcast_ref::<::h2::Error>().is_some_and(::h2::Error::is_io)
+        {
             return true;
         }
         source = cause.source();

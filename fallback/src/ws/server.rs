@@ -18,8 +18,8 @@ use hyper_util::rt::TokioIo;
 use super::error::WsError;
 use super::frame::Role;
 use super::stream::WsStream;
-use super::{SUBPROTOCOL, accept_key, has_token, single};
-use crate::http::Busy;
+use super::{SUBPROTOCOL, accept_key};
+use crate::http::{Busy, has_token, single};
 
 /// What [`accept`] gives: the answer to send, and what becomes a WebSocket once it is sent.
 pub type Accepted<F> = (Response<Empty<Bytes>>, F);
@@ -116,16 +116,16 @@ fn upgrade<B>(request: &Request<B>) -> Result<HeaderValue, Rejection> {
         return Err(wrong(400, "a WebSocket needs HTTP/1.1"));
     }
     // Item 2.
-    if single(headers, HOST).is_none() {
+    if single(headers, &HOST).is_none() {
         return Err(wrong(400, "not exactly one Host"));
     }
     // Item 3.
-    if !has_token(headers, UPGRADE, "websocket") {
+    if !has_token(headers, &UPGRADE, "websocket") {
         let header = Some((UPGRADE, "websocket"));
         return Err(Rejection { header, ..wrong(426, "here is nothing but a WebSocket") });
     }
     // Item 4.
-    if !has_token(headers, CONNECTION, "upgrade") {
+    if !has_token(headers, &CONNECTION, "upgrade") {
         return Err(wrong(400, "Upgrade is not named in Connection"));
     }
     // A body would be taken for frames.
@@ -136,7 +136,7 @@ fn upgrade<B>(request: &Request<B>) -> Result<HeaderValue, Rejection> {
     }
     version_and_subprotocol(headers)?;
     // Item 5.
-    let key = single(headers, SEC_WEBSOCKET_KEY).map(str::trim);
+    let key = single(headers, &SEC_WEBSOCKET_KEY).map(str::trim);
     let Some(key) = key.filter(|key| STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16)) else {
         return Err(wrong(400, "not exactly one Sec-WebSocket-Key of 16 bytes"));
     };
@@ -164,7 +164,7 @@ fn extended_connect<B>(request: &Request<B>) -> Result<(), Rejection> {
 
 /// RFC 6455 section 4.2.1, items 6 and 8, and section 4.4.
 fn version_and_subprotocol(headers: &HeaderMap) -> Result<(), Rejection> {
-    match single(headers, SEC_WEBSOCKET_VERSION).map(str::trim) {
+    match single(headers, &SEC_WEBSOCKET_VERSION).map(str::trim) {
         Some("13") => {}
         Some(_) => {
             let header = Some((SEC_WEBSOCKET_VERSION, "13"));

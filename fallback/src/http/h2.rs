@@ -1,4 +1,4 @@
-//! A WebSocket as one stream of an HTTP/2 connection (RFC 8441), at the client.
+//! One stream of an HTTP/2 connection as bytes both ways (extended CONNECT, RFC 8441), at the client.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,18 +10,20 @@ use ::h2::client::{Builder, Connection, SendRequest};
 use ::h2::ext::Protocol;
 use ::h2::{Reason, RecvStream, SendStream};
 use bytes::{Buf, Bytes};
-use http::{Method, Uri};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::client::{check_answer, lost, refused, request};
-use super::error::WsError;
-use super::frame::Role;
-use super::stream::WsStream;
+use super::client::{OpenError, lost};
 use crate::stream::BoxStream;
 
-/// Opens the WebSocket at `uri`.
-pub(super) async fn connect(stream: BoxStream, uri: Uri) -> Result<WsStream, WsError> {
+/// Opens the stream at `uri`.
+pub(super) async fn open(
+    stream: BoxStream,
+    protocol: &'static str,
+    uri: Uri,
+    fields: HeaderMap,
+) -> Result<(Response<()>, BoxStream), OpenError> {
     let (mut sender, mut connection) = Builder::new()
         .initial_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
@@ -37,40 +39,38 @@ pub(super) async fn connect(stream: BoxStream, uri: Uri) -> Result<WsStream, WsE
     settings(&sender, &mut connection).await?;
     // RFC 8441 section 3: not before the server has said so.
     if !sender.is_extended_connect_protocol_enabled() {
-        return Err(WsError::NoExtendedConnect);
+        return Err(OpenError::NoExtendedConnect);
     }
 
     let (leave, left) = oneshot::channel();
     let driver = tokio::spawn(drive(connection, left));
-    let open = async {
-        // RFC 8441 section 5: `:scheme` is https for wss; neither key nor Connection and Upgrade.
-        let request = request(Method::CONNECT, uri)
-            .extension(Protocol::from_static("websocket"))
-            .body(())
-            .map_err(|e| WsError::Request(e.to_string()))?;
-        poll_fn(|cx| sender.poll_ready(cx)).await.map_err(of_h2)?;
-        let (response, send) = sender.send_request(request, false).map_err(of_h2)?;
-        let response = response.await.map_err(of_h2)?;
-        if !response.status().is_success() {
-            return Err(refused(response.status(), response.headers()));
-        }
-        check_answer(response.headers())?;
-        Ok((send, response.into_body()))
-    };
     let guard = AbortOnDrop(Some(driver));
-    let (send, receive) = open.await?;
+    // RFC 8441 sections 4 and 5: neither key nor Connection and Upgrade.
+    let mut request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(uri)
+        .extension(Protocol::from_static(protocol))
+        .body(())
+        .map_err(|e| OpenError::Request(e.to_string()))?;
+    *request.headers_mut() = fields;
+    poll_fn(|cx| sender.poll_ready(cx)).await.map_err(of_h2)?;
+    let (response, send) = sender.send_request(request, false).map_err(of_h2)?;
+    let (head, receive) = response.await.map_err(of_h2)?.into_parts();
+    if !head.status.is_success() {
+        return Err(OpenError::refused(head.status, head.headers));
+    }
     guard.release();
     let stream = H2Stream { halves: Some((send, receive)), unread: Bytes::new(), leave: Some(leave) };
-    Ok(WsStream::new(Box::new(stream), Role::Client, None))
+    Ok((Response::from_parts(head, ()), Box::new(stream)))
 }
 
 /// Drives the connection until the server's SETTINGS, its first frame, are there.
 async fn settings(
     sender: &SendRequest<Bytes>,
     connection: &mut Connection<BoxStream, Bytes>,
-) -> Result<(), WsError> {
+) -> Result<(), OpenError> {
     poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(Err(WsError::Unanswered)),
+        Poll::Ready(Ok(())) => Poll::Ready(Err(OpenError::Unanswered)),
         Poll::Ready(Err(error)) => Poll::Ready(Err(of_h2(error))),
         Poll::Pending
             if sender.is_extended_connect_protocol_enabled() || sender.current_max_send_streams() != 0 =>
@@ -211,15 +211,15 @@ fn to_io(error: ::h2::Error) -> io::Error {
     }
 }
 
-/// While there is no WebSocket yet.
-fn of_h2(error: ::h2::Error) -> WsError {
+/// While there is no stream yet.
+fn of_h2(error: ::h2::Error) -> OpenError {
     if error.is_io() {
-        return error.into_io().map_or(WsError::Unanswered, |io| lost(&io));
+        return error.into_io().map_or(OpenError::Unanswered, |io| lost(&io));
     }
     match error.reason() {
         // Reset or GOAWAY by the server, or by something in between that knows no extended CONNECT.
-        Some(_) if error.is_remote() => WsError::Unanswered,
-        _ => WsError::NotHttp(error.to_string()),
+        Some(_) if error.is_remote() => OpenError::Unanswered,
+        _ => OpenError::NotHttp(error.to_string()),
     }
 }
 
