@@ -10,7 +10,7 @@ use metra_core::code::Code;
 use metra_fallback::link::LinkTuning;
 use metra_fallback::tls::TlsServer;
 use metra_store::{Beneath, Catalogue};
-use metra_transport::quic::{Congestion, Paths, QuicServer, Tuning};
+use metra_transport::quic::{Accepted, Congestion, Paths, QuicServer, Serves, Tuning};
 use metra_transport::{AbortOnDrop, LinkKind, Rt};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
@@ -91,7 +91,14 @@ impl Gateway {
         let (mut servers, mut tcp) = (Vec::new(), Vec::new());
         let udp = |address| {
             // All listen with the same tuning, and so share what is known of paths.
-            QuicServer::bind(rt.clone(), address, tls.clone(), tuning.clone(), Some(reset.secret()))
+            QuicServer::bind(
+                rt.clone(),
+                address,
+                tls.clone(),
+                tuning.clone(),
+                Some(reset.secret()),
+                Serves::Mtp,
+            )
         };
         let settings = TcpSettings {
             tls: TlsServer::new(&tls, config.tcp.http),
@@ -233,7 +240,8 @@ async fn accept(rt: Rt, server: Arc<QuicServer>, opener: Opener) {
         let peer = incoming.peer();
         rt.spawn(async move {
             let link = match incoming.accept().await {
-                Ok(link) => link,
+                Ok(Accepted::Link(link)) => link,
+                Ok(Accepted::Http3(connection)) => return connection.close(),
                 Err(error) => {
                     tracing::debug!(%peer, %error, "handshake failed");
                     return measure::handshake_failed(LinkKind::Quic, &error);

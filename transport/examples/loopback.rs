@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use metra_core::code::Code;
-use metra_transport::quic::{AckFrequency, Congestion, QuicClient, QuicServer, SocketKind, Tuning};
+use metra_transport::quic::{AckFrequency, Congestion, QuicClient, QuicServer, Serves, SocketKind, Tuning};
 use metra_transport::{ChunkRecv, Link, Rt};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
@@ -174,11 +174,12 @@ async fn receive(options: &Options) -> Result<()> {
         .with_single_cert(vec![made.cert.der().clone()], key.into())?;
     let address = format!("{}:0", options.text("address", "127.0.0.1")).parse()?;
     let rt = Rt::tokio();
-    let server = QuicServer::bind(rt.clone(), address, Arc::new(tls), options.tuning()?, None)?;
+    let server = QuicServer::bind(rt.clone(), address, Arc::new(tls), options.tuning()?, None, Serves::Mtp)?;
     println!("{}", server.local_addr()?);
     println!("{}", made.cert.der().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
 
-    let link = server.accept().await.ok_or("closed")?.accept().await?;
+    let accepted = server.accept().await.ok_or("closed")?.accept().await?;
+    let link = accepted.into_link().ok_or("not MTP")?;
     let cpu = cpu_seconds()?;
     let (mut send, mut recv) = link.control().await?;
     let announced = recv.recv().await?.ok_or("no announcement")?;

@@ -9,7 +9,7 @@ use metra_certs::{DevCa, server_config};
 use metra_core::code::Code;
 use metra_core::id::{ChunkIndex, Incarnation, JobId, SessionId};
 use metra_core::wire::{ChunkHeader, Frame, FrameDecoder, ManifestEnd, PeerLimits, Welcome};
-use metra_transport::quic::{QuicServer, Tuning};
+use metra_transport::quic::{Accepted, QuicServer, Serves, Tuning};
 use metra_transport::{ControlRecv, ControlSend, Link, Rt};
 use tokio::runtime::Runtime;
 
@@ -40,8 +40,15 @@ impl Hostile {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let server = runtime.block_on(async move {
-            QuicServer::bind(Rt::tokio(), "127.0.0.1:0".parse().unwrap(), tls, Tuning::default(), None)
-                .unwrap()
+            QuicServer::bind(
+                Rt::tokio(),
+                "127.0.0.1:0".parse().unwrap(),
+                tls,
+                Tuning::default(),
+                None,
+                Serves::Mtp,
+            )
+            .unwrap()
         });
         let address = server.local_addr().unwrap();
         let behaviour = Arc::new(behaviour);
@@ -49,7 +56,7 @@ impl Hostile {
             while let Some(incoming) = server.accept().await {
                 let behaviour = behaviour.clone();
                 tokio::spawn(async move {
-                    let Ok(link) = incoming.accept().await else { return };
+                    let Ok(Accepted::Link(link)) = incoming.accept().await else { return };
                     if let Some(peer) = Peer::meet(link).await {
                         // `None`: the client has hung up, as it may.
                         let _ = peer.treat(&behaviour).await;

@@ -13,6 +13,7 @@ use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator};
 
 use super::error;
+use super::http3::{self, Accepted, HTTP3_ALPN, Http3Connection, Serves};
 use super::link::{About, QuicLink};
 use super::paths::Use;
 use super::tuning::{Path, Tuning};
@@ -39,6 +40,7 @@ pub struct QuicServer {
     rt: Rt,
     endpoint: Endpoint,
     tuning: Tuning,
+    serves: Serves,
     configs: Mutex<ServerConfigs>,
     accepting: AtomicBool,
     half_open: Arc<AtomicUsize>,
@@ -79,6 +81,7 @@ pub struct QuicClient {
     tuning: Tuning,
     marks: Arc<Marks>,
     kind: LinkKind,
+    is_http3: bool,
 }
 
 impl QuicServer {
@@ -96,8 +99,9 @@ impl QuicServer {
         tls: Arc<rustls::ServerConfig>,
         tuning: Tuning,
         reset_secret: Option<&[u8; 32]>,
+        serves: Serves,
     ) -> io::Result<Self> {
-        let configs = server_configs(&tls, &tuning, &rt)?;
+        let configs = server_configs(&tls, &tuning, &rt, serves)?;
         let socket = rt.bind(address, &tuning)?;
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config(reset_secret, rt.seed()),
@@ -109,6 +113,7 @@ impl QuicServer {
             rt,
             endpoint,
             tuning,
+            serves,
             configs: Mutex::new(configs),
             accepting: AtomicBool::new(true),
             half_open: Arc::default(),
@@ -137,6 +142,7 @@ impl QuicServer {
             configs: Mutex::new(configs),
             accepting: AtomicBool::new(true),
             half_open: self.half_open.clone(),
+            serves: self.serves,
             kind: LinkKind::Masque,
         })
     }
@@ -174,7 +180,7 @@ impl QuicServer {
     /// # Errors
     /// As [`QuicServer::bind`]; the old ones stay in use then.
     pub fn set_tls(&self, tls: &rustls::ServerConfig) -> io::Result<()> {
-        let configs = server_configs(tls, &self.tuning, &self.rt)?;
+        let configs = server_configs(tls, &self.tuning, &self.rt, self.serves)?;
         self.endpoint.set_server_config(Some((*configs.network).clone()));
         *self.configs() = configs;
         Ok(())
@@ -233,12 +239,14 @@ impl Incoming {
         let _ = self.incoming.retry();
     }
 
-    /// Lets it in. Resolves when the client's first message of the handshake has been understood; the rest of
-    /// the handshake goes on while the link is in use already, see [`Link::handshake_confirmed`].
+    /// Lets it in. For MTP it resolves when the client's first message of the handshake has been understood; the rest
+    /// of the handshake goes on while the link is in use already, see [`Link::handshake_confirmed`]. For HTTP/3 it
+    /// resolves when the handshake is over: requests in early data may be replays (RFC 8470 section 3), and are read
+    /// when it is sure that they are not.
     ///
     /// # Errors
     /// [`LinkError::NoProtocol`] if there is no common protocol; else why the client is lost.
-    pub async fn accept(self) -> Result<Arc<dyn Link>, LinkError> {
+    pub async fn accept(self) -> Result<Accepted, LinkError> {
         let half_open = HalfOpen::new(self.half_open);
         let peer = self.incoming.remote_address();
         let path = path_to(peer, &self.rt, &self.tuning);
@@ -255,17 +263,19 @@ impl Incoming {
         };
         let about = About { kind: self.kind, path };
         let mut connecting = self.incoming.accept_with(config).map_err(error::lost)?;
-        connecting.handshake_data().await.map_err(error::lost)?;
+        if http3::is_http3(connecting.handshake_data().await.map_err(error::lost)?) {
+            return Ok(Accepted::Http3(Http3Connection::new(connecting.await.map_err(error::lost)?)));
+        }
         // RFC 8446 section 2.3: a server may always send before it has heard the client's Finished.
-        match connecting.into_0rtt() {
+        Ok(Accepted::Link(match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
-                Ok(QuicLink::handshaking(self.rt, connection, accepted, half_open, about, &self.tuning))
+                QuicLink::handshaking(self.rt, connection, accepted, half_open, about, &self.tuning)
             }
             Err(connecting) => {
                 let connection = connecting.await.map_err(error::lost)?;
-                Ok(QuicLink::confirmed(self.rt, connection, about, &self.tuning))
+                QuicLink::confirmed(self.rt, connection, about, &self.tuning)
             }
-        }
+        }))
     }
 }
 
@@ -281,7 +291,7 @@ impl QuicClient {
     /// address.
     pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
         let socket = rt.bind(bind, &tuning)?;
-        Self::start(rt, socket, Some(bind), tls, tuning)
+        Self::start(rt, socket, Some(bind), false, tls, tuning)
     }
 
     /// Opens links that travel as `packets`, of kind [`LinkKind::Masque`]; connect to [`Packets::peer`]. There is no memory of
@@ -296,17 +306,46 @@ impl QuicClient {
         tuning: Tuning,
     ) -> io::Result<Self> {
         let socket = rt.socket(packets);
-        Self::start(rt, socket, None, tls, Tuning { paths: None, ..tuning })
+        Self::start(rt, socket, None, false, tls, Tuning { paths: None, ..tuning })
+    }
+
+    /// As [`QuicClient::new`], for HTTP/3: see [`QuicClient::connect_http3`].
+    ///
+    /// # Errors
+    /// As [`QuicClient::new`].
+    pub fn http3(
+        rt: Rt,
+        bind: SocketAddr,
+        tls: Arc<rustls::ClientConfig>,
+        tuning: Tuning,
+    ) -> io::Result<Self> {
+        let socket = rt.bind(bind, &tuning)?;
+        Self::start(rt, socket, Some(bind), true, tls, tuning)
+    }
+
+    /// As [`QuicClient::over`], for HTTP/3.
+    ///
+    /// # Errors
+    /// As [`QuicClient::over`].
+    pub fn http3_over(
+        rt: Rt,
+        packets: Arc<dyn Packets>,
+        tls: Arc<rustls::ClientConfig>,
+        tuning: Tuning,
+    ) -> io::Result<Self> {
+        let socket = rt.socket(packets);
+        Self::start(rt, socket, None, true, tls, Tuning { paths: None, ..tuning })
     }
 
     fn start(
         rt: Rt,
         socket: Arc<dyn AsyncUdpSocket>,
         bind: Option<SocketAddr>,
+        is_http3: bool,
         tls: Arc<rustls::ClientConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
-        let (mut network, mut loopback) = client_configs(&tls, &tuning, &rt)?;
+        let (mut network, mut loopback) = client_configs(&tls, &tuning, &rt, is_http3)?;
         let seed = rt.seed();
         if let Some(seed) = seed {
             let first_id: Arc<dyn Fn() -> ConnectionId + Send + Sync> =
@@ -321,7 +360,7 @@ impl QuicClient {
             None => (packet_config(seed), LinkKind::Masque),
         };
         let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, rt.quinn_runtime())?;
-        Ok(Self { rt, endpoint, network, loopback, bind, tuning, marks, kind })
+        Ok(Self { rt, endpoint, network, loopback, bind, tuning, marks, kind, is_http3 })
     }
 
     /// Opens a link to `address`, whose certificate must be for `server_name`.
@@ -330,8 +369,11 @@ impl QuicClient {
     /// data; without, it resolves when the handshake is confirmed. There is no deadline but the idle timeout.
     ///
     /// # Errors
-    /// Why there is no link. A server that is not there shows as [`LinkError::TimedOut`].
+    /// Why there is no link. A server that is not there shows as [`LinkError::TimedOut`]; a client for HTTP/3 opens none.
     pub async fn connect(&self, address: SocketAddr, server_name: &str) -> Result<Arc<dyn Link>, LinkError> {
+        if self.is_http3 {
+            return Err(http3::wrong_kind());
+        }
         let path = path_to(address, &self.rt, &self.tuning);
         let mut config = match Path::to(address) {
             Path::Network => self.network.clone(),
@@ -353,6 +395,26 @@ impl QuicClient {
                 Ok(QuicLink::confirmed(self.rt.clone(), connection, about, &self.tuning))
             }
         }
+    }
+
+    /// Opens a connection for HTTP/3 to `address`, whose certificate must be for `server_name`. Nothing goes out early.
+    ///
+    /// # Errors
+    /// As [`QuicClient::connect`]; the client must be one of [`QuicClient::http3`].
+    pub async fn connect_http3(
+        &self,
+        address: SocketAddr,
+        server_name: &str,
+    ) -> Result<Http3Connection, LinkError> {
+        if !self.is_http3 {
+            return Err(http3::wrong_kind());
+        }
+        let config = match Path::to(address) {
+            Path::Network => self.network.clone(),
+            Path::Loopback => self.loopback.clone(),
+        };
+        let connecting = self.endpoint.connect_with(config, address, server_name).map_err(error::connect)?;
+        Ok(Http3Connection::new(connecting.await.map_err(error::lost)?))
     }
 
     /// Moves all links to a new socket: after the network has changed. The server sees the new address and
@@ -472,10 +534,15 @@ fn path_to(peer: SocketAddr, rt: &Rt, tuning: &Tuning) -> Use {
     Use::begin(paths, rt, peer.ip())
 }
 
-fn server_configs(tls: &rustls::ServerConfig, tuning: &Tuning, rt: &Rt) -> io::Result<ServerConfigs> {
+fn server_configs(
+    tls: &rustls::ServerConfig,
+    tuning: &Tuning,
+    rt: &Rt,
+    serves: Serves,
+) -> io::Result<ServerConfigs> {
     let (seed, interface) = (choices(rt), rt.interface_mtu());
     let mut tls = tls.clone();
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = serves.alpn();
     // RFC 9001 section 4.6.1: QUIC knows this value and 0 only.
     tls.max_early_data_size = u32::MAX;
     let crypto = QuicServerConfig::try_from(tls).map_err(invalid)?;
@@ -495,16 +562,21 @@ fn client_configs(
     tls: &rustls::ClientConfig,
     tuning: &Tuning,
     rt: &Rt,
+    is_http3: bool,
 ) -> io::Result<(quinn::ClientConfig, quinn::ClientConfig)> {
     let (seed, interface) = (choices(rt), rt.interface_mtu());
+    let transport = |path, seed| match is_http3 {
+        true => Arc::new(http3::client_transport(tuning, path, interface, seed)),
+        false => Arc::new(tuning.transport(path, interface, seed, None)),
+    };
     let mut tls = tls.clone();
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    tls.enable_early_data = true;
+    tls.alpn_protocols = vec![if is_http3 { HTTP3_ALPN } else { ALPN }.to_vec()];
+    tls.enable_early_data = !is_http3;
     let crypto = QuicClientConfig::try_from(tls).map_err(invalid)?;
     let mut network = quinn::ClientConfig::new(Arc::new(crypto));
-    network.transport_config(Arc::new(tuning.transport(Path::Network, interface, seed, None)));
+    network.transport_config(transport(Path::Network, seed));
     let mut loopback = network.clone();
-    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, interface, !seed, None)));
+    loopback.transport_config(transport(Path::Loopback, !seed));
     Ok((network, loopback))
 }
 

@@ -86,6 +86,11 @@ pub(super) fn stopped(error: StoppedError) -> LinkError {
     }
 }
 
+/// The caller asked for what cannot be.
+pub(super) fn invalid(message: &str) -> LinkError {
+    LinkError::Io { kind: std::io::ErrorKind::InvalidInput, message: message.into() }
+}
+
 /// The control stream handles a rejection itself, and nothing else is sent early: this is not seen outside.
 fn early_data_rejected() -> LinkError {
     LinkError::Handshake("early data was rejected".into())

@@ -2,10 +2,10 @@
 //!
 //! One endpoint is one socket; one connection is one link. The control stream is the first bidirectional
 //! stream, a chunk is one unidirectional stream, codes of MTP are the application error codes. TLS 1.3 only,
-//! ALPN [`ALPN`]. To use more than one core for one session, open several clients; a connection is driven by
+//! ALPN [`ALPN`]; a server may offer HTTP/3 on the same socket ([`Serves`]), whose connections are handed out as they are. To use more than one core for one session, open several clients; a connection is driven by
 //! one task.
 //!
-//! Non-goals: where certificates come from; reconnecting; DATAGRAM frames.
+//! Non-goals: where certificates come from; reconnecting; DATAGRAM frames of MTP (it has none).
 //!
 //! What a connection has measured of its path can be kept for the next one ([`Paths`]): it starts from half of that (RFC 9959),
 //! and asks for acknowledgements as rarely as the path allows.
@@ -20,6 +20,7 @@ mod bbr;
 mod control;
 mod endpoint;
 mod error;
+mod http3;
 mod link;
 mod paths;
 mod rate;
@@ -28,6 +29,7 @@ mod tuning;
 mod windows;
 
 pub use endpoint::{ALPN, Incoming, QuicClient, QuicServer};
+pub use http3::{Accepted, HTTP3_ALPN, Http3Connection, Serves};
 pub use paths::{Paths, PathsError};
 pub use tuning::{AckFrequency, Congestion, SocketKind, Tuning};
 

@@ -67,6 +67,11 @@ fn client_tls(server: &Identity, own: Option<&Identity>) -> rustls::ClientConfig
     }
 }
 
+/// The next client, for MTP.
+async fn link_in(server: &QuicServer) -> Result<Arc<dyn Link>, LinkError> {
+    server.accept().await.unwrap().accept().await.map(|accepted| accepted.into_link().unwrap())
+}
+
 struct Pair {
     server: QuicServer,
     client: QuicClient,
@@ -81,7 +86,8 @@ impl Pair {
     fn with(server: rustls::ServerConfig, client: rustls::ClientConfig, tuning: Tuning) -> Self {
         let any = "127.0.0.1:0".parse().unwrap();
         Self {
-            server: QuicServer::bind(Rt::tokio(), any, Arc::new(server), tuning.clone(), None).unwrap(),
+            server: QuicServer::bind(Rt::tokio(), any, Arc::new(server), tuning.clone(), None, Serves::Mtp)
+                .unwrap(),
             client: QuicClient::new(Rt::tokio(), any, Arc::new(client), tuning).unwrap(),
         }
     }
@@ -91,8 +97,7 @@ impl Pair {
     }
 
     async fn links(&self) -> (Arc<dyn Link>, Arc<dyn Link>) {
-        let (client, server) =
-            tokio::join!(self.knock(), async { self.server.accept().await.unwrap().accept().await });
+        let (client, server) = tokio::join!(self.knock(), async { link_in(&self.server).await });
         let (client, server) = (client.unwrap(), server.unwrap());
         server.handshake_confirmed().await.unwrap();
         (client, server)
@@ -254,11 +259,11 @@ async fn a_lost_peer_is_noticed() {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let guard = runtime.enter();
         let any = "127.0.0.1:0".parse().unwrap();
-        let server = Arc::new(QuicServer::bind(Rt::tokio(), any, Arc::new(server), short, None).unwrap());
+        let server =
+            Arc::new(QuicServer::bind(Rt::tokio(), any, Arc::new(server), short, None, Serves::Mtp).unwrap());
         address_tx.send(server.local_addr().unwrap()).unwrap();
         let accepting = server.clone();
-        Rt::tokio()
-            .spawn(async move { accepting.accept().await.unwrap().accept().await.unwrap().closed().await });
+        Rt::tokio().spawn(async move { link_in(&accepting).await.unwrap().closed().await });
         gone_rx.recv().unwrap();
         drop(guard);
         runtime.shutdown_background();
@@ -314,7 +319,7 @@ async fn a_second_link_says_hello_at_once() {
     assert!(Rt::tokio().timeout(brief, &mut second).await.is_err());
     assert!(Rt::tokio().timeout(brief, &mut chunk).await.is_err());
 
-    let server = soon(async { pair.server.accept().await.unwrap().accept().await }).await.unwrap();
+    let server = soon(async { link_in(&pair.server).await }).await.unwrap();
     let (mut to_client, mut from_client) = soon(server.control()).await.unwrap();
     expect(&mut from_client, b"hello").await;
     soon(to_client.send("welcome".into())).await.unwrap();
@@ -336,7 +341,7 @@ async fn rejected_early_data_is_sent_again() {
         // A server that has forgotten its sessions.
         pair.server.set_tls(&server_tls(&identity, None)).unwrap();
         let client = soon(pair.knock()).await.unwrap();
-        let accept = async { pair.server.accept().await.unwrap().accept().await.unwrap() };
+        let accept = async { link_in(&pair.server).await.unwrap() };
         let meet = async {
             let server = accept.await;
             let (mut to_client, mut from_client) = soon(server.control()).await.unwrap();
@@ -371,8 +376,7 @@ async fn certificates_of_both_sides_count() {
     assert_eq!(client.peer_certificates().unwrap(), [server_id.certificate.to_vec()]);
 
     let stranger = Pair::with(server_tls(&other, None), client_tls(&server_id, None), Tuning::default());
-    let (client, _server) =
-        tokio::join!(stranger.knock(), async { stranger.server.accept().await.unwrap().accept().await });
+    let (client, _server) = tokio::join!(stranger.knock(), async { link_in(&stranger.server).await });
     let error = client.unwrap_err();
     assert!(matches!(error, LinkError::Handshake(_)) && !error.is_retryable(), "{error}");
 }
@@ -382,8 +386,7 @@ async fn a_client_without_a_certificate_fails_the_handshake() {
     let (server_id, client_id) = (Identity::new("localhost"), Identity::new("alice"));
     let pair =
         Pair::with(server_tls(&server_id, Some(&client_id)), client_tls(&server_id, None), Tuning::default());
-    let (client, server) =
-        tokio::join!(pair.knock(), async { pair.server.accept().await.unwrap().accept().await });
+    let (client, server) = tokio::join!(pair.knock(), async { link_in(&pair.server).await });
     let error = soon(server.unwrap().handshake_confirmed()).await.unwrap_err();
     assert!(matches!(error, LinkError::Handshake(_)), "{error}");
     // The client has finished its part of the handshake before the server looks at it.
@@ -416,7 +419,7 @@ async fn a_crowded_server_wants_to_see_addresses() {
     let (client, incoming) = tokio::join!(pair.knock(), async {
         let incoming = pair.server.accept().await.unwrap();
         assert!(incoming.is_validated(), "it came through a Retry");
-        incoming.accept().await
+        incoming.accept().await.map(|accepted| accepted.into_link().unwrap())
     });
     greet(&client.unwrap(), &incoming.unwrap()).await;
 }
@@ -483,4 +486,46 @@ async fn the_mtu_grows_to_what_loopback_takes() {
         let mtu = link.stats().mtu;
         assert!((9000..=16_000).contains(&mtu), "{mtu}");
     }
+}
+
+/// A server that speaks both, and a client of HTTP/3.
+fn http3_pair(tuning: Tuning, serves: Serves) -> Pair {
+    let identity = Identity::new("localhost");
+    let any = "127.0.0.1:0".parse().unwrap();
+    let (server, client) = (Arc::new(server_tls(&identity, None)), Arc::new(client_tls(&identity, None)));
+    Pair {
+        server: QuicServer::bind(Rt::tokio(), any, server, tuning.clone(), None, serves).unwrap(),
+        client: QuicClient::http3(Rt::tokio(), any, client, tuning).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn one_socket_serves_mtp_and_http3() {
+    let pair = http3_pair(Tuning::default(), Serves::MtpAndHttp3);
+    let address = pair.server.local_addr().unwrap();
+    let (client, accepted) = tokio::join!(pair.client.connect_http3(address, "localhost"), async {
+        pair.server.accept().await.unwrap().accept().await
+    });
+    let Accepted::Http3(server) = accepted.unwrap() else { panic!("not HTTP/3") };
+    let client = client.unwrap();
+    assert_eq!(client.peer(), address);
+    assert_eq!(server.peer(), pair.client.local_addr().unwrap());
+    assert_eq!(client.peer_certificates().unwrap().len(), 1);
+    let (client, server) = (client.into_inner(), server.into_inner());
+    assert!(client.max_datagram_size().is_some_and(|size| size >= 1200), "{:?}", client.max_datagram_size());
+    client.send_datagram("over".into()).unwrap();
+    assert_eq!(&soon(server.read_datagram()).await.unwrap()[..], b"over");
+    let error = pair.client.connect(address, "localhost").await.unwrap_err();
+    assert!(matches!(error, LinkError::Io { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_of_mtp_alone_takes_no_http3() {
+    let pair = http3_pair(Tuning::default(), Serves::Mtp);
+    let address = pair.server.local_addr().unwrap();
+    let (client, accepted) = tokio::join!(pair.client.connect_http3(address, "localhost"), async {
+        pair.server.accept().await.unwrap().accept().await
+    });
+    assert!(matches!(client.unwrap_err(), LinkError::NoProtocol(_)));
+    assert!(matches!(accepted.unwrap_err(), LinkError::NoProtocol(_)));
 }
