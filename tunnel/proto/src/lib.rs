@@ -6,17 +6,22 @@
 //! ```text
 //!  one UDP payload   in a QUIC DATAGRAM frame   quarter stream id | context id 0 | payload          datagram
 //!                    on the request's stream    type 0 | length   | context id 0 | payload          capsule
-//!  the request       template: what a client is configured with    target: what it asks for
+//!  the request       template: what a client is configured with    target: what it asks for    capsule_protocol
+//!  the response      proxy_status: why it is refused               capsule_protocol
 //! ```
 
 pub mod capsule;
+pub mod capsule_protocol;
 pub mod datagram;
+mod fields;
 mod percent;
 mod prefix;
+pub mod proxy_status;
 pub mod target;
 pub mod template;
 
 pub use prefix::Prefix;
+pub use proxy_status::{ErrorType, ProxyStatus};
 pub use target::Target;
 pub use template::Template;
 
