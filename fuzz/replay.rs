@@ -4,8 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
+/// A fuzz target: its name, which is also the name of its corpus, and its function.
+type Target = (&'static str, fn(&[u8]));
+
 /// Runs what belongs to the targets of the crate `name` (as it is written in Rust), which are `targets`.
-pub(crate) fn replay(name: &str, targets: &[(&str, fn(&[u8]))]) {
+pub(crate) fn replay(name: &str, targets: &[Target]) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let fuzz = here.ancestors().map(|folder| folder.join("fuzz")).find(|folder| folder.is_dir()).unwrap();
     let corpus = fuzz.join("corpus");

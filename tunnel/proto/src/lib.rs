@@ -14,6 +14,8 @@ pub mod capsule;
 pub mod capsule_protocol;
 pub mod datagram;
 mod fields;
+#[doc(hidden)]
+pub mod fuzzing;
 mod percent;
 mod prefix;
 pub mod proxy_status;
