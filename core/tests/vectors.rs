@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "the files under test are read here, not by the core")]
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use metra_core::code::Code;
@@ -21,55 +20,12 @@ use metra_core::wire::{
     PeerLimits, Placement, Pull, Push, Symlinks, Welcome, stream, varint,
 };
 
-/// One vector: its fields in the order of the file, all as text.
-type Vector = Vec<(&'static str, String)>;
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, b| {
-        write!(text, "{b:02x}").unwrap();
-        text
-    })
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    assert_eq!(text.len() % 2, 0);
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
-}
-
-/// Compares a group with its file and gives what the file says, so that decoders read the file and not this code.
-fn hold(group: &str, about: &str, cases: &[Vector]) -> Vec<toml::Table> {
-    let path =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors").join(format!("{group}.toml"));
-    let mut text = about.lines().fold(String::new(), |text, line| text + "# " + line + "\n");
-    for case in cases {
-        text.push_str("\n[[vector]]\n");
-        for (key, value) in case {
-            assert!(!value.contains('\''), "a literal string of TOML cannot hold {value}");
-            writeln!(text, "{key} = '{value}'").unwrap();
-        }
-    }
-    if std::env::var_os("METRA_WRITE_VECTORS").is_some() {
-        std::fs::write(&path, &text).unwrap();
-    }
-    let found = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let table: toml::Table = found.parse().unwrap();
-    let vectors = table["vector"].as_array().unwrap();
-    for (case, vector) in cases.iter().zip(vectors) {
-        for (key, value) in case {
-            assert_eq!(vector.get(*key).and_then(|v| v.as_str()), Some(value.as_str()), "{group}: {case:?}");
-        }
-    }
-    assert_eq!(vectors.len(), cases.len(), "{group}: as many vectors as cases");
-    assert_eq!(found, text, "{group}: comments or order");
-    vectors.iter().map(|v| v.as_table().unwrap().clone()).collect()
-}
+#[path = "../../tests/vectors/hold.rs"]
+mod hold;
+use hold::{Vector, bytes_of, hex, hold};
 
 fn case(name: &str, bytes: &[u8], meaning: &str) -> Vector {
     vec![("name", name.into()), ("hex", hex(bytes)), ("meaning", meaning.into())]
-}
-
-fn bytes_of(vector: &toml::Table) -> Vec<u8> {
-    unhex(vector["hex"].as_str().unwrap())
 }
 
 #[test]

@@ -6,14 +6,26 @@
 //! ```text
 //!  one UDP payload   in a QUIC DATAGRAM frame   quarter stream id | context id 0 | payload          datagram
 //!                    on the request's stream    type 0 | length   | context id 0 | payload          capsule
-//!  the request       template, target           the error it is answered with    proxy_status
+//!  the request       template: what a client is configured with    target: what it asks for    capsule_protocol
+//!  the response      proxy_status: why it is refused               capsule_protocol
 //! ```
 
 pub mod capsule;
+pub mod capsule_protocol;
 pub mod datagram;
+mod fields;
+#[doc(hidden)]
+pub mod fuzzing;
+mod percent;
 mod prefix;
+pub mod proxy_status;
+pub mod target;
+pub mod template;
 
 pub use prefix::Prefix;
+pub use proxy_status::{ErrorType, ProxyStatus};
+pub use target::Target;
+pub use template::Template;
 
 /// Longest payload of a UDP datagram that context 0 may carry: 65535 less the UDP header (RFC 9298, section 5). Bytes.
 pub const UDP_PAYLOAD_MAX: usize = 65_527;
