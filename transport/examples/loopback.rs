@@ -178,7 +178,7 @@ async fn receive(options: &Options) -> Result<()> {
     println!("{}", server.local_addr()?);
     println!("{}", made.cert.der().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
 
-    let link = server.accept().await.ok_or("closed")?.accept().await?;
+    let link = server.accept().await.ok_or("closed")?.accept().await?.into_link().ok_or("not MTP")?;
     let cpu = cpu_seconds()?;
     let (mut send, mut recv) = link.control().await?;
     let announced = recv.recv().await?.ok_or("no announcement")?;

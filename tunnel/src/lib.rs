@@ -8,4 +8,5 @@
 //!  client      opens a tunnel; a UDP socket for quinn over it
 //! ```
 
+pub mod http3;
 pub mod proto;

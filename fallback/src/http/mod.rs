@@ -16,7 +16,7 @@ mod guard;
 #[cfg(test)]
 mod tests;
 
-pub use busy::Busy;
+pub use busy::{Activity, Busy};
 
 use std::future::Future;
 use std::pin::pin;
@@ -26,11 +26,11 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use metra_transport::Rt;
 use tokio::time::{Instant, sleep_until};
 
 use crate::stream::BoxStream;
 use crate::ws;
-use busy::Activity;
 use guard::{Guard, Refused};
 
 /// What one HTTP connection may use.
@@ -157,10 +157,11 @@ where
             }
         };
     }
+    let rt = Rt::tokio();
     let mut connection = pin!(http2(limits).serve_connection(io, service));
     tokio::select! {
         ended = connection.as_mut() => return ended.map_err(of_hyper),
-        () = activity.idle(limits.idle) => {}
+        () = activity.idle(&rt, limits.idle) => {}
         () = &mut drain => {}
     }
     connection.as_mut().graceful_shutdown();
