@@ -11,7 +11,7 @@ use hyper::body::Body;
 use tokio::sync::oneshot;
 
 use super::error::{Http3Error, INTERNAL_ERROR};
-use super::quic::{Sender, Sending, data_head};
+use super::halves::{Sender, Sending, data_head};
 use super::request;
 use super::tunnel::{Opening, Tunnelled};
 

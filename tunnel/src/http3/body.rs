@@ -9,7 +9,7 @@ use h3::error::Code;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::error::{Http3Error, MESSAGE_ERROR};
-use super::quic::{Gate, Receiver};
+use super::halves::{Gate, Receiver};
 
 /// What arrives on a stream of a request, after the head.
 pub(super) struct Incoming {

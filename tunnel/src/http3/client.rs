@@ -15,7 +15,8 @@ use super::Limits;
 use super::body::{Incoming, ResponseBody};
 use super::datagrams::Routes;
 use super::error::{Http3Error, NO_ERROR, REQUEST_CANCELLED, number};
-use super::quic::{self, Bidirectional, Gate, Maker, Opener, Sender};
+use super::halves::{Gate, Receiver, Sender};
+use super::quic::{self, Bidirectional, Maker, Opener};
 use super::request;
 use super::server::note;
 use super::tunnel::{Opening, Peer, Tunnelled};
@@ -53,7 +54,7 @@ impl Drop for Inner {
 
 /// A request that was sent, without a body.
 struct Sent {
-    stream: h3::client::RequestStream<quic::Receiver, Bytes>,
+    stream: h3::client::RequestStream<Receiver, Bytes>,
     sender: Sender,
     gate: Gate,
 }

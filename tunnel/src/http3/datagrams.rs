@@ -8,7 +8,7 @@
 //! The reader takes what there is at a time and wakes each consumer once for it; the consumer takes its whole queue at a
 //! time. So a lock changes hands per batch, not per datagram.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -226,7 +226,8 @@ impl DatagramReceiver {
 /// Where the datagrams of a connection go.
 #[derive(Debug)]
 pub(super) struct Routes {
-    queues: Mutex<HashMap<u64, Arc<Queue>>>,
+    /// In order, so that they are closed in the same order in every run.
+    queues: Mutex<BTreeMap<u64, Arc<Queue>>>,
     /// Of one tunnel, waiting. Bytes.
     limit: usize,
 }

@@ -8,18 +8,19 @@
 //!  tunnel      CONNECT: the stream after the answer, and its datagrams
 //!  datagrams   one reader of QUIC DATAGRAM frames per connection, a bounded queue per tunnel
 //!  --------------------------------------------------------------------------- h3: frames, QPACK, control streams
-//!  quic        h3's view of quinn's streams                              frames    what goes past, looked at first
+//!  quic        h3's view of quinn's connection
+//!    halves      and of its streams                                      frames    what goes past, looked at first
 //! ```
 //!
 //! h3 0.0.8 and h3-quinn 0.0.10 have sharp edges. They are met here, and nowhere else:
 //!
 //! | Edge | Here |
 //! |---|---|
-//! | a dropped stream is a clean FIN: a truncated body looks complete | `quic::Sender` resets what was not finished |
-//! | `stop_sending` and `id` panic while a read is pending | `quic::Receiver` never gives the stream away |
+//! | a dropped stream is a clean FIN: a truncated body looks complete | `halves::Sender` resets what was not finished |
+//! | `stop_sending` and `id` panic while a read is pending | `halves::Receiver` never gives the stream away |
 //! | a FIN within a DATA frame looks like the end of the body, and the trailers after it panic | `frames` sees it: H3_FRAME_ERROR |
 //! | HEADERS and unknown frames are buffered whole, whatever their length | `frames` bounds them |
-//! | every poll reads ahead: small DATA frames fill the memory of a slow reader | `quic::Gate`: read only when nothing is left |
+//! | every poll reads ahead: small DATA frames fill the memory of a slow reader | `halves::Gate`: read only when nothing is left |
 //! | `accept` ends with a GOAWAY that names the last request, and takes one that GOAWAY has excluded | `server` accepts streams itself |
 //! | dropping the connection closes QUIC at once, whatever is on its way | `server` waits until it was acknowledged |
 //! | datagrams: one reader, the oldest evicted, the peer's settings ignored | `datagrams` |
@@ -39,6 +40,7 @@ mod client;
 mod datagrams;
 mod error;
 mod frames;
+mod halves;
 mod quic;
 mod request;
 mod server;

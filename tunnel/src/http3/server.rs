@@ -26,7 +26,8 @@ use super::answer::Exchange;
 use super::body::{Incoming, RequestBody};
 use super::datagrams::Routes;
 use super::error::{Http3Error, MESSAGE_ERROR, NO_ERROR, REQUEST_REJECTED, number};
-use super::quic::{self, Bidirectional, Gate, Maker, Opener, Sender};
+use super::halves::{Gate, Sender};
+use super::quic::{self, Bidirectional, Maker, Opener};
 use super::request::{self, Refusal};
 use super::tunnel::{Opening, Peer};
 

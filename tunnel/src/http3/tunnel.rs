@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 use super::body::Incoming;
 use super::datagrams::{Datagrams, Route};
 use super::error::{CONNECT_ERROR, Http3Error};
-use super::quic::{Sender, data_head};
+use super::halves::{Sender, data_head};
 
 /// A stream that was granted to a CONNECT request.
 pub struct Tunnelled {

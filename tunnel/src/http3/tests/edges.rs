@@ -187,15 +187,14 @@ async fn a_slow_reader_of_small_frames_is_waited_for() {
         }
     });
     let mut byte = [0];
-    for _ in 0..2000 {
+    for _ in 0..400 {
         soon(tokio::io::AsyncReadExt::read_exact(&mut tunnel.stream, &mut byte)).await.unwrap();
+        Rt::tokio().sleep(Duration::from_millis(1)).await;
     }
-    Rt::tokio().sleep(Duration::from_millis(500)).await;
-    // 6000 bytes were read; the rest is what may be sent ahead: a stream's window, which the transport sets, and what waits
-    // at the sender.
+    // 1200 bytes were read; the rest is what may be sent ahead, a stream's window, which the transport sets.
     let sent = sent.load(Ordering::Relaxed);
     let window = Tuning::default().stream_receive_window as u32;
-    assert!(sent < window + (512 << 10), "{sent}");
+    assert!(sent <= window, "{sent}");
 }
 
 /// h3-quinn #330, #351: `stop_sending` and `id` panic while a read is pending.
