@@ -8,4 +8,11 @@
 //!  client      opens a tunnel; a UDP socket for quinn over it
 //! ```
 
+mod carrier;
+pub mod client;
+pub mod http3;
+pub mod server;
+mod udp;
+
+pub use carrier::{Carrier, Ended};
 pub use metra_tunnel_proto as proto;

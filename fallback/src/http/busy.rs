@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metra_transport::Rt;
 use tokio::sync::watch;
 
 /// Keeps an HTTP/2 connection from being ended as idle for as long as it, or a clone, lives.
@@ -21,29 +22,37 @@ impl fmt::Debug for Busy {
     }
 }
 
-/// How many [`Busy`] there are of one connection, clones aside.
-#[derive(Clone)]
-pub(super) struct Activity {
+/// How many [`Busy`] there are of one connection, clones aside. For servers of any version of HTTP.
+#[derive(Clone, Debug)]
+pub struct Activity {
     count: watch::Sender<usize>,
 }
 
+impl Default for Activity {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Activity {
-    pub(super) fn new() -> Self {
+    /// None.
+    pub fn new() -> Self {
         Self { count: watch::Sender::new(0) }
     }
 
-    pub(super) fn begin(&self) -> Busy {
+    /// One more, until it and its clones are dropped.
+    pub fn begin(&self) -> Busy {
         self.count.send_modify(|count| *count += 1);
         Busy { _one: Arc::new(One { count: self.count.clone() }) }
     }
 
     /// Resolves when there has been none for `time`.
-    pub(super) async fn idle(&self, time: Duration) {
+    pub async fn idle(&self, rt: &Rt, time: Duration) {
         let mut count = self.count.subscribe();
         loop {
             // The sender is `self`, so neither can fail.
             let _ = count.wait_for(|count| *count == 0).await;
-            if tokio::time::timeout(time, count.changed()).await.is_err() {
+            if rt.timeout(time, count.changed()).await.is_err() {
                 return;
             }
         }

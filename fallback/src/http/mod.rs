@@ -21,7 +21,7 @@ mod h2;
 #[cfg(test)]
 mod tests;
 
-pub use busy::Busy;
+pub use busy::{Activity, Busy};
 pub use client::{OpenError, has_token, open, single};
 
 use std::future::Future;
@@ -32,10 +32,10 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use metra_transport::Rt;
 use tokio::time::{Instant, sleep_until};
 
 use crate::stream::BoxStream;
-use busy::Activity;
 use guard::{Guard, Refused};
 
 /// What one HTTP connection may use.
@@ -162,10 +162,11 @@ where
             }
         };
     }
+    let rt = Rt::tokio();
     let mut connection = pin!(http2(limits).serve_connection(io, service));
     tokio::select! {
         ended = connection.as_mut() => return ended.map_err(of_hyper),
-        () = activity.idle(limits.idle) => {}
+        () = activity.idle(&rt, limits.idle) => {}
         () = &mut drain => {}
     }
     connection.as_mut().graceful_shutdown();

@@ -1,0 +1,261 @@
+//! One tunnel's UDP payloads, both ways, whatever carries them.
+//!
+//! ```text
+//!  HTTP/3     QUIC DATAGRAM frames; capsules on the request's stream from and to those who want it so
+//!  HTTP/2, 1  capsules on the stream
+//! ```
+//!
+//! Nothing waits here for long: what has no room is lost, as on any path of UDP, and it is the newest that is lost.
+
+mod capsules;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use metra_fallback::BoxStream;
+use metra_transport::{Packets, ROOM, Rt};
+
+use crate::http3::{DatagramReceiver, DatagramSender, Tunnelled};
+
+pub use crate::http3::SendError;
+use capsules::Capsules;
+
+/// One tunnel, from the answer to its request to the end of the request's stream.
+pub struct Carrier {
+    peer: SocketAddr,
+    datagrams: Option<ByDatagram>,
+    capsules: Capsules,
+    /// The peer has sent capsules, though it could have sent datagrams: it gets capsules, too.
+    wants_capsules: AtomicBool,
+    lost: Lost,
+}
+
+/// QUIC DATAGRAM frames.
+struct ByDatagram {
+    sender: DatagramSender,
+    receiver: Mutex<DatagramReceiver>,
+    /// What is left of a batch that QUIC had no room for: sent before anything else.
+    left: Mutex<VecDeque<Bytes>>,
+}
+
+/// Payloads that were not sent.
+#[derive(Debug, Default)]
+struct Lost {
+    no_room: AtomicU64,
+    too_large: AtomicU64,
+}
+
+/// How a tunnel ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// The peer has ended its stream.
+    #[error("ended by the peer")]
+    Finished,
+    /// What the peer sent breaks a rule. Fault: the peer.
+    #[error("malformed: {0}")]
+    Malformed(String),
+    /// The stream or the connection is lost. Fault: the peer or the path.
+    #[error("lost: {0}")]
+    Lost(String),
+}
+
+impl Carrier {
+    /// Over HTTP/3. `peer` is the other end of the connection.
+    pub fn http3(rt: &Rt, tunnelled: Tunnelled, peer: SocketAddr) -> Self {
+        let datagrams = tunnelled.datagrams.map(|datagrams| {
+            let (sender, receiver) = datagrams.split();
+            ByDatagram { sender, receiver: Mutex::new(receiver), left: Mutex::default() }
+        });
+        Self { datagrams, ..Self::stream(rt, tunnelled.stream, peer) }
+    }
+
+    /// Over a stream of capsules. `peer` is the other end of its connection.
+    pub fn stream(rt: &Rt, stream: BoxStream, peer: SocketAddr) -> Self {
+        Self {
+            peer,
+            datagrams: None,
+            capsules: Capsules::new(rt, stream),
+            wants_capsules: AtomicBool::new(false),
+            lost: Lost::default(),
+        }
+    }
+
+    /// Sends one payload. What is not sent is counted.
+    ///
+    /// # Errors
+    /// Why it is lost.
+    pub fn try_send(&self, payload: &[u8]) -> Result<(), SendError> {
+        let sent = match self.by_datagram() {
+            Some(datagrams) => datagrams.sender.try_send(payload),
+            None => self.capsules.send(payload),
+        };
+        match sent {
+            Err(SendError::Full) => self.lost.no_room.fetch_add(1, Ordering::Relaxed),
+            Err(SendError::TooLarge) => self.lost.too_large.fetch_add(1, Ordering::Relaxed),
+            Ok(()) | Err(SendError::Closed) => 0,
+        };
+        sent
+    }
+
+    /// The next payload. One task at a time.
+    ///
+    /// # Errors
+    /// How the tunnel ended. It comes again.
+    pub fn poll_payload(&self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Ended>> {
+        if let Some(datagrams) = &self.datagrams
+            && let Poll::Ready(Some(payload)) = lock(&datagrams.receiver).poll_recv(cx)
+        {
+            return Poll::Ready(Ok(payload));
+        }
+        let received = self.capsules.poll_recv(cx);
+        if self.datagrams.is_some() && matches!(received, Poll::Ready(Ok(_))) {
+            self.wants_capsules.store(true, Ordering::Relaxed);
+        }
+        received
+    }
+
+    /// Whether QUIC DATAGRAM frames carry what is sent now.
+    pub fn is_by_datagram(&self) -> bool {
+        self.by_datagram().is_some()
+    }
+
+    /// Payloads that were lost here: for want of room, and because they were too large.
+    pub fn lost(&self) -> (u64, u64) {
+        (self.lost.no_room.load(Ordering::Relaxed), self.lost.too_large.load(Ordering::Relaxed))
+    }
+
+    /// Ends the tunnel in order: what is held goes out before. Dropping a carrier breaks it off.
+    pub fn finish(&self) {
+        self.capsules.finish();
+    }
+
+    /// The way of datagrams, where it is open and as wide as QUIC needs it; and while the peer has not shown that it takes
+    /// capsules only.
+    fn by_datagram(&self) -> Option<&ByDatagram> {
+        let datagrams = self.datagrams.as_ref()?;
+        let is_wide = datagrams.sender.max_payload().is_some_and(|max| max >= PAYLOAD_MIN);
+        (is_wide && !self.wants_capsules.load(Ordering::Relaxed)).then_some(datagrams)
+    }
+}
+
+impl Packets for Carrier {
+    fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    fn has_room(&self) -> bool {
+        match self.by_datagram() {
+            Some(datagrams) => datagrams.send_left(),
+            None => self.capsules.has_room(ROOM),
+        }
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.by_datagram() {
+            Some(datagrams) => datagrams.poll_room(cx),
+            None => self.capsules.poll_room(cx, ROOM),
+        }
+    }
+
+    fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        let sent = match self.by_datagram() {
+            Some(datagrams) => datagrams.send(datagram),
+            None => self.try_send(datagram),
+        };
+        match sent {
+            Err(SendError::Closed) => Err(io::ErrorKind::BrokenPipe.into()),
+            Ok(()) | Err(SendError::Full | SendError::TooLarge) => Ok(()),
+        }
+    }
+
+    fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        self.poll_payload(cx).map_err(|ended| io::Error::new(io::ErrorKind::ConnectionAborted, ended))
+    }
+}
+
+impl ByDatagram {
+    /// Sends one of a batch, for all of which there was room when [`ByDatagram::send_left`] was asked: what QUIC does not take
+    /// now it takes later.
+    fn send(&self, payload: &[u8]) -> Result<(), SendError> {
+        let mut left = lock(&self.left);
+        if left.is_empty() {
+            match self.sender.try_send(payload) {
+                Err(SendError::Full) => {}
+                sent => return sent,
+            }
+        }
+        left.push_back(Bytes::copy_from_slice(payload));
+        Ok(())
+    }
+
+    /// Whether nothing is left.
+    fn send_left(&self) -> bool {
+        let mut left = lock(&self.left);
+        while let Some(payload) = left.front() {
+            match self.sender.try_send(payload) {
+                Err(SendError::Full) => return false,
+                Ok(()) | Err(SendError::TooLarge) => drop(left.pop_front()),
+                // Nobody waits for what will never be sent.
+                Err(SendError::Closed) => left.clear(),
+            }
+        }
+        true
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.send_left() {
+            if self.sender.poll_ready(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = if self.is_by_datagram() { "datagrams" } else { "capsules" };
+        write!(f, "Carrier({}, {way})", self.peer)
+    }
+}
+
+/// Tasks that wait for room.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting(Mutex<Vec<Waker>>);
+
+impl Waiting {
+    /// Ready if `has_room`; else the task is woken by [`Waiting::wake`].
+    pub(crate) fn poll(&self, cx: &mut Context<'_>, has_room: impl Fn() -> bool) -> Poll<()> {
+        if has_room() {
+            return Poll::Ready(());
+        }
+        let mut waiting = lock(&self.0);
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        drop(waiting);
+        // Between the question and the note somebody may have made room.
+        if has_room() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    pub(crate) fn wake(&self) {
+        let waiting = std::mem::take(&mut *lock(&self.0));
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in it is right after every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What QUIC needs of a path (RFC 9000 section 14). Bytes of UDP payload.
+const PAYLOAD_MIN: usize = 1200;

@@ -1,0 +1,212 @@
+//! Opening tunnels, through one proxy or through several.
+//!
+//! ```text
+//!  over_http3    QUIC to the proxy                  CONNECT-UDP over HTTP/3
+//!  over_tunnel   QUIC to a proxy behind a tunnel    likewise
+//!  over_stream   TLS over TCP to the proxy          CONNECT-UDP over HTTP/2, or the upgrade of HTTP/1.1
+//! ```
+//!
+//! Non-goals: names (the caller resolves that of the first proxy; all others are resolved by the proxy before them), deadlines
+//! (dropping the future gives up), and which way is tried first.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, SERVER, VIA};
+use http::{Method, Request, StatusCode, Uri};
+use hyper::ext::Protocol;
+use metra_fallback::http::{OpenError, open};
+use metra_fallback::proxy::Credentials;
+use metra_fallback::tls::{Protocol as Alpn, Secured};
+use metra_transport::quic::{Http3Connection, QuicClient, Tuning};
+use metra_transport::{LinkError, Packets, Rt};
+
+use crate::carrier::Carrier;
+use crate::http3::{Client, Http3Error, Limits};
+use crate::proto::{Target, Template, capsule_protocol, proxy_status};
+use crate::server::CONNECT_UDP;
+
+/// A proxy.
+#[derive(Clone, Debug)]
+pub struct Hop {
+    /// Where it takes requests for tunnels.
+    pub template: Template,
+    /// Its authorities, and the certificate that is shown to it.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// What else is shown to it.
+    pub credentials: Credentials,
+}
+
+/// A tunnel that stands.
+#[derive(Debug)]
+pub struct Opened {
+    /// What goes through it.
+    pub carrier: Arc<Carrier>,
+    /// The connections that it is in, the innermost last: dropped in this order, after the carrier.
+    keep: Vec<(Client, QuicClient)>,
+}
+
+/// Why there is no tunnel.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TunnelError {
+    /// There is no connection to the proxy.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The proxy says no. Fault: what it says.
+    #[error("the proxy answers {status}{cause}")]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// What it says of the cause, with a blank before; empty if it says nothing.
+        cause: String,
+    },
+    /// The proxy has no tunnels, over HTTP/3. Fault: it is another server, or not configured for them.
+    #[error(transparent)]
+    Http3(#[from] Http3Error),
+    /// The same, over HTTP/2 or HTTP/1.1.
+    #[error(transparent)]
+    Stream(OpenError),
+    /// What is asked for cannot stand in a request. Fault: the caller.
+    #[error("not usable in a request: {0}")]
+    Request(String),
+}
+
+impl TunnelError {
+    /// Whether the same again may succeed without anything being changed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            TunnelError::Link(error) => error.is_retryable(),
+            TunnelError::Refused { status, .. } => matches!(status.as_u16(), 429 | 502 | 503 | 504),
+            TunnelError::Http3(_) | TunnelError::Stream(OpenError::Unanswered | OpenError::Io { .. }) => true,
+            TunnelError::Stream(_) | TunnelError::Request(_) => false,
+        }
+    }
+}
+
+/// Opens a tunnel to `target` by HTTP/3 through `hop`, which is at `address`.
+///
+/// # Errors
+/// Why there is none.
+pub async fn over_http3(
+    rt: &Rt,
+    hop: &Hop,
+    address: SocketAddr,
+    target: &Target,
+    tuning: &Tuning,
+) -> Result<Opened, TunnelError> {
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let endpoint = QuicClient::http3(rt.clone(), any, hop.tls.clone(), tuning.clone()).map_err(LinkError::from)?;
+    let connection = endpoint.connect_http3(address, hop.template.host()).await?;
+    ask(rt, hop, connection, endpoint, Vec::new(), target).await
+}
+
+/// The same through a tunnel that leads to `hop`.
+///
+/// # Errors
+/// Why there is none.
+pub async fn over_tunnel(
+    rt: &Rt,
+    hop: &Hop,
+    outer: Opened,
+    target: &Target,
+    tuning: &Tuning,
+) -> Result<Opened, TunnelError> {
+    let (peer, tuning) = (outer.carrier.peer(), within(tuning));
+    let endpoint =
+        QuicClient::http3_over(rt.clone(), outer.carrier, hop.tls.clone(), tuning).map_err(LinkError::from)?;
+    let connection = endpoint.connect_http3(peer, hop.template.host()).await?;
+    ask(rt, hop, connection, endpoint, outer.keep, target).await
+}
+
+/// Opens a tunnel to `target` through `hop`, to which `secured` leads; `peer` is the other end of its connection.
+///
+/// # Errors
+/// Why there is none.
+pub async fn over_stream(
+    rt: &Rt,
+    hop: &Hop,
+    secured: Secured,
+    peer: SocketAddr,
+    target: &Target,
+) -> Result<Opened, TunnelError> {
+    let is_h2 = secured.protocol == Alpn::Http2;
+    let opened = open(secured.stream, is_h2, CONNECT_UDP, uri(hop, target)?, fields(hop)?).await;
+    let (_, stream) = opened.map_err(|error| match error {
+        OpenError::Refused { status, headers } => refused(status, &headers),
+        error => TunnelError::Stream(error),
+    })?;
+    Ok(Opened { carrier: Arc::new(Carrier::stream(rt, stream, peer)), keep: Vec::new() })
+}
+
+/// How QUIC behaves within a tunnel.
+pub fn within(tuning: &Tuning) -> Tuning {
+    Tuning { paths: None, ..tuning.clone() }
+}
+
+async fn ask(
+    rt: &Rt,
+    hop: &Hop,
+    connection: Http3Connection,
+    endpoint: QuicClient,
+    mut keep: Vec<(Client, QuicClient)>,
+    target: &Target,
+) -> Result<Opened, TunnelError> {
+    let peer = connection.peer();
+    let client = Client::start(rt, connection.into_inner(), &Limits::default()).await?;
+    let mut request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(uri(hop, target)?)
+        .extension(Protocol::from_static(CONNECT_UDP))
+        .body(())
+        .map_err(|e| TunnelError::Request(e.to_string()))?;
+    *request.headers_mut() = fields(hop)?;
+    let (answer, tunnelled) = client.connect(request).await?;
+    let Some(tunnelled) = tunnelled else { return Err(refused(answer.status(), answer.headers())) };
+    let carrier = Arc::new(Carrier::http3(rt, tunnelled, peer));
+    keep.push((client, endpoint));
+    Ok(Opened { carrier, keep })
+}
+
+fn uri(hop: &Hop, target: &Target) -> Result<Uri, TunnelError> {
+    hop.template.expand(target).parse().map_err(|e: http::uri::InvalidUri| TunnelError::Request(e.to_string()))
+}
+
+/// RFC 9297 section 3.4, and the credentials. Proxies differ on whether the resource of a template is one of a proxy's or of an
+/// origin's: they get both.
+fn fields(hop: &Hop) -> Result<HeaderMap, TunnelError> {
+    let mut fields = HeaderMap::new();
+    let name = HeaderName::from_static(capsule_protocol::NAME);
+    fields.insert(name, HeaderValue::from_static(capsule_protocol::ON));
+    let shown = match &hop.credentials {
+        Credentials::None => return Ok(fields),
+        Credentials::Basic { user, password } => format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))),
+        Credentials::Bearer(token) => format!("Bearer {token}"),
+    };
+    let mut shown = HeaderValue::try_from(shown)
+        .map_err(|_| TunnelError::Request("the credentials for the proxy".to_owned()))?;
+    shown.set_sensitive(true);
+    fields.insert(AUTHORIZATION, shown.clone());
+    fields.insert(PROXY_AUTHORIZATION, shown);
+    Ok(fields)
+}
+
+/// An answer that opens nothing.
+fn refused(status: StatusCode, headers: &HeaderMap) -> TunnelError {
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let cause = text(&HeaderName::from_static(proxy_status::NAME)).and_then(proxy_status::cause);
+    let cause = match (cause, [VIA, SERVER].iter().find_map(text)) {
+        (Some(cause), _) => format!(": {cause}"),
+        (None, Some(by)) => format!(" (by {:?})", by.chars().take(NAME_MAX).collect::<String>()),
+        (None, None) => String::new(),
+    };
+    TunnelError::Refused { status, cause }
+}
+
+/// Of the name of a server, in an error. Characters.
+const NAME_MAX: usize = 64;

@@ -1,0 +1,394 @@
+//! HTTP datagrams (RFC 9297 section 2.1) of CONNECT-UDP (RFC 9298 section 5), in QUIC DATAGRAM frames.
+//!
+//! ```text
+//!  QUIC ──> one reader ──> by quarter stream id ──> a queue per tunnel ──> poll_recv
+//!  try_send ───────────────────────────────────────────────────────────> QUIC's buffer, or Full
+//! ```
+//!
+//! The reader takes what there is at a time and wakes each consumer once for it; the consumer takes its whole queue at a
+//! time. So a lock changes hands per batch, not per datagram.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use metra_core::wire::varint;
+use metra_transport::Rt;
+use quinn::{Connection, ConnectionError, SendDatagramError};
+
+use super::error::{self, DATAGRAM_ERROR};
+
+/// The datagrams of one tunnel, both ways.
+#[derive(Debug)]
+pub struct Datagrams {
+    sender: DatagramSender,
+    receiver: DatagramReceiver,
+}
+
+/// Sends datagrams of one tunnel. Clones are for the same tunnel.
+#[derive(Clone, Debug)]
+pub struct DatagramSender(Arc<Out>);
+
+/// Receives the datagrams of one tunnel.
+#[derive(Debug)]
+pub struct DatagramReceiver {
+    queue: Arc<Queue>,
+    /// Taken from the queue, and not given out yet.
+    taken: VecDeque<Bytes>,
+}
+
+/// Why a datagram was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The path does not carry as much as is sent: drop this one, or wait with [`DatagramSender::poll_ready`]. Fault: nobody.
+    #[error("no room for datagrams")]
+    Full,
+    /// Longer than [`DatagramSender::max_payload`]. Fault: the caller, or the path has shrunk.
+    #[error("the datagram is too long for the path")]
+    TooLarge,
+    /// The tunnel or its connection has ended.
+    #[error("the tunnel has ended")]
+    Closed,
+}
+
+#[derive(Debug)]
+struct Out {
+    rt: Rt,
+    connection: Connection,
+    /// Quarter stream id and context id.
+    head: Vec<u8>,
+    queue: Arc<Queue>,
+    is_blocked: AtomicBool,
+    waiting: Mutex<Vec<Waker>>,
+}
+
+impl Datagrams {
+    pub(super) fn new(rt: Rt, connection: Connection, route: &Route) -> Self {
+        let queue = route.queue.clone();
+        lock(&queue.waiting).is_early = false;
+        let mut head = Vec::with_capacity(9);
+        varint::put(route.quarter, &mut head);
+        varint::put(UDP_PAYLOAD, &mut head);
+        let out = Out {
+            rt,
+            connection,
+            head,
+            queue: queue.clone(),
+            is_blocked: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        };
+        let receiver = DatagramReceiver { queue, taken: VecDeque::new() };
+        Self { sender: DatagramSender(Arc::new(out)), receiver }
+    }
+
+    /// One half for each task.
+    pub fn split(self) -> (DatagramSender, DatagramReceiver) {
+        (self.sender, self.receiver)
+    }
+
+    /// See [`DatagramSender::max_payload`].
+    pub fn max_payload(&self) -> Option<usize> {
+        self.sender.max_payload()
+    }
+
+    /// See [`DatagramSender::try_send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn try_send(&self, payload: &[u8]) -> Result<(), SendError> {
+        self.sender.try_send(payload)
+    }
+
+    /// See [`DatagramSender::poll_ready`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.sender.poll_ready(cx)
+    }
+
+    /// See [`DatagramReceiver::poll_recv`].
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.receiver.poll_recv(cx)
+    }
+
+    /// See [`DatagramReceiver::dropped`].
+    pub fn dropped(&self) -> u64 {
+        self.receiver.dropped()
+    }
+}
+
+impl DatagramSender {
+    /// The longest UDP payload that goes into one datagram now. Bytes; it grows and shrinks with the MTU of the path.
+    /// `None`: the connection carries none.
+    pub fn max_payload(&self) -> Option<usize> {
+        self.0.connection.max_datagram_size()?.checked_sub(self.0.head.len())
+    }
+
+    /// Sends one UDP payload, with context id 0 (RFC 9298 section 5). Never blocks, and never pushes out another one.
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    pub fn try_send(&self, payload: &[u8]) -> Result<(), SendError> {
+        let out = &self.0;
+        if !out.queue.is_open.load(Ordering::Relaxed) {
+            return Err(SendError::Closed);
+        }
+        if out.is_blocked.load(Ordering::Acquire) {
+            return Err(SendError::Full);
+        }
+        let mut datagram = BytesMut::with_capacity(out.head.len() + payload.len());
+        datagram.put_slice(&out.head);
+        datagram.put_slice(payload);
+        let datagram = datagram.freeze();
+        // `send_datagram` would push out the oldest one. This one waits instead, if there is no room; asked once, it
+        // only says so.
+        let waiting = pin!(out.connection.send_datagram_wait(datagram.clone()));
+        match waiting.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Ok(()),
+            Poll::Ready(Err(SendDatagramError::TooLarge)) => Err(SendError::TooLarge),
+            Poll::Ready(Err(_)) => Err(SendError::Closed),
+            Poll::Pending => {
+                out.is_blocked.store(true, Ordering::Release);
+                // One waits outside of the buffer, so that it is known when there is room again. It counts as taken.
+                let (connection, out) = (out.connection.clone(), out.clone());
+                let rt = out.rt.clone();
+                rt.spawn(async move {
+                    // Lost with the connection, or the path has shrunk: as any datagram may be.
+                    let _ = connection.send_datagram_wait(datagram).await;
+                    let woken = {
+                        let mut waiting = lock(&out.waiting);
+                        out.is_blocked.store(false, Ordering::Release);
+                        std::mem::take(&mut *waiting)
+                    };
+                    woken.into_iter().for_each(Waker::wake);
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Resolves when [`DatagramSender::try_send`] would not say [`SendError::Full`]. Any number of tasks may wait.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`].
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let out = &self.0;
+        if !out.queue.is_open.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(SendError::Closed));
+        }
+        if !out.is_blocked.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut waiting = lock(&out.waiting);
+        // It is unblocked under this lock.
+        if !out.is_blocked.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl DatagramReceiver {
+    /// The next UDP payload. `None`: the tunnel has ended. Datagrams of other contexts than 0 are not for us (RFC 9298
+    /// section 4: dropped).
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.taken.is_empty() {
+            let mut waiting = lock(&self.queue.waiting);
+            if waiting.packets.is_empty() {
+                if !self.queue.is_open.load(Ordering::Relaxed) {
+                    return Poll::Ready(None);
+                }
+                if !waiting.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    waiting.waker = Some(cx.waker().clone());
+                }
+                return Poll::Pending;
+            }
+            waiting.bytes = 0;
+            std::mem::swap(&mut self.taken, &mut waiting.packets);
+        }
+        Poll::Ready(self.taken.pop_front())
+    }
+
+    /// Datagrams that were dropped because they were not read as fast as they came.
+    pub fn dropped(&self) -> u64 {
+        self.queue.dropped.load(Ordering::Relaxed)
+    }
+}
+
+/// Where the datagrams of a connection go.
+#[derive(Debug)]
+pub(super) struct Routes {
+    /// In order, so that they are closed in the same order in every run.
+    queues: Mutex<BTreeMap<u64, Arc<Queue>>>,
+    /// Of one tunnel, waiting. Bytes.
+    limit: usize,
+}
+
+/// A tunnel's place in [`Routes`], for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Route {
+    routes: Arc<Routes>,
+    quarter: u64,
+    queue: Arc<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    is_open: AtomicBool,
+    dropped: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    packets: VecDeque<Bytes>,
+    /// Of the packets, and what holding them costs.
+    bytes: usize,
+    waker: Option<Waker>,
+    /// The tunnel is not granted yet: few are kept (RFC 9298 section 5).
+    is_early: bool,
+}
+
+impl Routes {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { queues: Mutex::default(), limit })
+    }
+
+    /// Begins to keep datagrams of the request on `stream`.
+    pub(super) fn open(self: &Arc<Self>, stream: u64) -> Route {
+        let quarter = stream / 4;
+        let waiting = Mutex::new(Waiting { is_early: true, ..Waiting::default() });
+        let queue = Arc::new(Queue { is_open: AtomicBool::new(true), dropped: AtomicU64::new(0), waiting });
+        lock(&self.queues).insert(quarter, queue.clone());
+        Route { routes: self.clone(), quarter, queue }
+    }
+
+    /// Reads the datagrams of `connection` until that ends.
+    pub(super) async fn run(self: Arc<Self>, connection: Connection) {
+        let mut batch = Batch { routes: &self, to: None, payloads: Vec::new() };
+        while let Ok(first) = connection.read_datagram().await {
+            let mut next = Some(Ok(first));
+            while let Some(Ok(datagram)) = next {
+                if batch.take(datagram).is_err() {
+                    // RFC 9297 section 2.1: "MUST be treated as an HTTP/3 connection error of type H3_DATAGRAM_ERROR".
+                    connection.close(error::number(DATAGRAM_ERROR), b"malformed HTTP datagram");
+                    break;
+                }
+                next = poll_fn(|cx| Poll::Ready(now(pin!(connection.read_datagram()).poll(cx)))).await;
+            }
+            batch.flush();
+        }
+        let queues = std::mem::take(&mut *lock(&self.queues));
+        queues.values().for_each(|queue| queue.close());
+    }
+}
+
+/// What is ready.
+fn now(poll: Poll<Result<Bytes, ConnectionError>>) -> Option<Result<Bytes, ConnectionError>> {
+    match poll {
+        Poll::Ready(read) => Some(read),
+        Poll::Pending => None,
+    }
+}
+
+/// Datagrams that follow one another, for one tunnel.
+struct Batch<'a> {
+    routes: &'a Arc<Routes>,
+    /// A quarter stream id, and its queue; `None`: nobody wants them.
+    to: Option<(u64, Option<Arc<Queue>>)>,
+    payloads: Vec<Bytes>,
+}
+
+/// The quarter stream id cannot be read or is too large.
+struct Malformed;
+
+impl Batch<'_> {
+    fn take(&mut self, mut datagram: Bytes) -> Result<(), Malformed> {
+        let mut rest = &datagram[..];
+        let quarter = varint::take(&mut rest).filter(|id| *id <= QUARTER_MAX).ok_or(Malformed)?;
+        // Without a context id it is for no context.
+        let is_udp = varint::take(&mut rest) == Some(UDP_PAYLOAD);
+        let payload = datagram.split_off(datagram.len() - rest.len());
+        if self.to.as_ref().is_none_or(|(id, _)| *id != quarter) {
+            self.flush();
+            // RFC 9297 section 2.1: of a stream that is not there yet they may be dropped, and of one that has ended.
+            // Of a request that gives them no meaning it may be reset (section 2); dropping them does less harm.
+            self.to = Some((quarter, lock(&self.routes.queues).get(&quarter).cloned()));
+        }
+        if is_udp && self.to.as_ref().is_some_and(|(_, queue)| queue.is_some()) {
+            self.payloads.push(payload);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        if let Some((_, Some(queue))) = self.to.take() {
+            queue.push(self.payloads.drain(..), self.routes.limit);
+        }
+        self.payloads.clear();
+    }
+}
+
+impl Queue {
+    fn push(&self, payloads: impl Iterator<Item = Bytes>, limit: usize) {
+        let mut waiting = lock(&self.waiting);
+        for payload in payloads {
+            let cost = payload.len() + size_of::<Bytes>();
+            let is_full = waiting.bytes + cost > limit
+                || waiting.is_early && waiting.packets.len() >= EARLY
+                || !self.is_open.load(Ordering::Relaxed);
+            if is_full {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            // quinn's datagrams hold what arrived in one call of the kernel, up to 64 KiB: not for a few bytes that wait.
+            let is_small = payload.len() < SMALL && waiting.packets.len() >= FEW;
+            let payload = if is_small { Bytes::copy_from_slice(&payload) } else { payload };
+            waiting.bytes += cost;
+            waiting.packets.push_back(payload);
+        }
+        let waker = if waiting.packets.is_empty() { None } else { waiting.waker.take() };
+        drop(waiting);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn close(&self) {
+        self.is_open.store(false, Ordering::Relaxed);
+        let waker = lock(&self.waiting).waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        lock(&self.routes.queues).remove(&self.quarter);
+        self.queue.close();
+    }
+}
+
+/// Nothing that can panic happens under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// RFC 9297 section 2.1: stream ids are below 2^62.
+const QUARTER_MAX: u64 = (1 << 60) - 1;
+/// The context of UDP payloads (RFC 9298 section 5).
+const UDP_PAYLOAD: u64 = 0;
+/// Datagrams kept of a tunnel that is not granted yet.
+const EARLY: usize = 32;
+/// Payloads that wait are copied if they are shorter than this (bytes) and more than so many wait.
+const SMALL: usize = 1024;
+const FEW: usize = 16;
