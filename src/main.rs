@@ -7,6 +7,7 @@ mod log;
 mod output;
 mod progress;
 mod report;
+mod settings;
 mod state;
 
 use std::process::ExitCode;

@@ -19,7 +19,7 @@ struct Said {
 fn metra(dir: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_metra"));
     command.args(words).current_dir(dir).env("METRA_STATE", dir.join("state")).stdin(Stdio::null());
-    command.env_remove("METRA_TOKEN").env_remove("METRA_LOG");
+    command.env("METRA_CONFIG", "/dev/null").env_remove("METRA_TOKEN").env_remove("METRA_LOG");
     command
 }
 

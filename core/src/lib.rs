@@ -52,4 +52,6 @@ pub mod limits {
     pub const JOBS_MAX: usize = 16;
     /// How often a chunk that fails its hash is asked for before the job fails.
     pub const CHUNK_ATTEMPTS: u8 = 5;
+    /// Records of a job that may be sent before its sink is ready, and that it holds until then. Bytes, encoded.
+    pub const EARLY_MAX: usize = 16 * 1024;
 }

@@ -8,8 +8,8 @@
 //!                      +---- link_lost(link), damaged() --+
 //! ```
 //!
-//! Call order: `push` and `finish` as the reader reads; `ready` when a sink has attached (again), before anything
-//! is polled; the frames of the sink in the order of arrival.
+//! Call order: `push` and `finish` as the reader reads; `begin` when the job is opened for the first time; `ready` when a sink
+//! has attached (again), before anything but the first records is polled; the frames of the sink in the order of arrival.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -81,6 +81,8 @@ pub struct Source {
     root: Option<Digest>,
     attached: bool,
     next_record: u64,
+    /// Bytes of records that may still go out before the sink is ready.
+    early: usize,
     end_sent: bool,
     /// In the order to send. What is not in `queued` any more is passed over.
     queue: VecDeque<IndexRange>,
@@ -133,6 +135,7 @@ impl Source {
             root: None,
             attached: false,
             next_record: 0,
+            early: 0,
             end_sent: false,
             queue: VecDeque::new(),
             queued: IndexSet::default(),
@@ -179,6 +182,7 @@ impl Source {
             return Err(SourceError::UnknownRecords { claimed: from_record, sent: self.ledger.records() });
         }
         self.attached = true;
+        self.early = 0;
         self.next_record = from_record;
         self.end_sent = false;
         self.queue.clear();
@@ -187,26 +191,44 @@ impl Source {
         Ok(())
     }
 
+    /// The job is opened for the first time, so its sink can hold nothing of this run: the first records, at most
+    /// [`EARLY_MAX`](limits::EARLY_MAX) bytes of them, need not wait until it is [`ready`](Self::ready). What it says then
+    /// counts all the same.
+    pub fn begin(&mut self) {
+        self.early = limits::EARLY_MAX;
+        self.next_record = 0;
+    }
+
     /// The sink's control link is gone; nothing is announced until it is [`ready`](Self::ready) again.
     pub fn detach(&mut self) {
         self.attached = false;
+        self.early = 0;
     }
 
     /// The next records to send, at most about `max_bytes` of them encoded, with the number of the first. `None`:
     /// nothing to send now.
     pub fn poll_records(&mut self, max_bytes: usize) -> Option<(u64, Vec<Record>)> {
-        if !self.attached || self.next_record >= self.ledger.records() {
+        if self.next_record >= self.ledger.records() {
             return None;
         }
+        let max_bytes = if self.attached { max_bytes } else { max_bytes.min(self.early) };
         let first = self.next_record;
         let mut records = Vec::new();
         let mut bytes = 0;
         for record in self.ledger.replay(first) {
-            bytes += record.encoded_len();
-            if bytes > max_bytes && !records.is_empty() {
+            let more = bytes + record.encoded_len();
+            if more > max_bytes && (!records.is_empty() || !self.attached) {
                 break;
             }
+            bytes = more;
             records.push(record);
+        }
+        if !self.attached {
+            // What does not fit does not go out in part, nor does anything after it.
+            self.early = if records.is_empty() { 0 } else { self.early.saturating_sub(bytes) };
+        }
+        if records.is_empty() {
+            return None;
         }
         self.next_record += records.len() as u64;
         Some((first, records))

@@ -54,6 +54,34 @@ fn records_are_sent_once_from_where_the_sink_is_and_then_the_end() {
 }
 
 #[test]
+fn the_first_records_need_not_wait_for_the_sink() {
+    let mut source = source(3);
+    source.begin();
+    assert_eq!(source.poll_records(1 << 20).map(|(first, records)| (first, records.len())), Some((0, 4)));
+    source.finish().unwrap();
+    assert_eq!((source.poll_records(1 << 20), source.poll_end()), (None, None), "the end waits");
+    // What the sink says counts: it may have taken some of them by then, or none.
+    source.ready(1).unwrap();
+    assert_eq!(source.poll_records(1 << 20).map(|(first, records)| (first, records.len())), Some((1, 3)));
+    assert!(source.poll_end().is_some());
+    // On another link it is asked first.
+    source.detach();
+    assert_eq!(source.poll_records(1 << 20), None);
+}
+
+#[test]
+fn no_more_goes_out_early_than_a_sink_holds() {
+    let mut source = source(2000);
+    source.begin();
+    let early: Vec<_> =
+        std::iter::from_fn(|| source.poll_records(1000)).flat_map(|(_, records)| records).collect();
+    let bytes: usize = early.iter().map(Record::encoded_len).sum();
+    assert!(bytes <= limits::EARLY_MAX && bytes > limits::EARLY_MAX - 1000, "{bytes}");
+    source.ready(0).unwrap();
+    assert_eq!(source.poll_records(1000).map(|(first, _)| first), Some(0));
+}
+
+#[test]
 fn chunks_are_sent_in_the_order_asked_for_and_only_then() {
     let mut source = source(6);
     assert_eq!(source.next_chunk(1), None);

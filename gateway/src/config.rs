@@ -11,7 +11,7 @@
 //! Non-goals: reloading, and knowing where the state directory is by default (the command knows).
 
 mod check;
-mod document;
+pub mod document;
 mod error;
 mod raw;
 #[cfg(test)]

@@ -59,6 +59,7 @@ async fn serve(sessions: Arc<Sessions>, live: Arc<Live>, link: LinkHandle, frame
         Frame::Push(push) => {
             let job = push.job;
             if let Err((code, reason)) = push::serve(&sessions, &live, &link, push).await {
+                live.session().refuse(job);
                 fail(&link, job, code, reason).await;
             }
         }

@@ -21,6 +21,7 @@
 //! The gateway and the client use the same code; which of them opens a job makes no difference here.
 
 mod budget;
+mod early;
 mod job;
 mod link;
 mod meter;

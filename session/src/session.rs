@@ -12,6 +12,7 @@ use metra_core::wire::{ChunkHeader, Frame, FrameDecoder};
 use metra_transport::{ChunkRecv, ControlRecv, ControlSend, Link, LinkId, Rt};
 use tokio::sync::{Notify, mpsc};
 
+use crate::early::Early;
 use crate::job::JobError;
 use crate::link::{LinkHandle, read_frame, write_frames};
 use crate::silence::{self, Silence};
@@ -76,6 +77,8 @@ struct State {
     carried: Traffic,
     // In order: what is done for each of them is done in the same order in every run.
     jobs: BTreeMap<JobId, Job>,
+    /// Of jobs that are being opened.
+    early: Early,
     /// Links that there have ever been.
     attached: u64,
     /// What was granted: to all links, or to one to which it was not what was asked for.
@@ -349,6 +352,12 @@ impl Session {
         for link in &usable {
             job.add_link(link);
         }
+        let early = state.early.take(id);
+        if let Job::Sink(job) = &job
+            && !early.is_empty()
+        {
+            job.early(early);
+        }
         match &control {
             // If the link is lost already, the peer opens the job again on another one.
             Some(control) if state.has(control) => job.set_control(control.clone()),
@@ -388,6 +397,11 @@ impl Session {
         {
             job.set_control(link);
         }
+    }
+
+    /// A job that the peer wanted to open is not opened: what came of it meanwhile is forgotten.
+    pub fn refuse(&self, id: JobId) {
+        self.lock().early.take(id);
     }
 
     /// Forgets a job that is over, and ends its tasks.
@@ -444,6 +458,7 @@ impl Session {
             if state.has(link) {
                 state.links.retain(|l| l.id() != link.id());
                 state.silent.remove(&link.id());
+                state.early.link_lost(link.id());
                 state.carried.add_gone(&link.link().stats());
             }
             for job in state.jobs.values() {
@@ -520,7 +535,7 @@ impl Session {
         }
     }
 
-    async fn dispatch(&self, link: &LinkHandle, frame: Frame) -> Result<(), (Code, String)> {
+    async fn dispatch(&self, link: &LinkHandle, mut frame: Frame) -> Result<(), (Code, String)> {
         let Some(id) = frame.job() else {
             return match frame {
                 Frame::Close { code, reason } => Err((code, reason)),
@@ -535,9 +550,23 @@ impl Session {
             };
         };
         if matches!(frame, Frame::Push(_) | Frame::Pull(_)) {
+            if matches!(frame, Frame::Push(_)) {
+                self.expect(id, link.id())?;
+            }
             return self.request(link, frame).await;
         }
-        let job = self.lock().jobs.get(&id).cloned();
+        let job = {
+            let mut state = self.lock();
+            match (state.jobs.get(&id).cloned(), frame) {
+                (None, Frame::Records { first, records, .. }) => {
+                    return state.early.hold(id, link.id(), first, records);
+                }
+                (job, other) => {
+                    frame = other;
+                    job
+                }
+            }
+        };
         // A job that is not known here has ended; a link that does not control it is one that it has left. What
         // was under way then is of no use.
         let Some(job) = job.filter(|job| job.control() == Some(link.id())) else { return Ok(()) };
@@ -546,6 +575,12 @@ impl Session {
             Job::Sink(job) => job.on_frame(frame).await,
         }
         Ok(())
+    }
+
+    /// A job is opened, or its control moves, if it is there.
+    fn expect(&self, id: JobId, link: LinkId) -> Result<(), (Code, String)> {
+        let mut state = self.lock();
+        if state.jobs.contains_key(&id) { Ok(()) } else { state.early.expect(id, link) }
     }
 
     fn use_rate(&self, link: &LinkHandle, granted: RatePolicy) {

@@ -1,4 +1,5 @@
-//! How a client reaches a gateway and shows who it is.
+//! How a client reaches a gateway and shows who it is: from options, the configuration ([`settings`](crate::settings)) and the
+//! environment, in this order.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,15 +9,18 @@ use metra_certs::{Pin, TrustAnchors};
 use metra_client::{
     Address, Congestion, ConnectOptions, Credentials, Policy, RatePolicy, Rules, Rung, Tuning,
 };
+use serde::Deserialize;
 
 use super::rate;
 use crate::exit::{Exit, Failure};
+use crate::settings::{Chosen, Settings};
 use crate::state;
 
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectArgs {
-    /// File that holds the bearer token and nothing else. Without it, METRA_TOKEN is used if it is set
+    /// File that holds the bearer token and nothing else. Without it, and without one in the configuration, METRA_TOKEN is used
+    /// if it is set
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Client certificate chain (PEM), for gateways that ask for one
@@ -35,23 +39,24 @@ pub(crate) struct ConnectArgs {
     /// $XDG_STATE_HOME/metra or ~/.local/state/metra]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Give up when the gateway cannot be reached for so many seconds
-    #[arg(long, value_name = "SECS", default_value_t = 60)]
-    timeout: u64,
+    /// Give up when the gateway cannot be reached for so many seconds [default: 60]
+    #[arg(long, value_name = "SECS")]
+    timeout: Option<u64>,
     /// Connections to use at a time; more use more processors [default: 1; over TCP up to 4, if that is faster]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
     connections: Option<u8>,
-    /// How to reach the gateway: the best way that works, or this one only
-    #[arg(long, value_name = "WAY", default_value = "auto")]
-    via: Way,
+    /// How to reach the gateway: the best way that works, or this one only [default: auto]
+    #[arg(long, value_name = "WAY")]
+    via: Option<Way>,
     /// Reach it through this proxy, http://, https://, socks5:// or socks5h://[USER:PASSWORD@]HOST[:PORT], where that goes
-    /// over TCP; "none" for no proxy [default: HTTPS_PROXY, ALL_PROXY and NO_PROXY, as curl has them]
+    /// over TCP; "none" for no proxy [default: that of the configuration, else HTTPS_PROXY, ALL_PROXY and NO_PROXY, as curl
+    /// has them]
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
     /// What becomes of a TLS connection that a proxy of the network opens and reads: the transfer says so, or does not use it.
-    /// It works only where the network's authority is trusted (--ca); with --pin it is refused in any case
-    #[arg(long, value_name = "WHAT", default_value = "allow")]
-    inspection: Inspection,
+    /// It works only where the network's authority is trusted (--ca); with --pin it is refused in any case [default: allow]
+    #[arg(long, value_name = "WHAT")]
+    inspection: Option<Inspection>,
     /// File that holds a bearer token for the proxy and nothing else
     #[arg(long, value_name = "FILE")]
     proxy_token_file: Option<PathBuf>,
@@ -71,9 +76,10 @@ pub(crate) struct ConnectArgs {
     rate: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum PolicyName {
     /// As much as others
+    #[default]
     Fair,
     /// The rate that --rate says, whatever others do, up to a loss of 30 %: for paths that are provisioned for it
     Fixed,
@@ -83,15 +89,21 @@ enum PolicyName {
     Low,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Inspection {
+/// What becomes of a TLS connection that somebody in between reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Inspection {
+    #[default]
     Allow,
     Refuse,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Way {
+/// Which ways to a gateway may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Way {
     /// The best that works, and back to it when it works again
+    #[default]
     Auto,
     /// QUIC: over UDP
     Quic,
@@ -124,17 +136,42 @@ enum CongestionName {
 
 /// Connections over TCP, where nothing else is said, and where they make it faster.
 const LINKS_OVER_TCP: usize = 4;
+/// How long to try to reach a gateway. Seconds.
+const TIMEOUT: u64 = 60;
+
+/// What the command line, the configuration and the environment say together.
+pub(crate) struct Asked {
+    /// What the client library needs to know.
+    pub(crate) options: ConnectOptions,
+    /// What the user should know of the configuration, if anything.
+    pub(crate) warning: Option<String>,
+}
 
 impl ConnectArgs {
-    /// What the client library needs to know.
-    pub(crate) fn options(&self, address: Address) -> Result<ConnectOptions, Failure> {
+    /// How to reach this gateway: as the command line says, else the user's configuration, else the environment.
+    ///
+    /// # Errors
+    /// One of these is wrong, or a file that it names. Fault: the user.
+    pub(crate) fn asked(&self, address: &Address) -> Result<Asked, Failure> {
+        let settings = Settings::load()?;
+        let options = self.options(address.clone(), &settings.for_gateway(address))?;
+        Ok(Asked { options, warning: settings.warning })
+    }
+
+    fn options(&self, address: Address, chosen: &Chosen) -> Result<ConnectOptions, Failure> {
         let mut trust = TrustAnchors::new().system();
         // Whoever has given a folder of their own may have no home.
         if let Ok(dir) = state::gateway() {
             trust = trust.local(dir);
         }
-        trust = self.ca.iter().fold(trust, |trust, file| trust.ca_file(file));
-        trust = self.pin.iter().fold(trust, |trust, pin| trust.pin(*pin));
+        // Whoever says whom to trust says all of it.
+        let (ca, pins) = if self.ca.is_empty() && self.pin.is_empty() {
+            (&chosen.ca, &chosen.pins)
+        } else {
+            (&self.ca, &self.pin)
+        };
+        trust = ca.iter().fold(trust, |trust, file| trust.ca_file(file));
+        trust = pins.iter().fold(trust, |trust, pin| trust.pin(*pin));
         let certificate = self.cert.clone().zip(self.key.clone());
         // Looked at here first: a file that is no certificate is wrong use, and no fault of the gateway.
         metra_certs::client_config(
@@ -152,18 +189,19 @@ impl ConnectArgs {
             address,
             trust,
             certificate,
-            token: self.token()?,
+            token: self.token(chosen)?,
             state: match &self.state {
                 Some(dir) => dir.clone(),
                 None => state::client()?,
             },
             links: self.connections(),
             links_max: self.connections.map_or(LINKS_OVER_TCP, usize::from),
-            retry_for: Duration::from_secs(self.timeout),
+            retry_for: Duration::from_secs(self.timeout.or(chosen.timeout).unwrap_or(TIMEOUT)),
             remember_paths: !self.no_path_memory,
-            via: self.via.rungs(),
-            proxy: self.proxy()?,
-            refuse_inspection: self.inspection == Inspection::Refuse,
+            via: self.via.or(chosen.via).unwrap_or_default().rungs(),
+            proxy: self.proxy(chosen, |name| std::env::var(name).ok())?,
+            refuse_inspection: self.inspection.or(chosen.inspection).unwrap_or_default()
+                == Inspection::Refuse,
             rate: self.rate(congestion)?,
             tuning: Tuning { congestion, ..default },
             agent: concat!("metra/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -195,37 +233,120 @@ impl ConnectArgs {
     }
 
     /// Which proxy is for which host.
-    fn proxy(&self) -> Result<Rules, Failure> {
+    fn proxy(&self, chosen: &Chosen, environment: impl Fn(&str) -> Option<String>) -> Result<Rules, Failure> {
         let wrong = |e: &dyn std::fmt::Display| Failure::usage(e.to_string());
-        let environment = |name: &str| std::env::var(name).ok();
-        let rules = Rules::new(self.proxy.as_deref(), environment).map_err(|e| wrong(&e))?;
-        let Some(file) = &self.proxy_token_file else { return Ok(rules) };
-        let Some(proxy) = rules.proxy().cloned() else {
-            return Err(Failure::usage("--proxy-token-file is given, but there is no proxy"));
+        let environment = |name: &str| match (&chosen.no_proxy, name) {
+            (Some(hosts), "no_proxy") => Some(hosts.clone()),
+            (Some(_), "NO_PROXY") => None,
+            _ => environment(name),
         };
-        let token = read_token("--proxy-token-file", file)?;
+        let explicit = self.proxy.as_deref().or(chosen.proxy.as_deref());
+        let rules = Rules::new(explicit, environment).map_err(|e| wrong(&e))?;
+        let (setting, file) = match (&self.proxy_token_file, &self.proxy) {
+            (Some(file), _) => ("--proxy-token-file", Some(file)),
+            (None, None) => ("proxy_token_file", chosen.proxy_token_file.as_ref()),
+            // What the configuration has is not for a proxy of the command line.
+            (None, Some(_)) => return Ok(rules),
+        };
+        let Some(file) = file else { return Ok(rules) };
+        let Some(proxy) = rules.proxy().cloned() else {
+            return match &self.proxy_token_file {
+                Some(_) => Err(Failure::usage("--proxy-token-file is given, but there is no proxy")),
+                None => Ok(rules),
+            };
+        };
+        let token = read_token(setting, file)?;
         let proxy = proxy.with_credentials(Credentials::Bearer(token)).map_err(|e| wrong(&e))?;
         Ok(rules.with_proxy(proxy))
     }
 
     /// The bearer token, if there is one.
-    fn token(&self) -> Result<Option<String>, Failure> {
-        match &self.token_file {
-            Some(file) => read_token("--token-file", file).map(Some),
-            None => Ok(std::env::var("METRA_TOKEN").ok().filter(|token| !token.is_empty())),
+    fn token(&self, chosen: &Chosen) -> Result<Option<String>, Failure> {
+        match (&self.token_file, &chosen.token_file) {
+            (Some(file), _) => read_token("--token-file", file).map(Some),
+            (None, Some(file)) => read_token("token_file", file).map(Some),
+            (None, None) => Ok(std::env::var("METRA_TOKEN").ok().filter(|token| !token.is_empty())),
         }
     }
 }
 
-/// The one token in a file that an option names.
-fn read_token(option: &str, file: &Path) -> Result<String, Failure> {
+/// The one token in a file that an option or a key of the configuration names.
+fn read_token(setting: &str, file: &Path) -> Result<String, Failure> {
     let shown = file.display();
     let text = std::fs::read_to_string(file)
-        .map_err(|e| Failure::new(Exit::Usage, format!("{option} {shown}: {e}")))?;
+        .map_err(|e| Failure::new(Exit::Usage, format!("{setting} {shown}: {e}")))?;
     let token = text.trim_end_matches(['\r', '\n']);
     if token.is_empty() || token.contains(|c: char| !c.is_ascii_graphic()) {
-        let message = format!("{option} {shown}: it should hold one token of visible ASCII characters");
+        let message = format!("{setting} {shown}: it should hold one token of visible ASCII characters");
         return Err(Failure::usage(message));
     }
     Ok(token.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use metra_client::Proxy;
+
+    use super::*;
+
+    fn text(value: &str) -> Option<String> {
+        Some(value.to_owned())
+    }
+
+    /// The proxy of the command line, of the configuration and of the environment; which is used, and what is shown to it.
+    fn used(
+        option: Option<&str>,
+        chosen: &Chosen,
+        variables: &[(&str, &str)],
+    ) -> Option<(String, Credentials)> {
+        let args = ConnectArgs { proxy: option.map(str::to_owned), ..ConnectArgs::default() };
+        let environment =
+            |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+        let rules = args.proxy(chosen, environment).unwrap();
+        let target = metra_fallback::Target { host: "gw.example".to_owned(), port: 4443 };
+        rules.for_target(&target).map(|proxy: &Proxy| (proxy.to_string(), proxy.credentials().clone()))
+    }
+
+    #[test]
+    fn option_then_configuration_then_environment() {
+        let none = Chosen::default();
+        let file = Chosen { proxy: text("http://file:1"), ..Chosen::default() };
+        let off = Chosen { proxy: text("none"), ..Chosen::default() };
+        let variables = [("HTTPS_PROXY", "http://env:1")];
+        let name = |option, chosen, variables| used(option, chosen, variables).map(|(name, _)| name);
+        assert_eq!(name(Some("http://option:1"), &file, &variables), text("http://option:1"));
+        assert_eq!(name(Some("none"), &file, &variables), None);
+        assert_eq!(name(None, &file, &variables), text("http://file:1"));
+        assert_eq!(name(None, &off, &variables), None);
+        assert_eq!(name(None, &none, &variables), text("http://env:1"));
+        assert_eq!(name(None, &none, &[]), None);
+    }
+
+    #[test]
+    fn exceptions_of_the_configuration_come_before_those_of_the_environment() {
+        let except = |hosts: &str| Chosen { no_proxy: text(hosts), ..Chosen::default() };
+        let proxy = ("HTTPS_PROXY", "http://env:1");
+        let is_used = |chosen: &Chosen, list| used(None, chosen, &[proxy, ("NO_PROXY", list)]).is_some();
+        assert!(is_used(&Chosen::default(), "other") && !is_used(&Chosen::default(), ".example"));
+        assert!(is_used(&except("other"), ".example") && !is_used(&except(".example"), "other"));
+        assert!(is_used(&except(""), ".example"), "an empty list is a list");
+        assert!(used(Some("http://option:1"), &except(".example"), &[]).is_none(), "as with NO_PROXY");
+    }
+
+    #[test]
+    fn a_token_of_the_configuration_is_not_shown_to_a_proxy_of_the_command_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "secret\n").unwrap();
+        let shown = Credentials::Bearer("secret".to_owned());
+        let alone = Chosen { proxy_token_file: Some(file), ..Chosen::default() };
+        let both = Chosen { proxy: text("http://file:1"), ..alone.clone() };
+        let variables = [("HTTPS_PROXY", "http://env:1")];
+        assert_eq!(used(None, &both, &variables), Some(("http://file:1".to_owned(), shown.clone())));
+        assert_eq!(used(None, &alone, &variables), Some(("http://env:1".to_owned(), shown)));
+        let other = Some(("http://option:1".to_owned(), Credentials::None));
+        assert_eq!(used(Some("http://option:1"), &both, &variables), other);
+        assert_eq!(used(Some("none"), &both, &variables), None);
+    }
 }

@@ -16,7 +16,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use metra_client::Url;
 
-pub(crate) use connect::ConnectArgs;
+pub(crate) use connect::{Asked, ConnectArgs, Inspection, Way};
 pub(crate) use output::OutputArgs;
 pub(crate) use source::{Source, Target};
 pub(crate) use tree::{ShapeArgs, TreeArgs};
@@ -25,6 +25,9 @@ pub(crate) use tree::{ShapeArgs, TreeArgs};
 ///
 /// `metra serve` is the gateway, `metra send` and `metra get` move data to it and from it. A transfer that was
 /// interrupted goes on where it was when the same command is given again.
+///
+/// How gateways are reached can also stand in a file: METRA_CONFIG, else metra/client.toml in $XDG_CONFIG_HOME or ~/.config
+/// (see docs/client.example.toml). Options come before it, and it before the environment.
 #[derive(Parser, Debug)]
 #[command(name = "metra", version, arg_required_else_help = true)]
 pub(crate) struct Cli {

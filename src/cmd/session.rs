@@ -3,15 +3,16 @@
 use std::future::Future;
 use std::time::Duration;
 
-use metra_client::{Address, Client, ClientError, JobReport, Watch};
+use metra_client::{Address, Client, ClientError, ConnectOptions, JobReport, Watch};
 use metra_session::EntryReport;
 use metra_transport::Rt;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::ConnectArgs;
+use crate::args::{Asked, ConnectArgs};
 use crate::exit::{Exit, Failure};
+use crate::output;
 use crate::report::Reporter;
 
 /// How long the gateway is given to hear that the client goes, when a signal ends it.
@@ -48,7 +49,7 @@ pub(super) fn with_client<T>(
     address: &Address,
     task: impl AsyncFnOnce(&Client) -> Result<T, ClientError>,
 ) -> Result<T, Failure> {
-    let options = connect.options(address.clone())?;
+    let options = options(connect, address)?;
     block_on(async {
         tokio::select! {
             result = async {
@@ -62,6 +63,15 @@ pub(super) fn with_client<T>(
     })
 }
 
+/// How to reach a gateway; what is to be said of the configuration is said.
+pub(super) fn options(connect: &ConnectArgs, address: &Address) -> Result<ConnectOptions, Failure> {
+    let asked = connect.asked(address)?;
+    if let Some(warning) = &asked.warning {
+        eprintln!("metra: {}", output::text(warning));
+    }
+    Ok(asked.options)
+}
+
 /// Carries a job to its end and reports it.
 pub(super) fn transfer(
     connect: &ConnectArgs,
@@ -70,7 +80,10 @@ pub(super) fn transfer(
     what: Value,
     job: impl AsyncFnOnce(&Client, Watch) -> Result<JobReport, ClientError>,
 ) -> Result<Exit, Failure> {
-    let result = connect.options(address.clone()).and_then(|options| {
+    let result = connect.asked(address).and_then(|Asked { options, warning }| {
+        if let Some(warning) = &warning {
+            reporter.note(&output::text(warning));
+        }
         let state = options.state.clone();
         reporter.start(what);
         let report = block_on(async {
@@ -112,7 +125,7 @@ pub(super) fn transfer(
     };
     if let Ok((_, report)) = &result {
         report.reports.iter().filter(|r| came_after_the_end(r)).for_each(|r| {
-            reporter.note(&format!("{}: {}", crate::output::name(&r.path), r.reason));
+            reporter.note(&format!("{}: {}", output::name(&r.path), r.reason));
         });
     }
     reporter.finish(&result, receipt.as_deref());

@@ -18,6 +18,7 @@ tests![
     no_such_file,
     quiet_says_nothing,
     rate_policies,
+    a_configuration_file,
     the_doctor_tries_every_way,
 ];
 
@@ -289,6 +290,58 @@ fn rate_policies(bed: &Bed) {
         .expect(0);
     assert_eq!(used(&got), ("fixed".to_owned(), Some(60.0)), "{got}");
     assert!(got.elapsed.as_secs_f64() >= 0.45, "{got}");
+}
+
+fn a_configuration_file(bed: &Bed) {
+    let token = "alices-token-0123456789";
+    let hash = metra_core::id::Digest::of(token.as_bytes());
+    let gateway = bed.gateway_with(&format!("[users.alice]\ntoken_hash = \"blake3:{hash}\"\n"));
+    let file = bed.write("file", "content");
+    bed.write("config/alice.token", token);
+    let address = gateway.address();
+    let pin = gateway.pin();
+    // Whom to trust, what to show, and which way; another gateway's table says nothing here.
+    bed.write(
+        "config/client.toml",
+        format!(
+            "proxy = \"none\"\n[gateway.\"{address}\"]\npin = \"{pin}\"\ntoken_file = \"alice.token\"\nvia = \"tls\"\n\
+             [gateway.\"gw.example\"]\nca = \"absent.pem\"\n"
+        ),
+    );
+    let send = |name: &str, flags: &[&str]| {
+        let run = bed.metra(["send", "--json"]).env("METRA_CONFIG", bed.path("config/client.toml"));
+        run.args(flags).arg(&file).arg(gateway.url(name)).run()
+    };
+    let sent = send("by-file", &[]).expect(0);
+    assert_eq!((sent.summary()["links"][0].as_str(), sent.stderr.as_str()), (Some("tls"), ""), "{sent}");
+    assert_eq!(fs::read(gateway.at("by-file")).unwrap(), b"content");
+    // An option comes first.
+    let sent = send("by-option", &["--via", "quic"]).expect(0);
+    assert_eq!(sent.summary()["links"][0].as_str(), Some("quic"), "{sent}");
+    let other = format!("sha256/{}=", "A".repeat(43));
+    assert_ne!(send("other", &["--pin", &other]).code(), 0);
+    // And the configuration before the environment.
+    let run = bed.metra(["ls"]).env("METRA_CONFIG", bed.path("config/client.toml"));
+    run.env("METRA_TOKEN", "no-such-token-0123456789").arg(gateway.url("")).expect(0);
+    // In one of the usual places.
+    bed.folder("config/metra");
+    fs::rename(bed.path("config/client.toml"), bed.path("config/metra/client.toml")).unwrap();
+    fs::rename(bed.path("config/alice.token"), bed.path("config/metra/alice.token")).unwrap();
+    let usual = bed.metra(["ls"]).env("METRA_CONFIG", "").env("XDG_CONFIG_HOME", bed.path("config"));
+    assert!(usual.arg(gateway.url("")).expect(0).text().contains("by-file"));
+    // Nothing there: nothing is known of the gateway. Named, and not there: that is said.
+    let nowhere = bed.metra(["ls"]).env("METRA_CONFIG", "").env("XDG_CONFIG_HOME", bed.path("nowhere"));
+    assert!(![0, 2].contains(&nowhere.arg(gateway.url("")).run().code()));
+    let absent =
+        bed.metra(["ls"]).env("METRA_CONFIG", bed.path("absent.toml")).arg(gateway.url("")).expect(2);
+    assert!(absent.stderr.contains("absent.toml: cannot be read"), "{absent}");
+    // All that is wrong, with its line.
+    let wrong = bed.write("wrong.toml", "via = \"pigeon\"\nproxi = 1\n");
+    let done = bed.metra(["ls"]).env("METRA_CONFIG", &wrong).arg(gateway.url("")).expect(2);
+    assert!(
+        done.stderr.contains("wrong.toml:1: via: ") && done.stderr.contains("wrong.toml:2: proxi: "),
+        "{done}"
+    );
 }
 
 fn the_doctor_tries_every_way(bed: &Bed) {

@@ -10,6 +10,8 @@ use crate::harness::office::{File, Office, Sent};
 use crate::harness::{Bed, Done, Run, wait_until};
 
 tests![
+    // First, as it waits longest.
+    udp_is_dropped_after_half_a_minute,
     udp_is_dropped,
     udp_is_dropped_while_fetching,
     udp_is_rejected,
@@ -74,6 +76,18 @@ fn udp_is_dropped(bed: &Bed) {
     let office = Office::new(bed);
     let sent = goes_on(&office, 24, &[], |line| {
         line.wait(6 * MIB);
+        bed.firewall().drop_udp();
+    });
+    sent.over(&["quic", "tls"]);
+}
+
+/// Firewalls take their time to find out what they do not like: by then nothing is new about the connection.
+fn udp_is_dropped_after_half_a_minute(bed: &Bed) {
+    let office = Office::new(bed);
+    // 40 s, if nothing happens.
+    let sent = goes_on(&office, 24, &["--rate", "5mbit"], |line| {
+        line.wait(MIB);
+        sleep(Duration::from_secs(30));
         bed.firewall().drop_udp();
     });
     sent.over(&["quic", "tls"]);

@@ -61,6 +61,10 @@ fn main() -> ExitCode {
             words.next().expect("a directory").as_ref(),
         );
     }
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(TEST_THREADS);
     libtest_mimic::run(&arguments, cases.into_iter().map(harness::trial).collect()).exit_code()
 }
+
+/// Networks at a time, where nobody asks for another number: they wait for deadlines, mostly, and not for processors.
+const TEST_THREADS: usize = 5;

@@ -1,7 +1,9 @@
 //! Networks with a proxy as the only way out.
 
+use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::harness::bed::{OUTSIDE_SERVER, PROXY};
@@ -23,6 +25,7 @@ tests![
     websockets_through_all_of_them,
     names_are_the_proxys_business,
     from_the_environment,
+    from_the_configuration,
     not_for_this_gateway,
     udp_is_open_beside_it,
     a_wrong_password,
@@ -142,6 +145,34 @@ fn from_the_environment(bed: &Bed) {
         sent.only("tls", true);
         said_nothing_of_passwords(&sent.0);
     }
+}
+
+fn from_the_configuration(bed: &Bed) {
+    let office = Office::new(bed);
+    bed.firewall().only_proxy(&bed.proxy);
+    let squid = Squid::new(bed, Auth::Password, PORT).start();
+    let config = bed.write("client.toml", format!("proxy = {:?}\n", squid.url()));
+    let readable_by = |mode| fs::set_permissions(&config, fs::Permissions::from_mode(mode)).unwrap();
+    readable_by(0o600);
+    let file = File::noise(bed, "file", MIB);
+    // What the environment says does not count.
+    let run = |verb| {
+        let run = office.client("state", verb).env("METRA_CONFIG", &config);
+        run.env("HTTPS_PROXY", format!("http://{PROXY}:9"))
+    };
+    let send = || office.arrived(&file, office.run(run("send").arg(&file.path).arg(office.url("file"))));
+    let sent = send();
+    sent.only("tls", true);
+    assert_eq!(sent.0.stderr, "", "{}", sent.0);
+    readable_by(0o644);
+    let sent = send();
+    assert!(sent.0.stderr.contains("others can read it"), "{}", sent.0);
+    said_nothing_of_passwords(&sent.0);
+    // QUIC is a finding, and the other ways work through the proxy.
+    let doctor = office.run(run("doctor").arg(office.url(""))).expect(1);
+    let works = |event: &&serde_json::Value| event["event"] == "way" && event["works"] == true;
+    assert_eq!(doctor.events.iter().filter(works).count(), 2, "{doctor}");
+    said_nothing_of_passwords(&doctor);
 }
 
 fn not_for_this_gateway(bed: &Bed) {

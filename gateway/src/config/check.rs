@@ -11,8 +11,8 @@ use metra_core::limits;
 
 use super::document::{Origin, quoted};
 use super::{
-    Anonymous, CertificateFiles, Config, ConfigError, ConfigErrors, Limits, Log, LogFormat, LogLevel,
-    OneOrMany, Quic, Rates, RawConfig, RawLimits, RawQuic, RawRates, RawTls, RawUser, Tcp, Tls, User, Users,
+    Anonymous, CertificateFiles, Config, ConfigErrors, Limits, Log, LogFormat, LogLevel, OneOrMany, Quic,
+    Rates, RawConfig, RawLimits, RawQuic, RawRates, RawTls, RawUser, Tcp, Tls, User, Users,
 };
 
 impl RawConfig {
@@ -29,8 +29,7 @@ impl RawConfig {
         default_state: &Path,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Config, ConfigErrors> {
-        let errors = std::mem::take(&mut self.origin.errors);
-        let mut check = Check { origin: std::mem::take(&mut self.origin), errors, root: None };
+        let mut check = Check { origin: std::mem::take(&mut self.origin), root: None };
 
         check.root = check.root_dir(self.root);
         let listen = check.listen(self.listen);
@@ -56,7 +55,7 @@ impl RawConfig {
         };
 
         match check.root.take() {
-            Some(root) if check.errors.is_empty() => {
+            Some(root) if check.origin.errors.is_empty() => {
                 let users = Users::new(users);
                 Ok(Config {
                     listen,
@@ -73,7 +72,7 @@ impl RawConfig {
                     metrics_listen,
                 })
             }
-            _ => Err(check.finish()),
+            _ => Err(check.origin.into_errors()),
         }
     }
 }
@@ -81,30 +80,20 @@ impl RawConfig {
 /// Collects what is wrong. A check that fails reports it and goes on with any value, which nobody will see.
 struct Check {
     origin: Origin,
-    errors: Vec<ConfigError>,
     /// The root, if it is good: some paths must not be in it.
     root: Option<PathBuf>,
 }
 
 impl Check {
     fn error(&mut self, key: &str, message: impl Into<String>) {
-        self.errors.push(ConfigError {
-            line: self.origin.line(key),
-            key: key.to_owned(),
-            message: message.into(),
-        });
+        self.origin.error(key, message);
     }
 
     /// Whether something is wrong already with the key or below it; that it is missing then would only confuse.
     fn is_broken(&self, key: &str) -> bool {
         let below =
             |k: &str| k.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-        self.errors.iter().any(|e| below(&e.key))
-    }
-
-    fn finish(mut self) -> ConfigErrors {
-        self.errors.sort_by_key(|e| e.line.unwrap_or(usize::MAX));
-        ConfigErrors { file: self.origin.file, errors: self.errors }
+        self.origin.errors.iter().any(|e| below(&e.key))
     }
 
     fn root_dir(&mut self, root: Option<PathBuf>) -> Option<PathBuf> {
@@ -131,8 +120,7 @@ impl Check {
     fn listen(&mut self, listen: Option<OneOrMany>) -> Vec<SocketAddr> {
         let texts = match listen {
             None => vec![DEFAULT_LISTEN.to_owned()],
-            Some(OneOrMany::One(text)) => vec![text],
-            Some(OneOrMany::Many(texts)) => texts,
+            Some(texts) => texts.into(),
         };
         if texts.is_empty() {
             self.error("listen", "is an empty list; leave it out for the default, or name an address");

@@ -1,33 +1,54 @@
-//! A TOML file as [`RawConfig`], with the line of every key, and with every fault of form instead of the first one.
+//! A TOML file as a value of Rust, with the line of every key, and with every fault of form instead of the first one.
+//!
+//! For [`RawConfig`](super::RawConfig), and for the configuration of the clients, which is read by the same rules.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use toml::Table;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, ConfigErrors, RawConfig};
+use super::{ConfigError, ConfigErrors};
 
-/// Where a configuration was read from, and what could not be read of it.
+/// Where a configuration was read from, and what is wrong with it so far.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Origin {
-    pub(super) file: Option<PathBuf>,
-    pub(super) errors: Vec<ConfigError>,
+pub struct Origin {
+    /// The file, as it was named; `None`: the configuration comes from elsewhere.
+    pub file: Option<PathBuf>,
+    /// What is wrong, in the order in which it was found.
+    pub errors: Vec<ConfigError>,
     /// By key, as [`join`] writes it; from 1.
     lines: HashMap<String, usize>,
 }
 
 impl Origin {
     /// The line of a key or, if it is not in the file, of the table that it belongs to.
-    pub(super) fn line(&self, key: &str) -> Option<usize> {
+    pub fn line(&self, key: &str) -> Option<usize> {
         std::iter::successors(Some(key), |k| k.rsplit_once('.').map(|(table, _)| table))
             .find_map(|k| self.lines.get(k).copied())
     }
+
+    /// Notes that something is wrong with a key, which is written as [`join`] does it.
+    pub fn error(&mut self, key: &str, message: impl Into<String>) {
+        let error = ConfigError { line: self.line(key), key: key.to_owned(), message: message.into() };
+        self.errors.push(error);
+    }
+
+    /// All that is wrong, in the order of the file.
+    pub fn into_errors(mut self) -> ConfigErrors {
+        self.errors.sort_by_key(|e| e.line.unwrap_or(usize::MAX));
+        ConfigErrors { file: self.file, errors: self.errors }
+    }
 }
 
-pub(super) fn load(path: &Path) -> Result<RawConfig, ConfigErrors> {
+/// What is in a file, and the folder to which paths in it are relative. Keys that are not known and values of a wrong type
+/// are left out, and are errors in the [`Origin`].
+///
+/// # Errors
+/// The file cannot be read, or is not TOML. Fault: whoever wrote or named it.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Origin, PathBuf), ConfigErrors> {
     let fail = |line, message| {
         let error = ConfigError { key: String::new(), line, message };
         ConfigErrors { file: Some(path.to_owned()), errors: vec![error] }
@@ -35,34 +56,29 @@ pub(super) fn load(path: &Path) -> Result<RawConfig, ConfigErrors> {
     let text = fs::read_to_string(path).map_err(|e| fail(None, format!("cannot be read: {e}")))?;
     // An absolute path, so that what is in the file does not depend on where the gateway is started.
     let file = std::path::absolute(path).map_err(|e| fail(None, format!("cannot be found: {e}")))?;
-    let mut raw = parse(&text).map_err(|e| {
+    let (raw, mut origin) = parse(&text).map_err(|e| {
         let line = e.span().map(|span| line_of(&text, span.start));
         fail(line, e.message().trim_end().to_owned())
     })?;
-    if let Some(base) = file.parent() {
-        raw.resolve(base);
-    }
-    raw.origin.file = Some(path.to_owned());
-    Ok(raw)
+    origin.file = Some(path.to_owned());
+    Ok((raw, origin, file.parent().map(Path::to_owned).unwrap_or_default()))
 }
 
 /// Each value is tried on its own, and left out if it does not fit: so one fault does not hide the next.
-fn parse(text: &str) -> Result<RawConfig, toml::de::Error> {
+fn parse<T: DeserializeOwned>(text: &str) -> Result<(T, Origin), toml::de::Error> {
     let mut origin = Origin::default();
     note_lines(text, &DeTable::parse(text)?.into_inner(), &mut Vec::new(), &mut origin.lines);
     let mut table: Table = text.parse()?;
     for path in leaves(&table) {
-        if let Err(e) = RawConfig::deserialize(only(&table, &path)) {
+        if let Err(e) = T::deserialize(only(&table, &path)) {
             let key = join(&path);
             // What follows the first line tells of the table that was made up for the trial.
             let message = e.message().lines().next().unwrap_or_default().to_owned();
-            origin.errors.push(ConfigError { line: origin.line(&key), key, message });
+            origin.error(&key, message);
             remove(&mut table, &path);
         }
     }
-    let mut raw = RawConfig::deserialize(table)?;
-    raw.origin = origin;
-    Ok(raw)
+    Ok((T::deserialize(table)?, origin))
 }
 
 /// The paths of everything that is not a table with something in it.
@@ -125,7 +141,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 /// A key as TOML writes it with dots.
-pub(super) fn join(path: &[String]) -> String {
+pub fn join(path: &[String]) -> String {
     path.iter().map(|part| quoted(part)).collect::<Vec<_>>().join(".")
 }
 

@@ -170,6 +170,15 @@ pub enum OneOrMany {
     Many(Vec<String>),
 }
 
+impl From<OneOrMany> for Vec<String> {
+    fn from(value: OneOrMany) -> Self {
+        match value {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) => many,
+        }
+    }
+}
+
 impl RawConfig {
     /// Reads a file. Keys that are not known and values of a wrong type are no error yet: [`validate`](Self::validate)
     /// reports them with everything else.
@@ -177,7 +186,10 @@ impl RawConfig {
     /// # Errors
     /// The file cannot be read, or is not TOML.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        document::load(path)
+        let (mut raw, origin, base): (Self, _, _) = document::read(path)?;
+        raw.resolve(&base);
+        raw.origin = origin;
+        Ok(raw)
     }
 
     /// Makes the paths absolute that are relative to `base`.

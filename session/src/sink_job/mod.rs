@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use metra_core::code::Code;
 use metra_core::credit::CreditLimits;
 use metra_core::id::{ChunkIndex, Incarnation, JobId};
-use metra_core::manifest::LedgerLimits;
+use metra_core::manifest::{LedgerLimits, Record};
 use metra_core::sink::{Sink, SinkOptions, SinkStats};
 use metra_core::wire::{EntryStatus, Finished, Frame};
 use metra_store::landing::Landing;
@@ -115,6 +115,9 @@ struct State {
     ready: bool,
     /// `Ready` has been sent on this control link: what is said now is heard.
     attached: bool,
+    /// The source is another run than the one whose records are here: what it announces before it is told so is not for
+    /// this job.
+    stranger: bool,
     damaged: VecDeque<ChunkIndex>,
     /// Statuses to send.
     statuses: Statuses,
@@ -166,6 +169,7 @@ impl SinkJob {
             greet: false,
             ready: false,
             attached: false,
+            stranger: false,
             damaged: VecDeque::new(),
             statuses: Statuses::default(),
             told: Statuses::default(),
@@ -372,10 +376,17 @@ impl SinkJob {
         self.out.notify_waiters();
     }
 
+    /// Records that came while the job was being opened; from 0. Only before the job runs.
+    pub(crate) fn early(&self, records: Vec<Record>) {
+        // The queue of a new job is empty.
+        let _ = self.records.try_send(Planning::Records { first: 0, records });
+    }
+
     /// A frame of the source. Waits while the planner's queue is full; dropped meanwhile, the frame is lost as if with
     /// its link.
     pub(crate) async fn on_frame(&self, frame: Frame) {
         match frame {
+            Frame::Records { .. } if self.lock().stranger => return,
             Frame::Records { first, records, .. } => {
                 // The planner is gone when the job is over: nothing waits for these records then.
                 let _ = self.records.send(Planning::Records { first, records }).await;
@@ -409,6 +420,7 @@ impl SinkJob {
         let mut state = self.lock();
         let same = *state.incarnation.get_or_insert(incarnation) == incarnation;
         state.ready = same;
+        state.stranger = !same;
         let over = state.finished.is_some();
         drop(state);
         // One that is finished here has nothing to ask of a new run.

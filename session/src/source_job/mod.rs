@@ -415,6 +415,9 @@ impl SourceJob {
         state.greet = true;
         state.receipt_sent = false;
         state.fail_sent = false;
+        if state.attachments == 0 {
+            state.source.begin();
+        }
         state.attachments += 1;
         drop(state);
         self.out.notify_waiters();

@@ -452,3 +452,20 @@ async fn statuses_and_gone_chunks_from_a_source_are_bounded_and_harmless() {
     let kept: usize = sink.take_reports().iter().map(|report| report.path.len()).sum();
     assert!(kept < 5 << 20, "{kept} bytes kept");
 }
+
+/// Records that a source may not send before the sink is ready: more than a sink holds, and with a gap.
+#[tokio::test(start_paused = true)]
+async fn records_before_ready_that_are_too_many_or_have_a_gap_close_the_link() {
+    let many: Vec<Record> = vec![Record::Chunk { len: 1, hash: Digest([0; 32]) }; 1000];
+    for (first, records, code) in [(0, many.clone(), Code::Limit), (1, many[..1].to_vec(), Code::Protocol)] {
+        let rig = Rig::new();
+        rig.opens_in(Duration::from_secs(1));
+        let mut raw = Raw::join(&rig).await;
+        raw.push().await;
+        raw.say(Frame::Records { job: JOB, first, records }).await;
+        match ends(raw.link.closed()).await {
+            LinkError::ClosedByPeer { code: told, .. } => assert_eq!(told, code),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -38,6 +38,8 @@ pub(crate) struct Serving {
     pub(crate) sinks: Mutex<Vec<Weak<SinkJob>>>,
     pub(crate) sources: Mutex<Vec<Weak<SourceJob>>>,
     pub(crate) ended: Mutex<Vec<Result<Finished, JobError>>>,
+    /// How long it takes to open a push.
+    pub(crate) opening: Mutex<Duration>,
 }
 
 impl Rig {
@@ -67,6 +69,7 @@ impl Rig {
                 sinks: Mutex::default(),
                 sources: Mutex::default(),
                 ended: Mutex::default(),
+                opening: Mutex::default(),
             }),
             jobs: Mutex::new(0),
         };
@@ -123,6 +126,11 @@ impl Rig {
         });
         let (job, planner) = SinkJob::new(self.rt.clone(), id, None, Some(open), landing, self.sink.clone());
         Pulling { session: self.client.clone(), rt: self.rt.clone(), job, planner }
+    }
+
+    /// From now on the gateway takes its time to open a push.
+    pub(crate) fn opens_in(&self, opening: Duration) {
+        *self.serving.opening.lock().unwrap() = opening;
     }
 
     /// The newest sink at the gateway.
@@ -198,7 +206,16 @@ async fn serve(at: At, mut queue: mpsc::Receiver<Request>) {
                 if at.session.sink(push.job).is_some() {
                     at.session.reattach(push.job, link);
                 } else {
-                    at.take(push, link);
+                    let (at, opening) = (at.clone(), *at.serving.opening.lock().unwrap());
+                    let open = async move {
+                        at.rt.sleep(opening).await;
+                        // It may have been opened again meanwhile, on another link.
+                        match at.session.sink(push.job) {
+                            Some(_) => at.session.reattach(push.job, link),
+                            None => at.take(push, link),
+                        }
+                    };
+                    if opening.is_zero() { open.await } else { drop(tokio::spawn(open)) }
                 }
             }
             Frame::Pull(pull) => {

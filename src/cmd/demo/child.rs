@@ -47,6 +47,8 @@ fn metra(state: &Path, log: File) -> Result<Command, Failure> {
     let mut command = Command::new(exe);
     command
         .env("METRA_STATE", state)
+        // What the user has configured is for other gateways.
+        .env("METRA_CONFIG", "/dev/null")
         .env_remove("METRA_TOKEN")
         .stdin(Stdio::null())
         .stderr(log)

@@ -34,6 +34,7 @@ impl Run {
     pub(super) fn new<A: AsRef<OsStr>>(state: &Path, args: impl IntoIterator<Item = A>) -> Self {
         let mut command = metra(None);
         command.args(args).env("METRA_STATE", state).env_remove("METRA_TOKEN").env("RUST_BACKTRACE", "0");
+        command.env("METRA_CONFIG", "/dev/null");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self { command, input: None, limit: Duration::from_secs(90) }
     }

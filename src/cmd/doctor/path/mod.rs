@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 
 use self::findings::{Case, Finding};
 use crate::args::ConnectArgs;
-use crate::cmd::session::{block_on, signalled};
+use crate::cmd::session::{block_on, options, signalled};
 use crate::exit::{Exit, Failure};
 use crate::output;
 
 pub(super) fn run(address: &Address, connect: &ConnectArgs, json: bool) -> Result<Exit, Failure> {
-    let options = connect.options(address.clone())?;
+    let options = options(connect, address)?;
     let probes = block_on(async {
         let rt = Rt::tokio();
         let each = async {
