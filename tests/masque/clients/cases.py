@@ -148,7 +148,7 @@ async def capsule_without_context(c: Any) -> None:
     """A DATAGRAM capsule with nothing in it: no context id."""
     id = await c.tunnel()
     c.data(id, capsule(0, b""))
-    await c.until(lambda: c.streams[id].over(), 0.5)
+    await c.end_of(id)
 
 
 @case()
@@ -193,7 +193,7 @@ async def datagram_id_beyond_limit(c: Any) -> None:
     """A QUIC datagram for a stream beyond what the proxy allows us to open."""
     id = await c.tunnel()
     c.quic_datagram(varint(1 << 40) + udp(b"x"))
-    await c.until(lambda: False, 0.5)
+    await closed(c)
 
 
 @case(HTTP3)
@@ -223,7 +223,7 @@ async def datagram_without_context(c: Any) -> None:
     """A QUIC datagram with a stream id and nothing after it."""
     id = await c.tunnel()
     c.quic_datagram(varint(id // 4))
-    await c.until(lambda: c.streams[id].over(), 0.5)
+    await c.end_of(id)
 
 
 @case(HTTP3)
@@ -234,20 +234,21 @@ async def datagram_on_get(c: Any) -> None:
     await c.end_of(id)
 
 
-async def settled(c: Any) -> None:
-    await c.until(lambda: False, 0.5)
+async def closed(c: Any) -> None:
+    """The end of the connection, or that it does not come in time."""
+    await c.until(lambda: False)
 
 
 @case(HTTP3, settings={H3_DATAGRAM: 2}, after=False)
 async def settings_datagram_2(c: Any) -> None:
     """SETTINGS_H3_DATAGRAM = 2."""
-    await settled(c)
+    await closed(c)
 
 
 @case(HTTP3, settings={ENABLE_CONNECT_PROTOCOL: 2}, after=False)
 async def settings_connect_2(c: Any) -> None:
     """SETTINGS_ENABLE_CONNECT_PROTOCOL = 2. It means nothing from a client, but its values are those."""
-    await settled(c)
+    await closed(c)
 
 
 @case(HTTP3, settings={H3_DATAGRAM: 0})
@@ -284,7 +285,7 @@ async def no_datagrams_at_all(c: Any) -> None:
 async def settings_twice(c: Any) -> None:
     """A second SETTINGS frame."""
     c.control(4, b"")
-    await settled(c)
+    await closed(c)
 
 
 @case()
