@@ -1,0 +1,330 @@
+//! Clients of aioquic and hyper-h2 at our gateway: what RFC 9298, 9297, 9220 and 9114 want done with what they send.
+//!
+//! A row says what must come of a case of `clients/cases.py`, and by which section. Where a section leaves a choice, the
+//! row says what we chose.
+
+use crate::harness::{Bed, Gateway};
+use crate::peers::{Client, Echo, Over, Resolver, Seen, hex, unhex};
+
+tests![
+    payloads_in_datagrams,
+    payloads_in_capsules,
+    payloads_to_a_client_without_datagrams,
+    payloads_of_any_size,
+    malformed_over_http3,
+    malformed_over_http2,
+    targets_that_are_none,
+    requests_that_are_none,
+    pages_over_http3,
+    many_tunnels,
+    dns,
+    quic_in_a_tunnel,
+];
+
+/// Lines of the gateway's configuration that let anybody open tunnels to loopback.
+pub(crate) const TUNNELS: &str = "[tunnel]\nallow = [\"127.0.0.0/8\"]\n";
+
+/// A gateway with tunnels, and what is behind them.
+struct Place {
+    gateway: Gateway,
+    echo: Echo,
+}
+
+impl Place {
+    fn new(bed: &Bed) -> Self {
+        Self { gateway: bed.gateway_with(TUNNELS), echo: Echo::start() }
+    }
+
+    fn client(&self, over: Over) -> Client {
+        // Its certificate is for addresses, too.
+        client(&self.gateway, over, self.echo.address())
+    }
+
+    /// Does the cases, and holds each against its row.
+    #[track_caller]
+    fn expect(&self, over: Over, rows: &[(&str, Outcome)]) {
+        let cases: Vec<&str> = rows.iter().map(|(case, _)| *case).collect();
+        let seen = self.client(over).with("--timeout", 2).run(&cases);
+        let wrong: Vec<String> = rows
+            .iter()
+            .zip(&seen)
+            .filter(|((_, outcome), seen)| !outcome.is(seen))
+            .map(|((_, outcome), seen)| format!("{outcome:?} was due: {seen:?}"))
+            .collect();
+        assert!(wrong.is_empty(), "over {over:?}\n{}", wrong.join("\n"));
+    }
+}
+
+fn client(gateway: &Gateway, over: Over, target: std::net::SocketAddr) -> Client {
+    Client::new(over, gateway.address(), &gateway.ca(), target).with("--name", "127.0.0.1")
+}
+
+/// What must come of a case. Unless it is the end of the connection, another tunnel on it must work afterwards.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// A tunnel, and this many payloads came back.
+    Echoes(usize),
+    /// An answer that is none of the 2xx, this one.
+    Status(u64),
+    /// The request is malformed (RFC 9114 section 4.1.2, RFC 9113 section 8.1.1): 400, or the stream is reset with
+    /// H3_MESSAGE_ERROR or PROTOCOL_ERROR.
+    Malformed,
+    /// The stream is reset with this code.
+    Reset(u64),
+    /// The stream is reset, for which the section names no code.
+    Aborted,
+    /// The connection is closed with this code.
+    Closed(u64),
+}
+
+impl Outcome {
+    fn is(self, seen: &Seen) -> bool {
+        let alive = seen.closed().is_none() && seen.alive();
+        match self {
+            Self::Echoes(count) => alive && seen.status() == Some(200) && seen.payloads()[0] == count,
+            Self::Status(status) => alive && seen.status() == Some(status),
+            Self::Malformed => {
+                alive
+                    && (seen.status() == Some(400)
+                        || [Some(H3_MESSAGE_ERROR), Some(1)].contains(&seen.reset()))
+            }
+            Self::Reset(code) => alive && seen.reset() == Some(code),
+            Self::Aborted => alive && seen.reset().is_some(),
+            Self::Closed(code) => seen.closed() == Some(code),
+        }
+    }
+}
+
+use Outcome::{Aborted, Closed, Echoes, Malformed, Reset, Status};
+
+/// Over every version of HTTP.
+const CAPSULES: [(&str, Outcome); 14] = [
+    // 9298 section 5: before the answer they may be dropped; here they are kept.
+    ("early", Echoes(2)),
+    ("capsules_in_pieces", Echoes(3)),
+    ("capsules_in_one", Echoes(3)),
+    // 9297 section 3.2: unknown capsules are skipped, whatever their length.
+    ("capsules_unknown", Echoes(3)),
+    // 9000 section 16: integers need not be short.
+    ("capsule_long_varints", Echoes(3)),
+    // 9298 section 4 and 5: other contexts are dropped.
+    ("contexts_unknown", Echoes(3)),
+    // 9297 section 3.3: an end within a capsule, and one too short for its context id.
+    ("capsule_truncated", Aborted),
+    ("capsule_head_truncated", Aborted),
+    ("capsule_without_context", Aborted),
+    // 9298 section 5: more than 65527 bytes abort the stream.
+    ("capsule_too_long", Aborted),
+    ("capsule_endless", Aborted),
+    ("fin", Echoes(1)),
+    ("reset", Echoes(1)),
+    ("datagram_of_closed_stream", Echoes(0)),
+];
+
+fn payloads_in_datagrams(bed: &Bed) {
+    let place = Place::new(bed);
+    for case in ["echo", "echo_both", "one_after_the_other"] {
+        let seen = place.client(Over::H3).payload(b"one").payload(b"").with("--size", 1200).one(case);
+        assert!(seen.status() == Some(200) && seen.alive(), "{seen:?}");
+        // 9297 section 3.4
+        assert_eq!(seen.header("capsule-protocol"), Some("?1"), "{seen:?}");
+        // 9220 section 3, 9297 section 2.1.1
+        assert_eq!((&seen.0["settings"]["8"], &seen.0["settings"]["51"]), (&1.into(), &1.into()), "{seen:?}");
+        if case == "echo" {
+            let mut all = [hex(b"one"), String::new(), "1200 bytes, as sent".into()];
+            all.sort_unstable();
+            assert_eq!(seen.datagrams(), all, "{seen:?}");
+        }
+    }
+}
+
+fn payloads_in_capsules(bed: &Bed) {
+    let place = Place::new(bed);
+    for over in [Over::H3, Over::H2] {
+        place.expect(over, &[("echo_capsules", Echoes(3))]);
+        place.expect(over, &CAPSULES);
+    }
+}
+
+fn payloads_to_a_client_without_datagrams(bed: &Bed) {
+    // 9297 section 2.1.1: nothing in QUIC datagrams before both have said 1; section 3.5: so in capsules.
+    let place = Place::new(bed);
+    let cases = ["settings_datagram_0", "settings_no_datagram", "no_quic_datagrams", "no_datagrams_at_all"];
+    for seen in place.client(Over::H3).run(&cases) {
+        assert!(seen.datagrams().is_empty() && seen.capsules().len() == 3 && seen.alive(), "{seen:?}");
+    }
+}
+
+fn payloads_of_any_size(bed: &Bed) {
+    let place = Place::new(bed);
+    // The longest that IPv4 carries. 9298 section 6.1: not what does not fit a datagram.
+    let sizes =
+        |client: Client| [0, 1, 1200].into_iter().fold(client, |client, size| client.with("--size", size));
+    let seen = sizes(place.client(Over::H2)).with("--size", 65_507).one("echo_capsules");
+    assert_eq!(seen.payloads(), [4], "{seen:?}");
+    let seen = sizes(place.client(Over::H3)).with("--size", 9000).with("--timeout", 1).one("echo_capsules");
+    assert!(seen.payloads() == [3] && seen.alive(), "{seen:?}");
+    let seen = sizes(place.client(Over::H3)).with("--size", 65_507).one("settings_no_datagram");
+    assert_eq!(seen.payloads(), [4], "{seen:?}");
+}
+
+fn malformed_over_http3(bed: &Bed) {
+    let place = Place::new(bed);
+    place.expect(
+        Over::H3,
+        &[
+            // 9297 section 2.1: a quarter stream id that is cut off, or that no stream can have.
+            ("datagram_empty", Closed(H3_DATAGRAM_ERROR)),
+            ("datagram_unparsable", Closed(H3_DATAGRAM_ERROR)),
+            ("datagram_id_too_large", Closed(H3_DATAGRAM_ERROR)),
+            // "SHOULD" of the same section.
+            ("datagram_id_beyond_limit", Closed(H3_ID_ERROR)),
+            ("datagram_of_no_stream", Echoes(1)),
+            ("datagram_without_context", Aborted),
+            // 9297 section 2
+            ("datagram_on_get", Reset(H3_DATAGRAM_ERROR)),
+            // 9297 section 2.1.1, 9220 section 3
+            ("settings_datagram_2", Closed(H3_SETTINGS_ERROR)),
+            ("settings_connect_2", Closed(H3_SETTINGS_ERROR)),
+            // 9114 section 7.2.4
+            ("settings_twice", Closed(H3_FRAME_UNEXPECTED)),
+            // 9114 section 4.4: only DATA on a stream of CONNECT; section 9: unknown frames are skipped.
+            ("trailers", Closed(H3_FRAME_UNEXPECTED)),
+            ("unknown_frame", Echoes(3)),
+            ("stop", Echoes(1)),
+        ],
+    );
+    place.expect(Over::H3, &HEADS);
+}
+
+fn malformed_over_http2(bed: &Bed) {
+    let place = Place::new(bed);
+    // hyper leaves the fields of a tunnel to us, and closes the connection for what h2 finds: a case at a time.
+    for row in HEADS {
+        place.expect(Over::H2, &[row]);
+    }
+}
+
+/// Heads that are malformed (9114 section 4.3 and 4.2, 9113 section 8.3 and 8.2, 9297 section 3.2).
+const HEADS: [(&str, Outcome); 20] = [
+    ("protocol_on_get", Malformed),
+    ("scheme_none", Malformed),
+    ("path_none", Malformed),
+    ("path_empty", Malformed),
+    ("authority_none", Malformed),
+    ("method_twice", Malformed),
+    ("path_twice", Malformed),
+    ("pseudo_late", Malformed),
+    ("pseudo_unknown", Malformed),
+    ("pseudo_status", Malformed),
+    ("field_connection", Malformed),
+    ("field_transfer_encoding", Malformed),
+    ("field_upgrade", Malformed),
+    ("field_upper_case", Malformed),
+    ("field_newline", Malformed),
+    ("host_also", Malformed),
+    ("content_length", Malformed),
+    ("content_type", Malformed),
+    // 9114 section 4.2.2: 431 is one way to say so.
+    ("fields_long", Status(431)),
+    ("fields_many", Status(431)),
+];
+
+fn targets_that_are_none(bed: &Bed) {
+    let place = Place::new(bed);
+    // 9298 section 2 and 3. Names that are not there: 9209 section 2.3.2.
+    let none = [
+        "port_0",
+        "port_65536",
+        "port_empty",
+        "port_words",
+        "port_signed",
+        "host_empty",
+        "host_zone",
+        "host_brackets",
+        "host_raw_ipv6",
+        "host_nul",
+        "host_slash",
+        "host_twice",
+        "percent_short",
+        "percent_words",
+        "percent_utf8",
+    ];
+    let rows: Vec<(&str, Outcome)> = none.into_iter().map(|case| (case, Status(400))).collect();
+    for over in [Over::H3, Over::H2] {
+        place.expect(over, &rows);
+        let seen = place.client(over).one("host_unknown");
+        assert_eq!(seen.status(), Some(502), "{seen:?}");
+        assert!(seen.header("proxy-status").is_some_and(|text| text.contains("error=dns_error")), "{seen:?}");
+    }
+    // Nobody was asked anything, but by the tunnels afterwards.
+    assert_eq!(place.echo.got(), 2 * (rows.len() as u64 + 1));
+}
+
+fn requests_that_are_none(bed: &Bed) {
+    let place = Place::new(bed);
+    for over in [Over::H3, Over::H2] {
+        place.expect(
+            over,
+            &[
+                // 9220 section 3. h3 0.0.8 resets what it does not know (H3_MESSAGE_ERROR).
+                ("protocol_unknown", if over == Over::H3 { Malformed } else { Status(501) }),
+                ("protocol_none", Status(501)),
+                ("path_other", Status(404)),
+                // 8441 section 4: it is the proxy that is named; here nobody asks by which name.
+                ("authority_other", Echoes(0)),
+            ],
+        );
+    }
+}
+
+fn pages_over_http3(bed: &Bed) {
+    let place = Place::new(bed);
+    for (case, status) in [
+        ("get_root", 200),
+        ("get_healthz", 200),
+        ("head_root", 200),
+        ("get_nothing", 404),
+        ("post_root", 405),
+        // 9298 section 3.2 is for HTTP/1.1.
+        ("get_template", 404),
+    ] {
+        let seen = place.client(Over::H3).one(case);
+        assert!(seen.status() == Some(status) && seen.ended(), "{seen:?}");
+    }
+}
+
+fn many_tunnels(bed: &Bed) {
+    let place = Place::new(bed);
+    for over in [Over::H3, Over::H2] {
+        let seen = place.client(over).with("--count", 60).one("many");
+        assert!(seen.payloads() == [1; 60] && seen.alive(), "{over:?} {seen:?}");
+        let seen = place.client(over).with("--count", 60).one("one_after_the_other");
+        assert!(seen.payloads() == [1; 60] && seen.alive(), "{over:?} {seen:?}");
+    }
+}
+
+fn dns(bed: &Bed) {
+    let (gateway, resolver) = (bed.gateway_with(TUNNELS), Resolver::start(bed));
+    for over in [Over::H3, Over::H2] {
+        let client = client(&gateway, over, resolver.address());
+        let seen = client.payload(&Resolver::question(77)).one("echo");
+        let answers = [seen.datagrams(), seen.capsules()].concat();
+        assert!(answers.len() == 1 && Resolver::is_answer(&unhex(answers[0]), 77), "{seen:?}");
+    }
+}
+
+fn quic_in_a_tunnel(bed: &Bed) {
+    // The gateway's own pages, over HTTP/3 in a tunnel through it.
+    let gateway = bed.gateway_with(TUNNELS);
+    let seen = client(&gateway, Over::H3, gateway.address()).with("--path", "/healthz").one("quic");
+    let fetched = &seen.0["fetched"];
+    assert!(fetched["status"] == 200 && fetched["ended"] == true, "{seen:?}");
+}
+
+/// RFC 9114 section 8.1, RFC 9297 section 5.2.
+const H3_DATAGRAM_ERROR: u64 = 0x33;
+const H3_FRAME_UNEXPECTED: u64 = 0x105;
+const H3_ID_ERROR: u64 = 0x108;
+const H3_SETTINGS_ERROR: u64 = 0x109;
+const H3_MESSAGE_ERROR: u64 = 0x10e;

@@ -1,0 +1,67 @@
+//! `metra` through Envoy: QUIC inside CONNECT-UDP, with a proxy that none of us wrote before our gateway.
+
+use crate::harness::data::{KIB, MIB, noise_file};
+use crate::harness::run::Run;
+use crate::harness::{Bed, Gateway, wait_until};
+use crate::peers::{Envoy, Over};
+
+tests![sends_over_http3, sends_over_http2, gets, a_proxy_that_goes_away];
+
+/// The `metra` command that reaches the gateway through this proxy, and no other way.
+fn metra(bed: &Bed, gateway: &Gateway, envoy: &Envoy, over: Over, verb: &str) -> Run {
+    let proxy = format!(
+        "https://localhost:{}/.well-known/masque/udp/{{target_host}}/{{target_port}}/",
+        envoy.address(over).port()
+    );
+    let version = if over == Over::H3 { "h3" } else { "h2" };
+    bed.client(gateway, [verb])
+        .args(["--masque", &proxy, "--masque-http", version, "--transport", "masque"])
+        .arg("--proxy-ca")
+        .arg(envoy.ca())
+}
+
+/// Sends a file, which must come through the proxy and be the same.
+fn send(bed: &Bed, over: Over) {
+    let (gateway, envoy) = (bed.gateway(), Envoy::start(bed));
+    let file = noise_file(&bed.path("file"), 7, 8 * MIB + 3 * KIB);
+    let direct = bed.client(&gateway, ["send"]).arg(&file).arg(gateway.url("direct/")).expect(0);
+    let before = envoy.tunnels();
+    let done = metra(bed, &gateway, &envoy, over, "send").arg(&file).arg(gateway.url("tunnelled/")).expect(0);
+    assert_eq!(done.root(), direct.root());
+    assert_eq!(std::fs::read(gateway.at("tunnelled/file")).unwrap(), std::fs::read(&file).unwrap());
+    assert!(envoy.tunnels() > before, "it has not come through the proxy");
+    println!("Envoy has used {:?} of processors for 8 MiB over {over:?}", envoy.cpu());
+}
+
+fn sends_over_http3(bed: &Bed) {
+    send(bed, Over::H3);
+}
+
+fn sends_over_http2(bed: &Bed) {
+    send(bed, Over::H2);
+}
+
+fn gets(bed: &Bed) {
+    let (gateway, envoy) = (bed.gateway(), Envoy::start(bed));
+    let file = noise_file(&gateway.at("file"), 8, 4 * MIB);
+    let to = bed.folder("to");
+    metra(bed, &gateway, &envoy, Over::H3, "get").arg(gateway.url("file")).arg(&to).expect(0);
+    assert_eq!(std::fs::read(to.join("file")).unwrap(), std::fs::read(&file).unwrap());
+    assert_eq!(envoy.tunnels(), 1);
+}
+
+fn a_proxy_that_goes_away(bed: &Bed) {
+    let (gateway, envoy) = (bed.gateway(), Envoy::start(bed));
+    let file = noise_file(&bed.path("file"), 9, 64 * MIB);
+    let mut running = metra(bed, &gateway, &envoy, Over::H3, "send")
+        .args(["--rate", "40M", "--timeout", "10"])
+        .arg(&file)
+        .arg(gateway.url(""))
+        .start();
+    wait_until("a tunnel", || envoy.tunnels() > 0);
+    drop(envoy);
+    wait_until("the end of it", || !running.is_running());
+    // No way is left: as when the gateway is not there.
+    assert_ne!(running.finish().code(), 0);
+    assert!(!gateway.at("file").exists());
+}
