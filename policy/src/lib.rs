@@ -14,9 +14,13 @@
 
 mod cidr;
 mod host;
+#[cfg(test)]
+mod host_tests;
 mod permit;
 mod rule;
 mod special;
+#[cfg(test)]
+mod special_tests;
 mod tunnel;
 #[cfg(test)]
 mod tunnel_tests;

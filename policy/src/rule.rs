@@ -193,3 +193,95 @@ pub enum RuleError {
     #[error("{0:?} is not *, or ports (1 to 65535) and ranges, as in \"53,443,8000-8999\"")]
     Ports(String),
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_what_is_shown() {
+        for text in [
+            "example.org:443",
+            "*.example.org:53,443,8000-8999",
+            "*:*",
+            "192.0.2.0/24:1-65534",
+            "[2001:db8::/32]:*",
+            "xn--mnchen-3ya.example:65535",
+        ] {
+            assert_eq!(text.parse::<TargetRule>().unwrap().to_string(), text);
+        }
+        for (text, shown) in [
+            ("EXAMPLE.org.:443", "example.org:443"),
+            ("*.München.example:443-443", "*.xn--mnchen-3ya.example:443"),
+            ("192.0.2.7:53, 443", "192.0.2.7/32:53,443"),
+            ("[2001:db8::7]:1-65535", "[2001:db8::7/128]:*"),
+            ("[::ffff:192.0.2.7]:1", "192.0.2.7/32:1"),
+        ] {
+            assert_eq!(text.parse::<TargetRule>().unwrap().to_string(), shown);
+        }
+        let range = |text: &str| text.parse::<TargetRule>().unwrap().range().map(|r| r.to_string());
+        assert_eq!(range("192.0.2.0/24:*").as_deref(), Some("192.0.2.0/24"));
+        assert_eq!((range("*:*"), range("a.example:1"), range("*.example:1")), (None, None, None));
+    }
+
+    #[test]
+    fn ports_have_two_sides() {
+        let ports: Ports = "53,443,8000-8999".parse().unwrap();
+        for port in [53, 443, 8000, 8500, 8999] {
+            assert!(ports.contains(port));
+        }
+        for port in [0, 1, 52, 54, 442, 444, 7999, 9000, 65535] {
+            assert!(!ports.contains(port));
+        }
+        let all: Ports = "*".parse().unwrap();
+        assert!(!all.contains(0) && all.contains(1) && all.contains(65535));
+    }
+
+    #[test]
+    fn errors_say_what_would_be_right() {
+        for (text, message) in [
+            ("", "\"\" is not HOST:PORTS, as in \"example.org:443\""),
+            ("example.org", "\"example.org\" is not HOST:PORTS"),
+            ("2001:db8::1:443", "\"2001:db8::1:443\" is not HOST:PORTS"),
+            ("[2001:db8::1]", "\"[2001:db8::1]\" is not HOST:PORTS"),
+            ("[192.0.2.1]:443", "\"[192.0.2.1]:443\" is not HOST:PORTS"),
+            ("*.192.0.2.1:443", "\"*.192.0.2.1:443\" is not HOST:PORTS"),
+            (":443", "\":443\": the host is empty"),
+            ("*.:443", "\"*.:443\": the host is empty"),
+            ("127.1:443", "\"127.1:443\": the host ends in a number"),
+            ("a.*.example:443", "\"a.*.example:443\": the host has characters in it"),
+            ("*example.org:443", "\"*example.org:443\": the host has characters in it"),
+            ("10.0.0.1/8:443", "\"10.0.0.1/8\" has bits after its prefix"),
+            ("10.0.0.0/33:443", "the prefix of \"10.0.0.0/33\" is more than 32"),
+            ("example.org/24:443", "\"example.org/24\" is not ADDRESS/PREFIX"),
+            ("[fe80::1%eth0]:443", "\"fe80::1%eth0\" is not ADDRESS/PREFIX"),
+            ("example.org:", "\"\" is not *, or ports (1 to 65535)"),
+            ("example.org:0", "\"0\" is not *, or ports"),
+            ("example.org:65536", "\"65536\" is not *, or ports"),
+            ("example.org:+1", "\"+1\" is not *, or ports"),
+            ("example.org:2-1", "\"2-1\" is not *, or ports"),
+            ("example.org:0-1", "\"0-1\" is not *, or ports"),
+            ("example.org:1-", "\"1-\" is not *, or ports"),
+            ("example.org:1,", "\"1,\" is not *, or ports"),
+            ("example.org:1,*", "\"1,*\" is not *, or ports"),
+            ("example.org:https", "\"https\" is not *, or ports"),
+        ] {
+            let error = text.parse::<TargetRule>().unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error:?} should start with {message:?}");
+        }
+    }
+
+    proptest! {
+        /// No text makes the reader panic, and what it reads is shown as something that means the same.
+        #[test]
+        fn rules_are_read_back(text in "\\PC{0,30}|(\\*|(\\*\\.)?[a-z]{1,4}|[0-9]{1,3}\\.0\\.0\\.0/[0-9]{1,2}|\\[[0-9a-f]{1,4}::/[0-9]{2}\\]):(\\*|[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5})?)") {
+            if let Ok(rule) = text.parse::<TargetRule>() {
+                prop_assert_eq!(rule.to_string().parse(), Ok(rule));
+            }
+        }
+    }
+}

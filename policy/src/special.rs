@@ -178,7 +178,7 @@ pub fn is_special_name(name: &str) -> bool {
 }
 
 /// The first that fits counts, so ranges within others come first.
-const RANGES: &[(Cidr, Special)] = &[
+pub(crate) const RANGES: &[(Cidr, Special)] = &[
     // AWS, Azure, Google and others; AWS for containers; AWS for Kubernetes; Alibaba; Oracle; Azure.
     (Cidr::v4([169, 254, 169, 254], 32), Special::Metadata),
     (Cidr::v4([169, 254, 170, 2], 32), Special::Metadata),
