@@ -101,7 +101,8 @@ pub async fn over_http3(
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let endpoint = QuicClient::http3(rt.clone(), any, hop.tls.clone(), tuning.clone()).map_err(LinkError::from)?;
+    let endpoint =
+        QuicClient::http3(rt.clone(), any, hop.tls.clone(), tuning.clone()).map_err(LinkError::from)?;
     let connection = endpoint.connect_http3(address, hop.template.host()).await?;
     ask(rt, hop, connection, endpoint, Vec::new(), target).await
 }
@@ -118,8 +119,8 @@ pub async fn over_tunnel(
     tuning: &Tuning,
 ) -> Result<Opened, TunnelError> {
     let (peer, tuning) = (outer.carrier.peer(), within(tuning));
-    let endpoint =
-        QuicClient::http3_over(rt.clone(), outer.carrier, hop.tls.clone(), tuning).map_err(LinkError::from)?;
+    let endpoint = QuicClient::http3_over(rt.clone(), outer.carrier, hop.tls.clone(), tuning)
+        .map_err(LinkError::from)?;
     let connection = endpoint.connect_http3(peer, hop.template.host()).await?;
     ask(rt, hop, connection, endpoint, outer.keep, target).await
 }
@@ -174,7 +175,10 @@ async fn ask(
 }
 
 fn uri(hop: &Hop, target: &Target) -> Result<Uri, TunnelError> {
-    hop.template.expand(target).parse().map_err(|e: http::uri::InvalidUri| TunnelError::Request(e.to_string()))
+    hop.template
+        .expand(target)
+        .parse()
+        .map_err(|e: http::uri::InvalidUri| TunnelError::Request(e.to_string()))
 }
 
 /// RFC 9297 section 3.4, and the credentials. Proxies differ on whether the resource of a template is one of a proxy's or of an
@@ -185,7 +189,9 @@ fn fields(hop: &Hop) -> Result<HeaderMap, TunnelError> {
     fields.insert(name, HeaderValue::from_static(capsule_protocol::ON));
     let shown = match &hop.credentials {
         Credentials::None => return Ok(fields),
-        Credentials::Basic { user, password } => format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))),
+        Credentials::Basic { user, password } => {
+            format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+        }
         Credentials::Bearer(token) => format!("Bearer {token}"),
     };
     let mut shown = HeaderValue::try_from(shown)

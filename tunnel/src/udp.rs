@@ -55,7 +55,12 @@ impl Udp {
     ///
     /// # Errors
     /// What the system says, of this batch or, if the socket is connected, of an earlier one.
-    pub(crate) fn poll_send(&self, cx: &mut Context<'_>, batch: &Batch, to: SocketAddr) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        batch: &Batch,
+        to: SocketAddr,
+    ) -> Poll<io::Result<()>> {
         let transmit = Transmit {
             destination: to,
             // RFC 9298 section 6.2: Not-ECT.
@@ -66,12 +71,13 @@ impl Udp {
         };
         loop {
             ready!(self.io.poll_send_ready(cx))?;
-            let sent = self
-                .io
-                .try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), &transmit));
+            let sent =
+                self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), &transmit));
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if is_too_long(&error) || batch.is_unsupported(&error) => return Poll::Ready(Ok(())),
+                Err(error) if is_too_long(&error) || batch.is_unsupported(&error) => {
+                    return Poll::Ready(Ok(()));
+                }
                 sent => return Poll::Ready(sent),
             }
         }
@@ -91,7 +97,8 @@ impl Udp {
             let received = RECEIVED.with_borrow_mut(|room| {
                 let room = room.get_or_insert_with(|| vec![0; CALLS * CALL].into_boxed_slice());
                 let mut bufs = room.chunks_mut(CALL).map(IoSliceMut::new);
-                let mut bufs: [_; CALLS] = std::array::from_fn(|_| bufs.next().expect("as many as were made"));
+                let mut bufs: [_; CALLS] =
+                    std::array::from_fn(|_| bufs.next().expect("as many as were made"));
                 let mut meta = [RecvMeta::default(); CALLS];
                 let calls = self.io.try_io(Interest::READABLE, || {
                     self.state.recv((&self.io).into(), &mut bufs, &mut meta)

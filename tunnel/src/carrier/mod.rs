@@ -25,7 +25,7 @@ use metra_transport::{Packets, ROOM, Rt};
 
 use crate::http3::{DatagramReceiver, DatagramSender, Tunnelled};
 
-pub use crate::http3::SendError;
+pub(crate) use crate::http3::SendError;
 use capsules::Capsules;
 
 /// One tunnel, from the answer to its request to the end of the request's stream.

@@ -44,7 +44,13 @@ impl Refusal {
     /// For a client that has to say who it is: 407.
     pub fn unauthenticated(reason: &str) -> Self {
         let header = Some((http::header::PROXY_AUTHENTICATE, "Bearer, Basic realm=\"metra\""));
-        Self { header, ..Self { status: StatusCode::PROXY_AUTHENTICATION_REQUIRED, ..Self::of(ErrorType::HttpRequestDenied, reason) } }
+        Self {
+            header,
+            ..Self {
+                status: StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+                ..Self::of(ErrorType::HttpRequestDenied, reason)
+            }
+        }
     }
 
     /// The status of the answer.
@@ -64,7 +70,8 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if let Some(error) = self.error
-            && let Ok(value) = HeaderValue::try_from(ProxyStatus::error(error).details(self.reason.as_str()).to_string())
+            && let Ok(value) =
+                HeaderValue::try_from(ProxyStatus::error(error).details(self.reason.as_str()).to_string())
         {
             headers.insert(PROXY_STATUS, value);
         }
@@ -100,16 +107,17 @@ pub fn asked<B>(request: &Request<B>) -> Option<Result<Target, Refusal>> {
 ///
 /// Return the response to what serves HTTP, and await the future in another task: it resolves after the response is sent, or
 /// with `None` if that never happens. `peer` is the other end of the connection.
-pub fn grant<B>(
+pub fn grant<B: Send + 'static>(
     rt: &Rt,
     mut request: Request<B>,
     peer: SocketAddr,
 ) -> (Response<Full<Bytes>>, impl Future<Output = Option<Tunnel>> + Send + 'static) {
     let mut response = Response::new(Full::default());
     // RFC 9297 section 3.4.
-    response
-        .headers_mut()
-        .insert(HeaderName::from_static(capsule_protocol::NAME), HeaderValue::from_static(capsule_protocol::ON));
+    response.headers_mut().insert(
+        HeaderName::from_static(capsule_protocol::NAME),
+        HeaderValue::from_static(capsule_protocol::ON),
+    );
     let is_http1 = request.version() == Version::HTTP_11;
     if is_http1 {
         // RFC 9298 section 3.3.
@@ -135,7 +143,10 @@ pub fn grant<B>(
 fn shape<B>(request: &Request<B>) -> Result<(), Refusal> {
     let headers = request.headers();
     // RFC 9297 section 3.2: capsules have none of these.
-    if headers.contains_key(CONTENT_LENGTH) || headers.contains_key(CONTENT_TYPE) || headers.contains_key(TRANSFER_ENCODING) {
+    if headers.contains_key(CONTENT_LENGTH)
+        || headers.contains_key(CONTENT_TYPE)
+        || headers.contains_key(TRANSFER_ENCODING)
+    {
         return Err(wrong("a request for a tunnel has no content"));
     }
     if request.version() == Version::HTTP_11 {
@@ -173,7 +184,11 @@ fn not_a_tunnel<B>(request: &Request<B>) -> Refusal {
     }
     if request.version() == Version::HTTP_11 {
         let header = Some((UPGRADE, CONNECT_UDP));
-        return Refusal { status: StatusCode::UPGRADE_REQUIRED, header, ..wrong("here is nothing but tunnels") };
+        return Refusal {
+            status: StatusCode::UPGRADE_REQUIRED,
+            header,
+            ..wrong("here is nothing but tunnels")
+        };
     }
     let header = Some((ALLOW, "CONNECT"));
     Refusal { status: StatusCode::METHOD_NOT_ALLOWED, header, ..wrong("here is nothing but tunnels") }
