@@ -24,7 +24,8 @@ use metra_policy::{Denied, Host, Own, Permit, Refused, TunnelRules};
 use metra_transport::quic::QuicServer;
 use metra_transport::{LinkKind, Packets, Rt};
 use metra_tunnel::proto::{ErrorType, Target};
-use metra_tunnel::server::{self, Bounds, Dialled, Refusal, Tunnel};
+use metra_tunnel::server::{self, Bounds, Dialled, Refusal, RelayEnd, Tunnel};
+use metra_tunnel::Ended;
 use tracing::Instrument;
 
 use crate::account;
@@ -226,6 +227,10 @@ impl Tunnels {
         let (end, traffic) = relay.await;
         tracing::info!(%end, up = traffic.up_bytes, down = traffic.down_bytes, lost = traffic.lost, "tunnel ended");
         measure::tunnel_ended(&traffic);
+        if matches!(end, RelayEnd::Client(Ended::Malformed(_) | Ended::Lost(_))) {
+            // RFC 9297 section 3.3: not an end in order, which dropping the carrier says.
+            return;
+        }
         tunnel.carrier.finish();
         // What is held goes out before the stream is dropped.
         self.rt.sleep(LAST).await;

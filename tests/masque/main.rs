@@ -33,16 +33,14 @@ macro_rules! tests {
 mod harness;
 mod parts;
 mod peers;
-// Listed below once the gateway has tunnels.
-#[allow(dead_code, reason = "not listed yet")]
 mod proxy;
+// Listed below once the client has options for it.
 #[allow(dead_code, reason = "not listed yet")]
 mod through;
-#[allow(dead_code, reason = "not listed yet")]
 mod upgrade;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let tests: Vec<Trial> = [parts::tests()].into_iter().flatten().collect();
+    let tests: Vec<Trial> = [parts::tests(), proxy::tests(), upgrade::tests()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, tests).exit_code()
 }

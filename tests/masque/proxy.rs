@@ -21,8 +21,9 @@ tests![
     quic_in_a_tunnel,
 ];
 
-/// Lines of the gateway's configuration that let anybody open tunnels to loopback.
-pub(crate) const TUNNELS: &str = "[tunnel]\nallow = [\"127.0.0.0/8\"]\n";
+/// Lines of the gateway's configuration that let anybody open tunnels to loopback, and to a name that is not there.
+pub(crate) const TUNNELS: &str = "[tunnel]\nallow = [\"127.0.0.1:*\", \"nowhere.invalid:*\"]\n\
+                                  dangerous_ranges = [\"127.0.0.0/8\"]\n";
 
 /// A gateway with tunnels, and what is behind them.
 struct Place {

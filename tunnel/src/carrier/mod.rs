@@ -23,7 +23,7 @@ use bytes::Bytes;
 use metra_fallback::BoxStream;
 use metra_transport::{Packets, ROOM, Rt};
 
-use crate::http3::{DatagramReceiver, DatagramSender, Tunnelled};
+use crate::http3::{DatagramReceiver, DatagramSender, Tunnelled, Verdict};
 
 pub(crate) use crate::http3::SendError;
 use capsules::Capsules;
@@ -36,6 +36,8 @@ pub struct Carrier {
     /// The peer has sent capsules, though it could have sent datagrams: it gets capsules, too.
     wants_capsules: AtomicBool,
     lost: Lost,
+    /// For what breaks a rule; HTTP/3 only.
+    verdict: Option<Verdict>,
 }
 
 /// QUIC DATAGRAM frames.
@@ -74,7 +76,7 @@ impl Carrier {
             let (sender, receiver) = datagrams.split();
             ByDatagram { sender, receiver: Mutex::new(receiver), left: Mutex::default() }
         });
-        Self { datagrams, ..Self::stream(rt, tunnelled.stream, peer) }
+        Self { datagrams, verdict: Some(tunnelled.verdict), ..Self::stream(rt, tunnelled.stream, peer) }
     }
 
     /// Over a stream of capsules. `peer` is the other end of its connection.
@@ -85,6 +87,7 @@ impl Carrier {
             capsules: Capsules::new(rt, stream),
             wants_capsules: AtomicBool::new(false),
             lost: Lost::default(),
+            verdict: None,
         }
     }
 
@@ -116,6 +119,9 @@ impl Carrier {
             return Poll::Ready(Ok(payload));
         }
         let received = self.capsules.poll_recv(cx);
+        if let (Poll::Ready(Err(Ended::Malformed(_))), Some(verdict)) = (&received, &self.verdict) {
+            verdict.malformed();
+        }
         if self.datagrams.is_some() && matches!(received, Poll::Ready(Ok(_))) {
             self.wants_capsules.store(true, Ordering::Relaxed);
         }
@@ -132,7 +138,9 @@ impl Carrier {
         (self.lost.no_room.load(Ordering::Relaxed), self.lost.too_large.load(Ordering::Relaxed))
     }
 
-    /// Ends the tunnel in order: what is held goes out before. Dropping a carrier breaks it off.
+    /// Ends the tunnel in order: what is held goes out before. Dropping a carrier breaks it off: over HTTP/3 its stream is reset,
+    /// with H3_MESSAGE_ERROR if what came was malformed; over HTTP/2 hyper ends it, and has no way to say why; over HTTP/1.1 the
+    /// connection ends.
     pub fn finish(&self) {
         self.capsules.finish();
     }

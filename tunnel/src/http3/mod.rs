@@ -53,7 +53,7 @@ pub use client::Client;
 pub use datagrams::{DatagramReceiver, DatagramSender, Datagrams, SendError};
 pub use error::Http3Error;
 pub use server::serve;
-pub use tunnel::{Tunnelled, upgrade};
+pub use tunnel::{Tunnelled, Verdict, upgrade};
 
 use std::time::Duration;
 

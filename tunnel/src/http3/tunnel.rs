@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::body::Incoming;
 use super::datagrams::{Datagrams, Route};
-use super::error::{CONNECT_ERROR, Http3Error};
+use super::error::{CONNECT_ERROR, Http3Error, MESSAGE_ERROR};
 use super::halves::{Sender, data_head};
 
 /// A stream that was granted to a CONNECT request.
@@ -30,6 +31,19 @@ pub struct Tunnelled {
     /// The datagrams that belong to it; `None`: the peer has not said SETTINGS_H3_DATAGRAM = 1 (RFC 9297 section 2.1.1), or
     /// takes no QUIC DATAGRAM frames (RFC 9221 section 3), or the request was a CONNECT without `:protocol`.
     pub datagrams: Option<Datagrams>,
+    /// What a reset says instead of H3_CONNECT_ERROR.
+    pub verdict: Verdict,
+}
+
+/// What the peer is told when its tunnel's stream is dropped without [`shutdown`](tokio::io::AsyncWriteExt::shutdown).
+#[derive(Clone, Debug, Default)]
+pub struct Verdict(Arc<AtomicBool>);
+
+impl Verdict {
+    /// That what it sent was malformed: H3_MESSAGE_ERROR, both ways (RFC 9297 section 3.3, RFC 9114 section 4.1.2).
+    pub fn malformed(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for Tunnelled {
@@ -95,16 +109,18 @@ impl Opening {
             Some(route) if carried => Some(Datagrams::new(self.rt, self.connection, route)),
             _ => None,
         };
+        let verdict = Verdict::default();
         let stream = TunnelStream {
             incoming: self.incoming,
             is_ended: false,
             left: Bytes::new(),
             sender,
             sending: [const { Bytes::new() }; 2],
+            verdict: verdict.clone(),
             _route: self.route,
             _keep: self.keep,
         };
-        Tunnelled { stream: Box::new(stream), datagrams }
+        Tunnelled { stream: Box::new(stream), datagrams, verdict }
     }
 }
 
@@ -116,6 +132,7 @@ struct TunnelStream {
     sender: Sender,
     /// A DATA frame on its way: the head, and the payload.
     sending: [Bytes; 2],
+    verdict: Verdict,
     _route: Option<Route>,
     _keep: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -137,6 +154,15 @@ impl AsyncRead for TunnelStream {
         buf.put_slice(&this.left[..now]);
         this.left.advance(now);
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for TunnelStream {
+    fn drop(&mut self) {
+        if self.verdict.0.load(Ordering::Relaxed) {
+            self.sender.reset(MESSAGE_ERROR);
+            self.incoming.stop(MESSAGE_ERROR);
+        }
     }
 }
 
