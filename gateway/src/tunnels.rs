@@ -23,9 +23,9 @@ use metra_core::wire::Auth;
 use metra_policy::{Denied, Host, Own, Permit, Refused, TunnelRules};
 use metra_transport::quic::QuicServer;
 use metra_transport::{LinkKind, Packets, Rt};
+use metra_tunnel::Ended;
 use metra_tunnel::proto::{ErrorType, Target};
 use metra_tunnel::server::{self, Bounds, Dialled, Refusal, RelayEnd, Tunnel};
-use metra_tunnel::Ended;
 use tracing::Instrument;
 
 use crate::account;

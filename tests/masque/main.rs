@@ -41,6 +41,7 @@ mod upgrade;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let tests: Vec<Trial> = [parts::tests(), proxy::tests(), upgrade::tests()].into_iter().flatten().collect();
+    let tests: Vec<Trial> =
+        [parts::tests(), proxy::tests(), upgrade::tests()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, tests).exit_code()
 }

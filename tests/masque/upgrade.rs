@@ -69,7 +69,8 @@ fn heads_that_are_malformed(bed: &Bed) {
         // RFC 9297 section 3.2: no content.
         ("Host: a\r\n", "Host: a\r\nContent-Length: 5\r\n", "400"),
         ("Host: a\r\n", "Host: a\r\nTransfer-Encoding: chunked\r\n", "400"),
-        ("Upgrade: connect-udp", "Upgrade: connect-nothing", "404"),
+        // RFC 9110 section 15.5.22.
+        ("Upgrade: connect-udp", "Upgrade: connect-nothing", "426"),
     ] {
         let (head, _) = ask(&gateway, &good.replacen(from, to, 1));
         assert_eq!(head.split(' ').nth(1), Some(status), "{to:?}: {head}");

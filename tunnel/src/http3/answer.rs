@@ -10,7 +10,8 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use tokio::sync::oneshot;
 
-use super::error::{Http3Error, INTERNAL_ERROR};
+use super::datagrams::Unrouted;
+use super::error::{DATAGRAM_ERROR, Http3Error, INTERNAL_ERROR};
 use super::halves::{Sender, Sending, data_head};
 use super::request;
 use super::tunnel::{Opening, Tunnelled};
@@ -24,13 +25,15 @@ pub(super) struct Exchange {
     pub(super) method: Method,
     /// Of CONNECT.
     pub(super) tunnel: Option<(Opening, oneshot::Sender<Tunnelled>)>,
+    /// Of requests that give datagrams no meaning.
+    pub(super) unrouted: Option<Unrouted>,
 }
 
 impl Exchange {
     /// Sends what `service` answers. If the client gives up, `service` is dropped.
     ///
     /// The stream is finished if all was sent, and reset if not: a body that is not whole must not look whole.
-    pub(super) async fn carry<B, E>(self, service: impl Future<Output = Result<Response<B>, E>>)
+    pub(super) async fn carry<B, E>(mut self, service: impl Future<Output = Result<Response<B>, E>>)
     where
         B: Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -40,11 +43,20 @@ impl Exchange {
         // What a drop of this future says, too.
         sender.set_code(INTERNAL_ERROR);
         let stopped = pin!(sender.stopped());
+        let unrouted = self.unrouted.take();
+        let datagram = async {
+            match &unrouted {
+                Some(unrouted) => unrouted.came().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.answer(service) => {}
             // The client wants no answer any more, or has gone.
             _ = stopped => {}
+            // RFC 9297 section 2: "the request stream MUST be aborted".
+            () = datagram => sender.reset(DATAGRAM_ERROR),
         }
     }
 

@@ -50,6 +50,11 @@ impl Incoming {
         Poll::Ready(read.map_err(Http3Error::from))
     }
 
+    /// It is a tunnel from here on.
+    pub(super) fn tunnel(&self) {
+        self.gate.tunnel();
+    }
+
     /// Tells the peer that no more is wanted, and why.
     pub(super) fn stop(&mut self, code: u64) {
         match &mut self.side {

@@ -89,7 +89,7 @@ impl Client {
             let error = ended.await;
             tracing::debug!(%error, "a connection of HTTP/3 has ended");
         });
-        let routes = Routes::new(limits.datagrams);
+        let routes = Routes::new(limits.datagrams, None);
         let reader = rt.spawn(routes.clone().run(connection.clone()));
         Ok(Self(Arc::new(Inner {
             rt: rt.clone(),

@@ -19,8 +19,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use metra_core::wire::varint;
 use metra_transport::Rt;
 use quinn::{Connection, ConnectionError, SendDatagramError};
+use tokio::sync::Notify;
 
-use super::error::{self, DATAGRAM_ERROR};
+use super::error::{self, DATAGRAM_ERROR, ID_ERROR};
 
 /// The datagrams of one tunnel, both ways.
 #[derive(Debug)]
@@ -226,10 +227,37 @@ impl DatagramReceiver {
 /// Where the datagrams of a connection go.
 #[derive(Debug)]
 pub(super) struct Routes {
-    /// In order, so that they are closed in the same order in every run.
-    queues: Mutex<BTreeMap<u64, Arc<Queue>>>,
+    table: Mutex<Table>,
     /// Of one tunnel, waiting. Bytes.
     limit: usize,
+    /// Server: how many streams a peer may be ahead of the requests that were seen. Client: none, it knows before the server.
+    ahead: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// By quarter stream id; in order, so that they are closed in the same order in every run.
+    to: BTreeMap<u64, To>,
+    /// Above those of all requests that were seen.
+    next: u64,
+    /// UDP payloads that came before their request did, the oldest first.
+    early: VecDeque<(u64, Bytes)>,
+    early_bytes: usize,
+}
+
+#[derive(Debug)]
+enum To {
+    Tunnel(Arc<Queue>),
+    /// A request that gives datagrams no meaning. It is told of the first.
+    Nothing(Arc<Notify>),
+}
+
+/// A place in [`Routes`] of a request that gives datagrams no meaning, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Unrouted {
+    routes: Arc<Routes>,
+    quarter: u64,
+    came: Arc<Notify>,
 }
 
 /// A tunnel's place in [`Routes`], for as long as this lives.
@@ -258,8 +286,9 @@ struct Waiting {
 }
 
 impl Routes {
-    pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { queues: Mutex::default(), limit })
+    /// `ahead`: see [`Routes`].
+    pub(super) fn new(limit: usize, ahead: Option<u64>) -> Arc<Self> {
+        Arc::new(Self { table: Mutex::default(), limit, ahead })
     }
 
     /// Begins to keep datagrams of the request on `stream`.
@@ -267,8 +296,18 @@ impl Routes {
         let quarter = stream / 4;
         let waiting = Mutex::new(Waiting { is_early: true, ..Waiting::default() });
         let queue = Arc::new(Queue { is_open: AtomicBool::new(true), dropped: AtomicU64::new(0), waiting });
-        lock(&self.queues).insert(quarter, queue.clone());
+        let early = lock(&self.table).insert(quarter, To::Tunnel(queue.clone()));
+        queue.push(early.into_iter(), self.limit);
         Route { routes: self.clone(), quarter, queue }
+    }
+
+    /// The request on `stream` gives datagrams no meaning.
+    pub(super) fn refuse(self: &Arc<Self>, stream: u64) -> Unrouted {
+        let (quarter, came) = (stream / 4, Arc::new(Notify::new()));
+        if !lock(&self.table).insert(quarter, To::Nothing(came.clone())).is_empty() {
+            came.notify_one();
+        }
+        Unrouted { routes: self.clone(), quarter, came }
     }
 
     /// Reads the datagrams of `connection` until that ends.
@@ -277,17 +316,20 @@ impl Routes {
         while let Ok(first) = connection.read_datagram().await {
             let mut next = Some(Ok(first));
             while let Some(Ok(datagram)) = next {
-                if batch.take(datagram).is_err() {
-                    // RFC 9297 section 2.1: "MUST be treated as an HTTP/3 connection error of type H3_DATAGRAM_ERROR".
-                    connection.close(error::number(DATAGRAM_ERROR), b"malformed HTTP datagram");
+                if let Err(malformed) = batch.take(datagram) {
+                    connection.close(error::number(malformed.code()), malformed.to_string().as_bytes());
                     break;
                 }
                 next = poll_fn(|cx| Poll::Ready(now(pin!(connection.read_datagram()).poll(cx)))).await;
             }
             batch.flush();
         }
-        let queues = std::mem::take(&mut *lock(&self.queues));
-        queues.values().for_each(|queue| queue.close());
+        let table = std::mem::take(&mut *lock(&self.table));
+        for to in table.to.values() {
+            if let To::Tunnel(queue) = to {
+                queue.close();
+            }
+        }
     }
 }
 
@@ -307,21 +349,48 @@ struct Batch<'a> {
     payloads: Vec<Bytes>,
 }
 
-/// The quarter stream id cannot be read or is too large.
-struct Malformed;
+/// What ends the connection (RFC 9297 section 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Malformed {
+    /// "MUST be treated as an HTTP/3 connection error of type H3_DATAGRAM_ERROR".
+    #[error("an HTTP datagram without a stream")]
+    Unparsable,
+    /// "SHOULD be treated as an HTTP/3 connection error of type H3_ID_ERROR".
+    #[error("an HTTP datagram of a stream beyond the limit")]
+    BeyondLimit,
+}
+
+impl Malformed {
+    fn code(self) -> u64 {
+        match self {
+            Malformed::Unparsable => DATAGRAM_ERROR,
+            Malformed::BeyondLimit => ID_ERROR,
+        }
+    }
+}
 
 impl Batch<'_> {
     fn take(&mut self, mut datagram: Bytes) -> Result<(), Malformed> {
         let mut rest = &datagram[..];
-        let quarter = varint::take(&mut rest).filter(|id| *id <= QUARTER_MAX).ok_or(Malformed)?;
+        let quarter = varint::take(&mut rest).filter(|id| *id <= QUARTER_MAX).ok_or(Malformed::Unparsable)?;
         // Without a context id it is for no context.
         let is_udp = varint::take(&mut rest) == Some(UDP_PAYLOAD);
         let payload = datagram.split_off(datagram.len() - rest.len());
         if self.to.as_ref().is_none_or(|(id, _)| *id != quarter) {
             self.flush();
-            // RFC 9297 section 2.1: of a stream that is not there yet they may be dropped, and of one that has ended.
-            // Of a request that gives them no meaning it may be reset (section 2); dropping them does less harm.
-            self.to = Some((quarter, lock(&self.routes.queues).get(&quarter).cloned()));
+            let mut table = lock(&self.routes.table);
+            match table.to.get(&quarter) {
+                Some(To::Tunnel(queue)) => self.to = Some((quarter, Some(queue.clone()))),
+                Some(To::Nothing(came)) => came.notify_one(),
+                // Of one that has ended: dropped.
+                None if quarter < table.next => self.to = Some((quarter, None)),
+                None => match self.routes.ahead {
+                    // No more streams than these can have been opened.
+                    Some(ahead) if quarter - table.next > ahead => return Err(Malformed::BeyondLimit),
+                    Some(_) if is_udp => table.keep(quarter, &payload),
+                    _ => {}
+                },
+            }
         }
         if is_udp && self.to.as_ref().is_some_and(|(_, queue)| queue.is_some()) {
             self.payloads.push(payload);
@@ -334,6 +403,30 @@ impl Batch<'_> {
             queue.push(self.payloads.drain(..), self.routes.limit);
         }
         self.payloads.clear();
+    }
+}
+
+impl Table {
+    /// Notes where the datagrams of a request go, and gives those that have come before it.
+    fn insert(&mut self, quarter: u64, to: To) -> Vec<Bytes> {
+        self.next = self.next.max(quarter + 1);
+        self.to.insert(quarter, to);
+        let (now, later) = self.early.drain(..).partition(|(of, _)| *of == quarter);
+        self.early = later;
+        let now: VecDeque<(u64, Bytes)> = now;
+        self.early_bytes = self.early.iter().map(|(_, payload)| payload.len()).sum();
+        now.into_iter().map(|(_, payload)| payload).collect()
+    }
+
+    /// Keeps a payload whose request may be on its way (RFC 9298 section 5): few, for whichever requests.
+    fn keep(&mut self, quarter: u64, payload: &[u8]) {
+        while self.early.len() >= EARLY || self.early_bytes + payload.len() > EARLY_BYTES {
+            let Some((_, oldest)) = self.early.pop_front() else { return };
+            self.early_bytes -= oldest.len();
+        }
+        self.early_bytes += payload.len();
+        // Not what arrived in one call of the kernel.
+        self.early.push_back((quarter, Bytes::copy_from_slice(payload)));
     }
 }
 
@@ -371,9 +464,22 @@ impl Queue {
     }
 }
 
+impl Unrouted {
+    /// Resolves when a datagram has come.
+    pub(super) async fn came(&self) {
+        self.came.notified().await;
+    }
+}
+
+impl Drop for Unrouted {
+    fn drop(&mut self) {
+        lock(&self.routes.table).to.remove(&self.quarter);
+    }
+}
+
 impl Drop for Route {
     fn drop(&mut self) {
-        lock(&self.routes.queues).remove(&self.quarter);
+        lock(&self.routes.table).to.remove(&self.quarter);
         self.queue.close();
     }
 }
@@ -387,8 +493,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const QUARTER_MAX: u64 = (1 << 60) - 1;
 /// The context of UDP payloads (RFC 9298 section 5).
 const UDP_PAYLOAD: u64 = 0;
-/// Datagrams kept of a tunnel that is not granted yet.
+/// Datagrams kept of a tunnel that is not granted yet, and of all requests of a connection that have not come yet.
 const EARLY: usize = 32;
+/// Of the latter. Bytes.
+const EARLY_BYTES: usize = 64 << 10;
 /// Payloads that wait are copied if they are shorter than this (bytes) and more than so many wait.
 const SMALL: usize = 1024;
 const FEW: usize = 16;

@@ -110,8 +110,10 @@ pub(super) fn number(code: u64) -> VarInt {
 pub(super) const DATAGRAM_ERROR: u64 = 0x33;
 pub(super) const NO_ERROR: u64 = 0x100;
 pub(super) const INTERNAL_ERROR: u64 = 0x102;
+pub(super) const FRAME_UNEXPECTED: u64 = 0x105;
 pub(super) const FRAME_ERROR: u64 = 0x106;
 pub(super) const EXCESSIVE_LOAD: u64 = 0x107;
+pub(super) const ID_ERROR: u64 = 0x108;
 pub(super) const SETTINGS_ERROR: u64 = 0x109;
 pub(super) const REQUEST_REJECTED: u64 = 0x10b;
 pub(super) const REQUEST_CANCELLED: u64 = 0x10c;

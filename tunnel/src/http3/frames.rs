@@ -6,7 +6,7 @@
 
 use metra_core::wire::varint;
 
-use super::error::{EXCESSIVE_LOAD, FRAME_ERROR, SETTINGS_ERROR};
+use super::error::{EXCESSIVE_LOAD, FRAME_ERROR, FRAME_UNEXPECTED, SETTINGS_ERROR};
 
 /// Follows one stream.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Frames {
     longest: u64,
     /// Whether it is the control stream.
     is_control: bool,
+    /// Whether nothing but DATA may come, of the frames of requests.
+    is_tunnel: bool,
 }
 
 /// What the next byte belongs to.
@@ -49,6 +51,8 @@ pub(super) enum Violation {
     Truncated,
     #[error("a setting has a value that it cannot have")]
     Setting,
+    #[error("fields in a tunnel")]
+    InTunnel,
 }
 
 impl Violation {
@@ -58,19 +62,37 @@ impl Violation {
             Violation::TooLong => EXCESSIVE_LOAD,
             Violation::Truncated => FRAME_ERROR,
             Violation::Setting => SETTINGS_ERROR,
+            Violation::InTunnel => FRAME_UNEXPECTED,
         }
+    }
+
+    /// Whether it ends the connection, also where it is found in a request. RFC 9114 section 7.1: "MUST be treated as a connection
+    /// error of type H3_FRAME_ERROR"; section 4.4: "of type H3_FRAME_UNEXPECTED".
+    pub(super) fn is_of_connection(self) -> bool {
+        matches!(self, Violation::Truncated | Violation::InTunnel)
     }
 }
 
 impl Frames {
     /// Of a request stream.
     pub(super) fn of_request(longest: u64) -> Self {
-        Self { at: At::Type, number: Vec::new(), longest, is_control: false }
+        Self { at: At::Type, number: Vec::new(), longest, is_control: false, is_tunnel: false }
     }
 
     /// Of a unidirectional stream.
     pub(super) fn of_unidirectional() -> Self {
-        Self { at: At::StreamType, number: Vec::new(), longest: CONTROL_FRAME, is_control: false }
+        Self {
+            at: At::StreamType,
+            number: Vec::new(),
+            longest: CONTROL_FRAME,
+            is_control: false,
+            is_tunnel: false,
+        }
+    }
+
+    /// The request is a tunnel from here on.
+    pub(super) fn tunnel(&mut self) {
+        self.is_tunnel = true;
     }
 
     /// Takes note of `bytes`, which come next.
@@ -127,6 +149,9 @@ impl Frames {
             At::StreamType => At::Unframed,
             At::Type => At::Length { kind: value },
             At::Length { kind } => {
+                if kind == HEADERS && self.is_tunnel {
+                    return Err(Violation::InTunnel);
+                }
                 if kind != DATA && value > self.longest {
                     return Err(Violation::TooLong);
                 }
@@ -158,6 +183,7 @@ const CONTROL_FRAME: u64 = 16 << 10;
 
 const CONTROL_STREAM: u64 = 0x00;
 pub(super) const DATA: u64 = 0x00;
+const HEADERS: u64 = 0x01;
 const SETTINGS: u64 = 0x04;
 const ENABLE_CONNECT_PROTOCOL: u64 = 0x08;
 const H3_DATAGRAM: u64 = 0x33;

@@ -168,14 +168,28 @@ impl h3::quic::SendStream<Bytes> for Sending {
 /// makes it read faster than it gives out, whatever the windows. So it is polled with the gate closed first, and with
 /// the gate open if it has nothing left.
 #[derive(Clone)]
-pub(super) struct Gate(Arc<AtomicBool>);
+pub(super) struct Gate(Arc<Flags>);
+
+struct Flags {
+    is_open: AtomicBool,
+    is_tunnel: AtomicBool,
+}
 
 impl Gate {
+    fn new() -> Self {
+        Self(Arc::new(Flags { is_open: AtomicBool::new(true), is_tunnel: AtomicBool::new(false) }))
+    }
+
+    /// What is read from now on is that of a tunnel.
+    pub(super) fn tunnel(&self) {
+        self.0.is_tunnel.store(true, Ordering::Relaxed);
+    }
+
     /// Polls `what` in this way.
     pub(super) fn poll<T>(&self, mut what: impl FnMut() -> Poll<T>) -> Poll<T> {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.is_open.store(false, Ordering::Relaxed);
         let held = what();
-        self.0.store(true, Ordering::Relaxed);
+        self.0.is_open.store(true, Ordering::Relaxed);
         if held.is_ready() { held } else { what() }
     }
 }
@@ -200,7 +214,7 @@ impl Receiver {
         is_critical: bool,
         stop: u64,
     ) -> Self {
-        let gate = Gate(Arc::new(AtomicBool::new(true)));
+        let gate = Gate::new();
         Self { stream, connection, frames, gate, is_critical, stop }
     }
 
@@ -209,8 +223,7 @@ impl Receiver {
     }
 
     fn refuse(&mut self, violation: Violation) -> StreamErrorIncoming {
-        if self.is_critical || violation == Violation::Truncated {
-            // RFC 9114 section 7.1: "MUST be treated as a connection error of type H3_FRAME_ERROR".
+        if self.is_critical || violation.is_of_connection() {
             self.connection.close(error::number(violation.code()), violation.to_string().as_bytes());
         } else {
             let _ = self.stream.stop(error::number(violation.code()));
@@ -223,8 +236,11 @@ impl h3::quic::RecvStream for Receiver {
     type Buf = Bytes;
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        if !self.gate.0.load(Ordering::Relaxed) {
+        if !self.gate.0.is_open.load(Ordering::Relaxed) {
             return Poll::Pending;
+        }
+        if self.gate.0.is_tunnel.load(Ordering::Relaxed) {
+            self.frames.tunnel();
         }
         let read = ready!(pin!(self.stream.read_chunk(READ, true)).poll(cx));
         Poll::Ready(match read {

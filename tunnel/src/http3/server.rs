@@ -80,7 +80,7 @@ where
     builder.max_field_section_size(limits.head).enable_extended_connect(true).enable_datagram(true);
     builder.send_grease(false);
     let h3 = builder.build(quic::Connection::new(maker, opener)).await?;
-    let routes = Routes::new(limits.datagrams);
+    let routes = Routes::new(limits.datagrams, Some(u64::from(limits.streams) * 2));
     let reader = rt.spawn(routes.clone().run(connection.clone())).abort_on_drop();
     let server = Server {
         rt: rt.clone(),
@@ -237,7 +237,13 @@ where
                 let mut response = Response::new(http_body_util::Empty::<Bytes>::new());
                 *response.status_mut() = status;
                 let (stream, _unread) = stream.split();
-                let exchange = Exchange { stream, sender, method: request.method().clone(), tunnel: None };
+                let exchange = Exchange {
+                    stream,
+                    sender,
+                    method: request.method().clone(),
+                    tunnel: None,
+                    unrouted: None,
+                };
                 let answer = std::future::ready(Ok::<_, Http3Error>(response));
                 self.rt.spawn(async move { exchange.carry(answer).await });
                 return;
@@ -273,7 +279,8 @@ where
             *request.body_mut() = RequestBody::new(incoming, length, None);
         }
         let answer = self.service.call(request);
-        let exchange = Exchange { stream, sender, method, tunnel };
+        let unrouted = protocol.is_none().then(|| self.routes.refuse(sender.id()));
+        let exchange = Exchange { stream, sender, method, tunnel, unrouted };
         self.rt.spawn(exchange.carry(answer));
     }
 }

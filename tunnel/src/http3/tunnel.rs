@@ -97,6 +97,7 @@ impl Opening {
     /// The tunnel. The head of the answer has been sent, or has arrived.
     pub(super) async fn grant(mut self, sender: Sender) -> Tunnelled {
         sender.set_code(CONNECT_ERROR);
+        self.incoming.tunnel();
         let known = self.settings.wait_for(Option::is_some);
         // They are the first thing that a peer sends: a peer that has not sent them by now may do without datagrams.
         let peer = match self.rt.timeout(SETTINGS_TIME, known).await {

@@ -103,7 +103,9 @@ pub fn asked<B>(request: &Request<B>) -> Option<Result<Target, Refusal>> {
         (false, None) => None,
         // The path of a tunnel, asked for in another way.
         (false, Some(_)) => Some(Err(not_a_tunnel(request))),
-        (true, None) => Some(Err(wrong("there is no proxy at this path"))),
+        (true, None) => {
+            Some(Err(Refusal { status: StatusCode::NOT_FOUND, ..wrong("there is no proxy at this path") }))
+        }
         (true, Some(target)) => Some(shape(request).and_then(|()| target.map_err(|e| wrong(&e.to_string())))),
     }
 }

@@ -130,12 +130,95 @@ async fn rfc9297_2_1_malformed_datagrams_close_the_connection() {
 }
 
 #[tokio::test]
+async fn rfc9297_2_1_a_datagram_beyond_the_limit_of_streams_closes_the_connection() {
+    let site = Site::start(Limits { streams: 8, ..Limits::default() }).await;
+    let raw = Raw::start(&site.wire.client, DATAGRAMS).await;
+    // Twice the limit: what may be open, and what may have been opened and is not seen yet.
+    raw.connection.send_datagram(Bytes::from_static(&[16, 0, 1])).unwrap();
+    raw.ask(&headers(&GET)).await.expect("the connection goes on");
+    raw.connection.send_datagram(Bytes::from_static(&[18, 0, 1])).unwrap();
+    assert_eq!(raw.closed().await, 0x108);
+}
+
+#[tokio::test]
+async fn rfc9298_5_datagrams_before_their_request_are_kept_and_few_of_them() {
+    let site = Site::start(Limits::default()).await;
+    let raw = Raw::start(&site.wire.client, DATAGRAMS).await;
+    for i in 0..100 {
+        raw.connection.send_datagram(Bytes::copy_from_slice(&[0, 0, i])).unwrap();
+    }
+    // They are on their way before it, and taken in another task.
+    Rt::tokio().sleep(Duration::from_millis(50)).await;
+    let (mut send, _recv) = raw.connection.open_bi().await.unwrap();
+    send.write_all(&headers(&CONNECT)).await.unwrap();
+    let mut datagrams = site.tunnel().await.datagrams.unwrap();
+    for i in 68..100 {
+        assert_eq!(recv(&mut datagrams).await.unwrap()[..], [i]);
+    }
+}
+
+#[tokio::test]
+async fn rfc9297_2_a_datagram_of_a_request_that_gives_it_no_meaning_aborts_that() {
+    let site = Site::start(Limits::default()).await;
+    let raw = Raw::start(&site.wire.client, DATAGRAMS).await;
+    for is_early in [true, false] {
+        let (mut send, mut recv) = raw.connection.open_bi().await.unwrap();
+        let datagram = Bytes::copy_from_slice(&[(u64::from(send.id()) / 4) as u8, 0, 1]);
+        if is_early {
+            raw.connection.send_datagram(datagram.clone()).unwrap();
+            Rt::tokio().sleep(Duration::from_millis(50)).await;
+        }
+        let before = site.served();
+        send.write_all(&headers(&post("/never"))).await.unwrap();
+        while site.served() == before {
+            Rt::tokio().sleep(Duration::from_millis(5)).await;
+        }
+        if !is_early {
+            raw.connection.send_datagram(datagram).unwrap();
+        }
+        let error = soon(recv.read_to_end(100)).await.unwrap_err();
+        let quinn::ReadToEndError::Read(quinn::ReadError::Reset(code)) = error else { panic!("{error}") };
+        assert_eq!(code.into_inner(), 0x33);
+    }
+    raw.ask(&headers(&GET)).await.expect("the connection goes on");
+}
+
+#[tokio::test]
+async fn rfc9114_4_4_fields_in_a_tunnel_close_the_connection() {
+    let site = Site::start(Limits::default()).await;
+    let raw = Raw::start(&site.wire.client, DATAGRAMS).await;
+    let (mut send, _recv) = raw.connection.open_bi().await.unwrap();
+    send.write_all(&headers(&CONNECT)).await.unwrap();
+    let mut tunnel = site.tunnel().await;
+    send.write_all(&[frame(0, b"data"), headers(&[("x", "y")])].concat()).await.unwrap();
+    let mut all = Vec::new();
+    soon(tokio::io::AsyncReadExt::read_to_end(&mut tunnel.stream, &mut all)).await.unwrap_err();
+    assert_eq!(raw.closed().await, 0x105);
+}
+
+#[tokio::test]
+async fn rfc9297_3_3_a_tunnel_that_was_malformed_is_reset_as_that() {
+    let site = Site::start(Limits::default()).await;
+    let raw = Raw::start(&site.wire.client, DATAGRAMS).await;
+    for (is_malformed, code, stop) in [(true, 0x10e, 0x10e), (false, 0x10f, 0x100)] {
+        let (mut send, mut recv) = raw.connection.open_bi().await.unwrap();
+        send.write_all(&headers(&CONNECT)).await.unwrap();
+        let tunnel = site.tunnel().await;
+        if is_malformed {
+            tunnel.verdict.malformed();
+        }
+        drop(tunnel);
+        let error = soon(recv.read_to_end(100)).await.unwrap_err();
+        let quinn::ReadToEndError::Read(quinn::ReadError::Reset(reset)) = error else { panic!("{error}") };
+        assert_eq!(reset.into_inner(), code);
+        assert_eq!(soon(send.stopped()).await.unwrap().unwrap().into_inner(), stop);
+    }
+}
+
+#[tokio::test]
 async fn rfc9297_2_1_datagrams_of_no_tunnel_and_of_other_contexts_are_dropped() {
     let site = Site::start(Limits::default()).await;
     let raw = Raw::start(&site.wire.client, DATAGRAMS).await;
-    raw.connection
-        .send_datagram(Bytes::from_static(&[0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]))
-        .unwrap();
     raw.connection.send_datagram(Bytes::from_static(&[7, 0, 1])).unwrap();
     let (mut send, _recv) = raw.connection.open_bi().await.unwrap();
     send.write_all(&headers(&CONNECT)).await.unwrap();
