@@ -101,6 +101,16 @@ impl Seen {
         (self.0["closed"]["by"] == "peer").then(|| self.0["closed"]["code"].as_u64()).flatten()
     }
 
+    /// The error code with which the other side wants no more on the first stream.
+    pub(crate) fn stop(&self) -> Option<u64> {
+        self.stream()["stop"].as_u64()
+    }
+
+    /// Whether the other side has closed the connection, in whatever way.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0["closed"]["by"] == "peer"
+    }
+
     /// Whether another tunnel on the connection works after the case.
     pub(crate) fn alive(&self) -> bool {
         self.0["alive"] == true

@@ -14,6 +14,9 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
+    /// What comes back as 9000 bytes.
+    pub(crate) const ENLARGE: &[u8] = b"enlarge";
+
     /// On loopback.
     pub(crate) fn start() -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -28,6 +31,7 @@ impl Echo {
                     return;
                 }
                 count.fetch_add(1, Ordering::Relaxed);
+                let len = if buffer[..len] == *Self::ENLARGE { ENLARGED } else { len };
                 // Whoever has closed the socket meanwhile does not want it.
                 let _ = socket.send_to(&buffer[..len], from);
             }
@@ -44,6 +48,8 @@ impl Echo {
         self.got.load(Ordering::Relaxed)
     }
 }
+
+const ENLARGED: usize = 9000;
 
 impl Drop for Echo {
     fn drop(&mut self) {
