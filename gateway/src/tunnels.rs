@@ -40,6 +40,9 @@ use crate::sessions::Sessions;
 /// What the system takes to look up a name, at most.
 const RESOLVE: Duration = Duration::from_secs(5);
 
+/// What came of a request, for the metrics, and what is said of it.
+type Answered = Result<(TunnelOpened, Response<Full<Bytes>>), (TunnelOpened, Refusal)>;
+
 /// All tunnels of a gateway.
 pub(crate) struct Tunnels {
     rt: Rt,
@@ -127,7 +130,7 @@ impl Tunnels {
         self: &Arc<Self>,
         request: Request<B>,
         about: &Arc<Connection>,
-    ) -> Result<(TunnelOpened, Response<Full<Bytes>>), (TunnelOpened, Refusal)> {
+    ) -> Answered {
         let place = self.place(about.peer().ip())?;
         let Some(native) = self.native.get().cloned() else {
             let refusal = Refusal::of(ErrorType::DestinationUnavailable, "not yet");
@@ -193,7 +196,7 @@ impl Tunnels {
         request: Request<B>,
         target: &Target,
         about: &Arc<Connection>,
-    ) -> Result<(TunnelOpened, Response<Full<Bytes>>), (TunnelOpened, Refusal)> {
+    ) -> Answered {
         let place = self.place(about.peer().ip())?;
         let user = self.user(request.headers(), about)?;
         let host = Host::parse(target.host())

@@ -48,6 +48,18 @@ pub struct Opened {
     keep: Vec<(Client, QuicClient)>,
 }
 
+impl Opened {
+    /// One more tunnel over the innermost connection, which leads to `hop`. It lives no longer than this one.
+    ///
+    /// # Errors
+    /// Why there is none; [`TunnelError::Request`] if it is not over HTTP/3 (fault: the caller).
+    pub async fn another(&self, rt: &Rt, hop: &Hop, target: &Target) -> Result<Arc<Carrier>, TunnelError> {
+        let no_more = || TunnelError::Request("there is one tunnel over TCP".to_owned());
+        let (client, _) = self.keep.last().ok_or_else(no_more)?;
+        request(rt, hop, client, self.carrier.peer(), target).await
+    }
+}
+
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -160,6 +172,19 @@ async fn ask(
 ) -> Result<Opened, TunnelError> {
     let peer = connection.peer();
     let client = Client::start(rt, connection.into_inner(), &Limits::default()).await?;
+    let carrier = request(rt, hop, &client, peer, target).await?;
+    keep.push((client, endpoint));
+    Ok(Opened { carrier, keep })
+}
+
+/// Asks for one tunnel.
+async fn request(
+    rt: &Rt,
+    hop: &Hop,
+    client: &Client,
+    peer: SocketAddr,
+    target: &Target,
+) -> Result<Arc<Carrier>, TunnelError> {
     let mut request = Request::builder()
         .method(Method::CONNECT)
         .uri(uri(hop, target)?)
@@ -169,9 +194,7 @@ async fn ask(
     *request.headers_mut() = fields(hop)?;
     let (answer, tunnelled) = client.connect(request).await?;
     let Some(tunnelled) = tunnelled else { return Err(refused(answer.status(), answer.headers())) };
-    let carrier = Arc::new(Carrier::http3(rt, tunnelled, peer));
-    keep.push((client, endpoint));
-    Ok(Opened { carrier, keep })
+    Ok(Arc::new(Carrier::http3(rt, tunnelled, peer)))
 }
 
 fn uri(hop: &Hop, target: &Target) -> Result<Uri, TunnelError> {

@@ -12,7 +12,8 @@ mod carrier;
 pub mod client;
 pub mod http3;
 pub mod server;
-mod udp;
+pub mod udp;
 
 pub use carrier::{Carrier, Ended};
+pub use http3::SendError;
 pub use metra_tunnel_proto as proto;

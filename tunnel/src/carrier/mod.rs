@@ -97,7 +97,7 @@ impl Carrier {
     /// Why it is lost.
     pub fn try_send(&self, payload: &[u8]) -> Result<(), SendError> {
         let sent = match self.by_datagram() {
-            Some(datagrams) => datagrams.sender.try_send(payload),
+            Some(datagrams) => datagrams.sender.offer(payload),
             None => self.capsules.send(payload),
         };
         match sent {
