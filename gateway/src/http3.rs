@@ -32,6 +32,7 @@ pub(crate) async fn http3(
         }
     };
     let displaced = place.displaced();
+    let _held = sites.drain.hold();
     let certificates = connection.peer_certificates();
     let about = Arc::new(Connection::new(peer, certificates, Duration::ZERO, place, None));
     let limits = Limits {

@@ -185,7 +185,11 @@ impl Gateway {
             server.set_accepting(false);
         }
         self.drain.begin();
+        let began = self.rt.now();
         self.sessions.drain(grace).await;
+        // HTTP says that it goes, and its tunnels may end.
+        let left = grace.saturating_sub(self.rt.now().saturating_duration_since(began));
+        let _ = self.rt.timeout(left, self.drain.ended(&self.rt)).await;
         for server in &self.servers {
             server.close(Code::Draining, "the gateway is shutting down");
             let _ = self.rt.timeout(Duration::from_secs(1), server.wait_idle()).await;

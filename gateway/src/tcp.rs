@@ -157,14 +157,15 @@ impl TcpServer {
     }
 
     async fn http(&self, secured: Secured, peer: SocketAddr, rtt: Duration, sites: Arc<Sites>, place: Place) {
+        let _held = sites.drain.hold();
         let is_h2 = secured.protocol == Protocol::Http2;
         let about =
             Arc::new(Connection::new(peer, secured.certificates, rtt, place, self.alternative.clone()));
         let site = Site::new(sites.clone(), about.clone());
         let limits = limits(self.settings.handshake);
         let stay = async {
-            self.rt.sleep(self.settings.handshake * STAY).await;
-            if about.is_free() {
+            let stay = self.rt.timeout(self.settings.handshake * STAY, sites.drain.begun());
+            if stay.await.is_err() && about.is_free() {
                 // Links and tunnels have an end of their own.
                 sites.drain.begun().await;
             }

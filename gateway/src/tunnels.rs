@@ -141,8 +141,10 @@ impl Tunnels {
         self.rt.spawn(async move {
             let Some(tunnel) = opened.await else { return };
             about.free();
+            let _held = this.drain.hold();
             tokio::select! {
                 () = place.displaced() => tracing::debug!("a tunnel makes way"),
+                () = this.cut() => {}
                 () = this.links(native, tunnel) => {}
             }
         });
@@ -187,7 +189,16 @@ impl Tunnels {
                 }
             }
         };
-        accept.await;
+        let drained = async {
+            self.drain.begun().await;
+            while server.open_links() > 0 {
+                self.rt.sleep(LAST).await;
+            }
+        };
+        tokio::select! {
+            () = accept => {}
+            () = drained => {}
+        }
         server.close(metra_core::code::Code::Ok, "");
     }
 
@@ -214,13 +225,21 @@ impl Tunnels {
         let carried = async move {
             let Some(tunnel) = opened.await else { return };
             about.free();
+            let _held = this.drain.hold();
             tokio::select! {
                 () = place.displaced() => tracing::info!("makes way"),
+                () = this.cut() => tracing::info!("cut by the shutdown"),
                 () = this.relay(dialled, tunnel) => {}
             }
         };
         self.rt.spawn(carried.instrument(span));
         Ok((TunnelOpened::Target, response))
+    }
+
+    /// Resolves when the shutdown has lasted as long as HTTP/2 and 3 let what runs go on.
+    async fn cut(&self) {
+        self.drain.begun().await;
+        self.rt.sleep(self.sessions.config().limits.handshake).await;
     }
 
     async fn relay(&self, dialled: Dialled, tunnel: Tunnel) {

@@ -5,6 +5,8 @@
 //!  parts      what the peers do with each other, without `metra`
 //!  proxy      clients of aioquic and hyper-h2 at our gateway: what RFC 9298 and 9297 want done, rows of a table
 //!  upgrade    HTTP/1.1 at our gateway, as bytes
+//!  granted    who gets a tunnel of our gateway, to where, how many, and how they end
+//!  many       a thousand tunnels of our gateway, and some that misbehave
 //!  through    `metra` through Envoy
 //! ```
 //!
@@ -28,9 +30,11 @@ macro_rules! tests {
     };
 }
 
+mod granted;
 #[allow(dead_code, unused_imports, reason = "made for tests/e2e")]
 #[path = "../e2e/harness/mod.rs"]
 mod harness;
+mod many;
 mod parts;
 mod peers;
 mod proxy;
@@ -42,6 +46,9 @@ mod upgrade;
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let tests: Vec<Trial> =
-        [parts::tests(), proxy::tests(), upgrade::tests()].into_iter().flatten().collect();
+        [parts::tests(), proxy::tests(), upgrade::tests(), granted::tests(), many::tests()]
+            .into_iter()
+            .flatten()
+            .collect();
     libtest_mimic::run(&arguments, tests).exit_code()
 }

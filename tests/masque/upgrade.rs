@@ -19,7 +19,7 @@ fn request(echo: &Echo) -> String {
 }
 
 /// Sends a request, and reads the head of the answer.
-fn ask(gateway: &Gateway, request: &str) -> (String, TlsStream) {
+pub(crate) fn ask(gateway: &Gateway, request: &str) -> (String, TlsStream) {
     let mut stream = tcp::tls(gateway, "http/1.1");
     stream.write_all(request.as_bytes()).unwrap();
     let mut head = Vec::new();
@@ -34,7 +34,7 @@ fn ask(gateway: &Gateway, request: &str) -> (String, TlsStream) {
 }
 
 /// A DATAGRAM capsule of a payload that is shorter than 63 bytes (RFC 9297 section 3.5).
-fn capsule(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn capsule(payload: &[u8]) -> Vec<u8> {
     [&[0, payload.len() as u8 + 1, 0], payload].concat()
 }
 

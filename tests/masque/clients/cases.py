@@ -308,6 +308,24 @@ async def reset(c: Any) -> None:
     await c.end_of(id)
 
 
+@case(after=False)
+async def shut_down(c: Any) -> None:
+    """A payload; after the proxy has said GOAWAY another one, then FIN. `goaway` is whether it was said.
+
+    Over HTTP/2 the connection is closed then: hyper-h2 takes GOAWAY for its end."""
+    id = await c.tunnel()
+    c.datagram(id, b"before")
+    await c.replies(id, 1)
+    c.found["goaway"] = await c.until(lambda: c.going_away)
+    if c.options.over != HTTP3:
+        return
+    c.datagram(id, b"after")
+    await c.replies(id, 2)
+    c.data(id, b"", end=True)
+    await c.until(c.streams[id].over)
+    await closed(c)
+
+
 @case(HTTP3)
 async def stop(c: Any) -> None:
     """A payload, then STOP_SENDING."""

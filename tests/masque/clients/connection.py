@@ -55,6 +55,8 @@ class Connection:
         # How it was closed, if it was.
         self.closed: dict | None = None
         self.changed = asyncio.Event()
+        # Whether the proxy has said GOAWAY without an error.
+        self.going_away = False
         # What was found out about the proxy or through the tunnel, for the report.
         self.found: dict = {}
 

@@ -81,7 +81,9 @@ class Http2(Connection):
         self.changed.set()
 
     def take(self, event) -> None:
-        if isinstance(event, ConnectionTerminated):
+        if isinstance(event, ConnectionTerminated) and event.error_code == ErrorCodes.NO_ERROR:
+            self.going_away = True
+        elif isinstance(event, ConnectionTerminated):
             said = (event.additional_data or b"").decode(errors="replace")
             self.closed = {"by": "peer", "code": int(event.error_code), "reason": said}
         if isinstance(event, RemoteSettingsChanged):

@@ -23,7 +23,12 @@ class Http(H3Connection):
 
     def __init__(self, quic: QuicConnection, settings: dict[int, int]) -> None:
         self.wanted = settings
+        self.going_away = False
         super().__init__(quic)
+
+    def _check_control_frame_type(self, frame_type: int) -> None:
+        super()._check_control_frame_type(frame_type)
+        self.going_away |= frame_type == FrameType.GOAWAY
 
     def _get_local_settings(self) -> dict[int, int]:
         return super()._get_local_settings() | self.wanted
@@ -99,6 +104,7 @@ class Http3(Connection, QuicConnectionProtocol):
                 stream.seen["ended"] = True
             if self.inner and stream is self.inner.stream:
                 self.inner.receive()
+        self.going_away = self.http.going_away
         self.changed.set()
 
     # What goes.
