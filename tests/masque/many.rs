@@ -1,8 +1,10 @@
 //! Many tunnels at once through our gateway, from the client of `metra-tunnel`: what one costs, and that nobody gets in the way
 //! of others.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use metra_fallback::proxy::Credentials;
@@ -16,6 +18,7 @@ use crate::harness::data::{KIB, MIB, noise_file};
 use crate::harness::{Bed, Gateway};
 use crate::peers::Echo;
 use crate::proxy::TUNNELS;
+use crate::upgrade::{ask, capsule, request};
 
 tests![a_thousand_tunnels, slow_and_silent_ones_hurt_nobody];
 
@@ -50,7 +53,7 @@ impl Tunnels {
         while all.len() < count {
             all.push(first.another(&rt, hop, &target).await.unwrap());
         }
-        Self { all, first: first }
+        Self { all, first }
     }
 }
 
@@ -133,6 +136,15 @@ fn slow_and_silent_ones_hurt_nobody(bed: &Bed) {
     let flooded = Echo::start();
     let file = noise_file(&bed.path("file"), 3, 16 * MIB);
     let (hop, before) = (hop(&gateway), gateway.memory());
+    // And one of HTTP/1.1 that never reads what comes back.
+    let (head, mut unread) = ask(&gateway, &request(&flooded));
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let ending = is_over.clone();
+    let flooding = std::thread::spawn(move || {
+        let capsules = capsule(&[7; 60]).repeat(1000);
+        while !ending.load(Ordering::Relaxed) && unread.write_all(&capsules).is_ok() {}
+    });
     block_on(async {
         let open = |target, count| Tunnels::open(gateway.address(), &hop, target, count);
         // One whose tunnels all flood; one that shares its connection with a flood; a silent one.
@@ -160,7 +172,9 @@ fn slow_and_silent_ones_hurt_nobody(bed: &Bed) {
             done.elapsed
         );
         assert!(slowest < QUICK, "{slowest:?}");
-        assert!(flooded.got() > 1000);
+        assert!(flooded.got() > 1000 && grown < 64, "{} {grown}", flooded.got());
     });
+    is_over.store(true, Ordering::Relaxed);
+    flooding.join().unwrap();
     assert_eq!(std::fs::read(gateway.at("file")).unwrap(), std::fs::read(&file).unwrap());
 }

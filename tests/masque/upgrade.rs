@@ -10,7 +10,7 @@ use crate::proxy::TUNNELS;
 tests![payloads, heads_that_are_malformed, targets_that_are_none, an_end_within_a_capsule];
 
 /// A request for a tunnel.
-fn request(echo: &Echo) -> String {
+pub(crate) fn request(echo: &Echo) -> String {
     let (host, port) = (echo.address().ip(), echo.address().port());
     format!(
         "GET /.well-known/masque/udp/{host}/{port}/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\

@@ -21,6 +21,9 @@ from h2.exceptions import ProtocolError
 from capsules import udp_capsule
 from connection import Connection, Head, Stream
 
+# GOAWAY of a server that lets requests end: no stream is excluded, no error (RFC 9113 section 6.8).
+GOAWAY = bytes.fromhex("000008 07 00 00000000 7fffffff 00000000")
+
 
 class Http2(Connection):
     """A connection to the proxy."""
@@ -71,6 +74,8 @@ class Http2(Connection):
     async def read(self) -> None:
         try:
             while data := await self.reader.read(65_536):
+                # hyper-h2 takes this for the end, and then the PING that comes with it for an error.
+                self.going_away |= GOAWAY in data
                 for event in self.http.receive_data(data):
                     self.take(event)
                 self.push()
@@ -81,9 +86,7 @@ class Http2(Connection):
         self.changed.set()
 
     def take(self, event) -> None:
-        if isinstance(event, ConnectionTerminated) and event.error_code == ErrorCodes.NO_ERROR:
-            self.going_away = True
-        elif isinstance(event, ConnectionTerminated):
+        if isinstance(event, ConnectionTerminated):
             said = (event.additional_data or b"").decode(errors="replace")
             self.closed = {"by": "peer", "code": int(event.error_code), "reason": said}
         if isinstance(event, RemoteSettingsChanged):
