@@ -23,7 +23,7 @@ use metra_fallback::tls::{Protocol as Alpn, Secured};
 use metra_transport::quic::{Http3Connection, QuicClient, Tuning};
 use metra_transport::{LinkError, Packets, Rt};
 
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, Side};
 use crate::http3::{Client, Http3Error, Limits};
 use crate::proto::{Target, Template, capsule_protocol, proxy_status};
 use crate::server::CONNECT_UDP;
@@ -169,7 +169,7 @@ async fn ask(
     *request.headers_mut() = fields(hop)?;
     let (answer, tunnelled) = client.connect(request).await?;
     let Some(tunnelled) = tunnelled else { return Err(refused(answer.status(), answer.headers())) };
-    let carrier = Arc::new(Carrier::http3(rt, tunnelled, peer));
+    let carrier = Arc::new(Carrier::http3(rt, tunnelled, peer, Side::Client));
     keep.push((client, endpoint));
     Ok(Opened { carrier, keep })
 }
