@@ -12,6 +12,8 @@ mod carrier;
 pub mod client;
 pub mod http3;
 pub mod server;
+#[cfg(test)]
+mod testing;
 mod udp;
 
 pub use carrier::{Carrier, Ended};

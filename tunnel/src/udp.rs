@@ -256,6 +256,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rfc9298_3_1_packets_are_not_fragmented() {
+        use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu_discover};
+        let udp = Udp::connected(([127, 0, 0, 1], 9).into()).unwrap();
+        let set = ip_mtu_discover(&udp.io).unwrap();
+        assert!([Ipv4PathMtuDiscovery::PROBE, Ipv4PathMtuDiscovery::DO].contains(&set), "{set:?}");
+    }
+
+    #[tokio::test]
     async fn nobody_there_is_an_error() {
         let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let udp = Udp::connected(free).unwrap();
