@@ -271,7 +271,7 @@ impl ConnectArgs {
 }
 
 /// The one token in a file that an option or a key of the configuration names.
-fn read_token(setting: &str, file: &Path) -> Result<String, Failure> {
+pub(super) fn read_token(setting: &str, file: &Path) -> Result<String, Failure> {
     let shown = file.display();
     let text = std::fs::read_to_string(file)
         .map_err(|e| Failure::new(Exit::Usage, format!("{setting} {shown}: {e}")))?;

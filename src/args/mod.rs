@@ -9,6 +9,7 @@ mod rate;
 mod size;
 mod source;
 mod tree;
+mod tunnel;
 
 use std::path::PathBuf;
 
@@ -20,6 +21,7 @@ pub(crate) use connect::{Asked, ConnectArgs, Inspection, Way};
 pub(crate) use output::OutputArgs;
 pub(crate) use source::{Source, Target};
 pub(crate) use tree::{ShapeArgs, TreeArgs};
+pub(crate) use tunnel::TunnelArgs;
 
 /// Moves large files and trees, fast, verified and resumable.
 ///
@@ -45,6 +47,7 @@ pub(crate) enum Command {
     Stat(StatArgs),
     Hash(HashArgs),
     Verify(VerifyArgs),
+    Tunnel(TunnelArgs),
     Doctor(DoctorArgs),
     Demo(DemoArgs),
     /// Say what the exit codes mean

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, SERVER,
-    TRANSFER_ENCODING, VIA,
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION,
+    SERVER, TRANSFER_ENCODING, VIA,
 };
 use http::{Method, Request, StatusCode, Uri};
 use hyper::ext::Protocol;

@@ -57,8 +57,11 @@ pub(crate) struct Proxy {
     pub(crate) quic: Arc<QuicServer>,
     granted: mpsc::UnboundedReceiver<(Target, Tunnel)>,
     to: Granted,
+    connections: Connections,
     tasks: Vec<AbortOnDrop<()>>,
 }
+
+type Connections = Arc<std::sync::Mutex<Vec<quinn::Connection>>>;
 
 /// Self-signed, for `localhost`.
 pub(crate) fn tls() -> (Arc<rustls::ServerConfig>, Arc<rustls::ClientConfig>) {
@@ -125,17 +128,27 @@ impl Proxy {
             QuicServer::bind(rt.clone(), address, server.clone(), tuning, None, Serves::MtpAndHttp3).unwrap();
         let quic = Arc::new(quic);
         let (to, granted) = mpsc::unbounded_channel();
-        let mut proxy = Self { address, tls: client, quic: quic.clone(), granted, to, tasks: Vec::new() };
-        let to = proxy.to.clone();
+        let mut proxy = Self {
+            address,
+            tls: client,
+            quic: quic.clone(),
+            granted,
+            to,
+            connections: Default::default(),
+            tasks: Vec::new(),
+        };
+        let (to, connections) = (proxy.to.clone(), proxy.connections.clone());
         proxy.run(async move {
             while let Some(incoming) = quic.accept().await {
-                let to = to.clone();
+                let (to, connections) = (to.clone(), connections.clone());
                 Rt::tokio().spawn(async move {
                     let Ok(Accepted::Http3(connection)) = incoming.accept().await else { return };
                     let peer = connection.peer();
                     let service = service_fn(move |request| answer(request, peer, to.clone()));
                     let limits = http3::Limits::default();
-                    let _ = http3::serve(&Rt::tokio(), connection.into_inner(), service, &limits, pending()).await;
+                    let connection = connection.into_inner();
+                    connections.lock().unwrap().push(connection.clone());
+                    let _ = http3::serve(&Rt::tokio(), connection, service, &limits, pending()).await;
                 });
             }
         });
@@ -150,6 +163,11 @@ impl Proxy {
             }
         });
         proxy
+    }
+
+    /// Closes all connections of HTTP/3.
+    pub(crate) fn cut(&self) {
+        self.connections.lock().unwrap().drain(..).for_each(|connection| connection.close(0u32.into(), b""));
     }
 
     fn run(&mut self, task: impl Future<Output = ()> + Send + 'static) {

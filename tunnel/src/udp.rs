@@ -5,6 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 
+use futures_util::future::poll_fn;
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use tokio::io::Interest;
 
@@ -117,10 +118,35 @@ impl Udp {
                 Ok::<usize, io::Error>(count)
             });
             match received {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Of what was sent: as there.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_too_long(&error) => {}
                 other => return Poll::Ready(other),
             }
         }
+    }
+
+    /// Sends a batch as [`Udp::poll_send`] does; any number of tasks may.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn send(&self, batch: &Batch, to: SocketAddr) -> io::Result<()> {
+        loop {
+            match poll_fn(|cx| Poll::Ready(self.poll_send(cx, batch, to))).await {
+                Poll::Ready(sent) => return sent,
+                // Of tasks that poll only one is woken.
+                Poll::Pending => self.io.writable().await?,
+            }
+        }
+    }
+
+    /// Resolves when the system has an error of a connected socket: of receiving, tokio wakes nobody for these.
+    pub(crate) async fn failed(&self) -> io::Error {
+        let error = || match self.io.take_error() {
+            Ok(Some(error)) if !is_too_long(&error) => Ok(error),
+            Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Ok(error),
+        };
+        self.io.async_io(Interest::ERROR, error).await.unwrap_or_else(|error| error)
     }
 
     /// Datagrams that one call can send.
@@ -196,8 +222,6 @@ const EMSGSIZE: i32 = 90;
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use futures_util::future::poll_fn;
-
     use super::*;
 
     #[test]
@@ -223,7 +247,7 @@ mod tests {
         let near = Udp::connected(target).unwrap();
         let sizes = [1200, 1200, 1200, 7, 0, 1, 60_000];
         let mut batch = Batch::default();
-        let mut flush = async |batch: &mut Batch| {
+        let flush = async |batch: &mut Batch| {
             poll_fn(|cx| near.poll_send(cx, batch, target)).await.unwrap();
             batch.clear();
         };
@@ -270,7 +294,7 @@ mod tests {
         let mut batch = Batch::default();
         batch.add(b"hello", 1);
         poll_fn(|cx| udp.poll_send(cx, &batch, free)).await.unwrap();
-        let error = poll_fn(|cx| udp.poll_recv(cx, |_, _| ())).await.unwrap_err();
+        let error = udp.failed().await;
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -191,7 +191,8 @@ async fn rfc9297_3_3_malformed_capsules_end_a_tunnel() {
             let pipe = proxy.pipe(is_h2);
             let uri = proxy.hop().template.expand(&target("target.example", 443)).parse().unwrap();
             let opened =
-                soon(metra_fallback::http::open(pipe, is_h2, "connect-udp", uri, http::HeaderMap::new())).await;
+                soon(metra_fallback::http::open(pipe, is_h2, "connect-udp", uri, http::HeaderMap::new()))
+                    .await;
             let (_, mut stream) = opened.unwrap();
             let (_, far) = proxy.granted().await;
             stream.write_all(bytes).await.unwrap();

@@ -81,7 +81,10 @@ fn rfc9298_3_2_malformed_requests_of_http1_are_answered_with_400() {
     assert_eq!(outcome(old), Some(Err(400)));
     // What is no request for a tunnel at the place of tunnels is told what is there.
     assert_eq!(outcome(http1(Method::GET, PATH, &[HOST])), Some(Err(426)));
-    assert_eq!(outcome(http1(Method::GET, PATH, &[HOST, UPGRADES, ("upgrade", "websocket")])), Some(Err(426)));
+    assert_eq!(
+        outcome(http1(Method::GET, PATH, &[HOST, UPGRADES, ("upgrade", "websocket")])),
+        Some(Err(426))
+    );
     assert_eq!(outcome(http1(Method::GET, "/else", &[HOST])), None);
     assert_eq!(outcome(http1(Method::GET, "/else", &[HOST, UPGRADES, TO_UDP])), Some(Err(400)));
 }
@@ -215,8 +218,7 @@ async fn rfc9298_3_5_success_over_http2_is_200_with_capsules() {
     let mut proxy = Proxy::start().await;
     let uri: http::Uri = proxy.hop().template.expand(&target("target.example", 443)).parse().unwrap();
     let pipe = proxy.pipe(true);
-    let (answer, _stream) =
-        soon(open(pipe, true, CONNECT_UDP, uri.clone(), HeaderMap::new())).await.unwrap();
+    let (answer, _stream) = soon(open(pipe, true, CONNECT_UDP, uri.clone(), HeaderMap::new())).await.unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["capsule-protocol"], "?1");
     for field in ["content-length", "content-type", "transfer-encoding"] {
