@@ -36,7 +36,7 @@ CONFIG = Path(__file__).parents[2] / "tests/masque/envoy.yaml"
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate for localhost that is its own authority."""
+    """A certificate for localhost that is its own authority, and no other one's: rustls takes no authority for a server."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -45,7 +45,7 @@ def certificate(directory: Path) -> tuple[Path, Path]:
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=7))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         .sign(key, hashes.SHA256())
     )
     paths = directory / "cert.pem", directory / "key.pem"

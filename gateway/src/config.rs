@@ -19,12 +19,16 @@ mod tests;
 mod users;
 
 pub use error::{ConfigError, ConfigErrors};
-pub use raw::{OneOrMany, RawConfig, RawLimits, RawLog, RawQuic, RawRates, RawTcp, RawTls, RawUser};
+pub use raw::{
+    OneOrMany, RawConfig, RawLimits, RawLog, RawQuic, RawRates, RawTcp, RawTls, RawTunnel, RawUser,
+};
 pub use users::{User, Users};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use metra_policy::{Cidr, Own, TargetRule, TunnelRules};
 
 /// A configuration that has been checked. The documentation of each value (unit, default, consequence) is at the field
 /// of [`RawConfig`] that it comes from.
@@ -50,6 +54,8 @@ pub struct Config {
     pub tcp: Tcp,
     /// How clients may share paths with others.
     pub rates: Rates,
+    /// Tunnels.
+    pub tunnel: Tunnel,
     /// The log.
     pub log: Log,
     /// Where metrics are served, if anywhere.
@@ -132,6 +138,8 @@ pub struct Quic {
     pub congestion: Option<Congestion>,
     /// Whether paths are remembered.
     pub remember_paths: bool,
+    /// Whether HTTP/3 is spoken beside MTP.
+    pub http3: bool,
 }
 
 /// TCP.
@@ -152,6 +160,37 @@ pub struct Rates {
     pub high: bool,
     /// All that connections with a fixed rate have together. Bits per second; 0: there are none.
     pub fixed: u64,
+}
+
+/// Tunnels: what they may lead to, and how many there may be for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The targets that are allowed; none: there are no tunnels.
+    pub allow: Vec<TargetRule>,
+    /// The special addresses that are opened on purpose.
+    pub dangerous: Vec<Cidr>,
+    /// Tunnels in all.
+    pub tunnels: usize,
+    /// Tunnels of clients at one address, at most `tunnels`.
+    pub tunnels_per_address: usize,
+    /// Time without a datagram after which a tunnel ends. Not below two minutes (RFC 9298 section 3.1).
+    pub idle: Duration,
+    /// Time after which a tunnel ends, whatever it carries.
+    pub lifetime: Duration,
+    /// What one tunnel may carry in each direction. Bits per second; 0: as much as there is.
+    pub rate: u64,
+}
+
+impl Tunnel {
+    /// Whether there may be tunnels at all.
+    pub fn is_enabled(&self) -> bool {
+        !self.allow.is_empty()
+    }
+
+    /// The rules for targets, of a gateway that is at `own`.
+    pub fn rules(&self, own: Own) -> TunnelRules {
+        TunnelRules::new(self.allow.clone(), self.dangerous.clone(), own)
+    }
 }
 
 /// A congestion controller.

@@ -1,35 +1,37 @@
-//! What the gateway says over HTTP: that it is there, and a WebSocket to those who ask for one.
+//! What the gateway says over HTTP/1.1, HTTP/2 and HTTP/3: that it is there; a WebSocket or a tunnel to those who ask for one.
 //!
 //! | Request | Answer |
 //! |---|---|
 //! | `GET /` | what this is |
 //! | `GET /healthz` | `ok`, or 503 while it shuts down |
 //! | a WebSocket at `/mtp` | a link |
+//! | a tunnel at `/.well-known/masque/udp/HOST/PORT/` | see [`Tunnels`] |
 //!
 //! To whatever looks on, this is a small web site.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin as Pinned;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, ALT_SVC, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::service::Service;
-use metra_fallback::link::{Key, Opened, StreamLink};
+use metra_certs::Pin;
+use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::ws;
 use metra_transport::{LinkKind, Rt};
+use metra_tunnel::server::asked;
 
+use crate::drain::Drain;
 use crate::measure::{Dropped, HTTP_REQUESTS, connection_dropped};
 use crate::open::{Arrival, Opener, admit};
 use crate::places::Place;
-use crate::tcp::TcpSettings;
+use crate::tunnels::Tunnels;
 
 /// Where a WebSocket is a link.
 pub(crate) const PATH: &str = "/mtp";
@@ -39,11 +41,20 @@ const ABOUT: &str =
 /// Answers the requests of one connection.
 #[derive(Clone)]
 pub(crate) struct Site {
-    rt: Rt,
-    settings: TcpSettings,
-    opener: Opener,
+    all: Arc<Sites>,
     about: Arc<Connection>,
-    draining: Arc<AtomicBool>,
+}
+
+/// What all connections have in common.
+pub(crate) struct Sites {
+    pub(crate) rt: Rt,
+    /// The pin of the certificate.
+    pub(crate) pin: Pin,
+    /// How links behave.
+    pub(crate) link: LinkTuning,
+    pub(crate) opener: Opener,
+    pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) drain: Drain,
 }
 
 /// The connection that requests come over.
@@ -51,8 +62,10 @@ pub(crate) struct Connection {
     peer: SocketAddr,
     certificates: Option<Vec<Vec<u8>>>,
     rtt: Duration,
-    /// Held until one of its WebSockets is a link.
+    /// Held until it carries a link or a tunnel, which are counted elsewhere.
     place: Mutex<Option<Place>>,
+    /// What Alt-Svc says (RFC 7838): that there is HTTP/3, where this is another one.
+    alternative: Option<HeaderValue>,
 }
 
 impl Connection {
@@ -61,12 +74,28 @@ impl Connection {
         certificates: Option<Vec<Vec<u8>>>,
         rtt: Duration,
         place: Place,
+        alternative: Option<HeaderValue>,
     ) -> Self {
-        Self { peer, certificates, rtt, place: Mutex::new(Some(place)) }
+        Self { peer, certificates, rtt, place: Mutex::new(Some(place)), alternative }
     }
 
-    /// Whether a WebSocket on it has become a link.
-    pub(crate) fn is_link(&self) -> bool {
+    /// The other end.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The certificates that the other end has shown, its own first; DER.
+    pub(crate) fn certificates(&self) -> Option<&[Vec<u8>]> {
+        self.certificates.as_deref()
+    }
+
+    /// It carries something that is counted elsewhere.
+    pub(crate) fn free(&self) {
+        drop(self.place().take());
+    }
+
+    /// Whether it does.
+    pub(crate) fn is_free(&self) -> bool {
         self.place().is_none()
     }
 
@@ -76,24 +105,21 @@ impl Connection {
 }
 
 impl Site {
-    pub(crate) fn new(
-        rt: Rt,
-        settings: TcpSettings,
-        opener: Opener,
-        draining: Arc<AtomicBool>,
-        about: Arc<Connection>,
-    ) -> Self {
-        Self { rt, settings, opener, about, draining }
+    pub(crate) fn new(all: Arc<Sites>, about: Arc<Connection>) -> Self {
+        Self { all, about }
     }
 
-    fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer<B: Send + 'static>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+        if let Some(asked) = asked(&request) {
+            return self.all.tunnels.answer(request, asked, &self.about).await;
+        }
         if request.uri().path() == PATH {
             return self.websocket(request);
         }
-        page(request.method(), request.uri().path(), self.draining.load(Ordering::Relaxed))
+        page(request.method(), request.uri().path(), self.all.drain.is_on())
     }
 
-    fn websocket(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    fn websocket<B: 'static>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         let (answer, opened) = match ws::accept(request) {
             Ok(accepted) => accepted,
             Err(rejection) => return rejection.into_response(),
@@ -102,7 +128,7 @@ impl Site {
         // Over HTTP/1.1 nothing but this task has the connection from now on; over HTTP/2 it is one of several.
         let is_all = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         let displaced = self.about.place().as_ref().map(Place::displaced);
-        self.rt.spawn(async move {
+        self.all.rt.spawn(async move {
             let displaced = async {
                 match displaced {
                     Some(displaced) => displaced.await,
@@ -129,11 +155,11 @@ impl Site {
             peer,
             certificates: self.about.certificates.clone(),
             rtt: Some(self.about.rtt),
-            key: Some(Key::Own(self.settings.pin.bytes())),
+            key: Some(Key::Own(self.all.pin.bytes())),
         };
-        let link = StreamLink::start(&self.rt, Box::new(stream), opened, self.settings.link);
-        if admit(self.opener.clone(), Arrival { link, peer, kind }).await {
-            drop(self.about.place().take());
+        let link = StreamLink::start(&self.all.rt, Box::new(stream), opened, self.all.link);
+        if admit(self.all.opener.clone(), Arrival { link, peer, kind }).await {
+            self.about.free();
         }
     }
 }
@@ -153,16 +179,22 @@ fn page(method: &Method, path: &str, draining: bool) -> Response<Full<Bytes>> {
     }
 }
 
-impl Service<Request<Incoming>> for Site {
+impl<B: Send + 'static> Service<Request<B>> for Site {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Pinned<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let answer = self.answer(request);
-        let outcome = answer.status().as_u16() / 100;
-        metrics::counter!(HTTP_REQUESTS, "status" => CLASSES[usize::from(outcome.min(5))]).increment(1);
-        Box::pin(async { Ok(answer) })
+    fn call(&self, request: Request<B>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let mut answer = this.answer(request).await;
+            let outcome = answer.status().as_u16() / 100;
+            metrics::counter!(HTTP_REQUESTS, "status" => CLASSES[usize::from(outcome.min(5))]).increment(1);
+            if let Some(alternative) = &this.about.alternative {
+                answer.headers_mut().insert(ALT_SVC, alternative.clone());
+            }
+            Ok(answer)
+        })
     }
 }
 
@@ -226,9 +258,9 @@ mod tests {
     #[test]
     fn a_connection_has_its_place_until_it_is_a_link() {
         let (places, peer) = (Places::new(1, 1), SocketAddr::from(([192, 0, 2, 1], 4)));
-        let about = Connection::new(peer, None, Duration::ZERO, places.take(peer.ip()).unwrap());
-        assert!(!about.is_link() && places.take(peer.ip()).is_err());
-        drop(about.place().take());
-        assert!(about.is_link() && places.take(peer.ip()).is_ok());
+        let about = Connection::new(peer, None, Duration::ZERO, places.take(peer.ip()).unwrap(), None);
+        assert!(!about.is_free() && places.take(peer.ip()).is_err());
+        about.free();
+        assert!(about.is_free() && places.take(peer.ip()).is_ok());
     }
 }

@@ -11,7 +11,9 @@
 mod account;
 mod browse;
 pub mod config;
+mod drain;
 mod http;
+mod http3;
 mod jobs;
 mod measure;
 mod open;
@@ -20,6 +22,7 @@ mod rates;
 mod service;
 mod sessions;
 mod tcp;
+mod tunnels;
 
 pub use account::{ANONYMOUS, Account};
 pub use service::{Gateway, StartError};

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use metra_core::receipt::Direction;
 use metra_fallback::http::HttpError;
-use metra_session::{Kpis, Meter, Progress, Session, Side, Traffic};
+use metra_session::{Kpis, Meter, Progress, Session, Side};
 use metra_transport::{LinkError, LinkKind, Rt};
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metra_tunnel::http3::Http3Error;
+use metra_tunnel::server::Traffic;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
 use crate::sessions::Live;
@@ -52,6 +54,11 @@ const CONGESTION: &str = "metra_congestion_events_total";
 const DROPPED: &str = "metra_connections_dropped_total";
 const HANDSHAKES_FAILED: &str = "metra_handshakes_failed_total";
 const HTTP_FAILED: &str = "metra_http_failed_total";
+const TUNNELS: &str = "metra_tunnels_total";
+const TUNNELS_RUNNING: &str = "metra_tunnels";
+const TUNNEL_BYTES: &str = "metra_tunnel_bytes_total";
+const TUNNEL_DATAGRAMS: &str = "metra_tunnel_datagrams_total";
+const TUNNEL_LOST: &str = "metra_tunnel_lost_datagrams_total";
 pub(crate) const HTTP_REQUESTS: &str = "metra_http_requests_total";
 
 /// Why a connection over TCP was ended before it could say anything, or while it had time left.
@@ -103,6 +110,74 @@ pub(crate) fn http_failed(error: &HttpError) {
     counter!(HTTP_FAILED, "reason" => reason).increment(1);
 }
 
+/// The same of HTTP/3.
+pub(crate) fn http3_failed(error: &Http3Error) {
+    let reason = match error {
+        Http3Error::TimedOut => "timeout",
+        Http3Error::Protocol(_) => "protocol",
+        Http3Error::Lost(_) | Http3Error::Reset(_) => "lost",
+        _ => "service",
+    };
+    counter!(HTTP_FAILED, "reason" => reason).increment(1);
+}
+
+/// What came of a request for a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TunnelOpened {
+    /// It leads to this gateway's MTP.
+    Own,
+    /// It leads to a target.
+    Target,
+    /// It is no request for a tunnel.
+    Malformed,
+    /// There are too many.
+    Busy,
+    /// Nobody is known by these credentials.
+    Unauthenticated,
+    /// Not allowed.
+    Denied,
+    /// The name has no address.
+    Unresolved,
+    /// There is no way to the target.
+    Failed,
+}
+
+/// Counts an answer to a request for a tunnel.
+pub(crate) fn tunnel_opened(outcome: TunnelOpened) {
+    let outcome = match outcome {
+        TunnelOpened::Own => "own",
+        TunnelOpened::Target => "target",
+        TunnelOpened::Malformed => "malformed",
+        TunnelOpened::Busy => "busy",
+        TunnelOpened::Unauthenticated => "unauthenticated",
+        TunnelOpened::Denied => "denied",
+        TunnelOpened::Unresolved => "unresolved",
+        TunnelOpened::Failed => "failed",
+    };
+    counter!(TUNNELS, "outcome" => outcome).increment(1);
+}
+
+/// Counts a tunnel for as long as the value lives.
+pub(crate) fn tunnel_running() -> impl Drop {
+    struct Running;
+    impl Drop for Running {
+        fn drop(&mut self) {
+            gauge!(TUNNELS_RUNNING).decrement(1.0);
+        }
+    }
+    gauge!(TUNNELS_RUNNING).increment(1.0);
+    Running
+}
+
+/// Counts what went through a tunnel that has ended.
+pub(crate) fn tunnel_ended(traffic: &Traffic) {
+    counter!(TUNNEL_BYTES, "direction" => "up").increment(traffic.up_bytes);
+    counter!(TUNNEL_BYTES, "direction" => "down").increment(traffic.down_bytes);
+    counter!(TUNNEL_DATAGRAMS, "direction" => "up").increment(traffic.up);
+    counter!(TUNNEL_DATAGRAMS, "direction" => "down").increment(traffic.down);
+    counter!(TUNNEL_LOST).increment(traffic.lost);
+}
+
 /// Histograms with buckets, which may be added up over gateways.
 ///
 /// # Errors
@@ -122,6 +197,14 @@ pub(crate) fn describe() {
     describe_counter!(HANDSHAKES_FAILED, "Handshakes of QUIC and TLS that did not end well");
     describe_counter!(HTTP_FAILED, "Connections of HTTP that ended in time-outs, errors and refusals");
     describe_counter!(HTTP_REQUESTS, "Requests over HTTP that were answered");
+    describe_counter!(TUNNELS, "Requests for tunnels, by what came of them");
+    describe_gauge!(TUNNELS_RUNNING, "Tunnels that stand");
+    describe_counter!(TUNNEL_BYTES, Unit::Bytes, "UDP payload of tunnels to targets that have ended");
+    describe_counter!(TUNNEL_DATAGRAMS, "Datagrams of tunnels to targets that have ended");
+    describe_counter!(
+        TUNNEL_LOST,
+        "Datagrams that were lost in tunnels to targets: over the rate, without room, or too large"
+    );
     describe_histogram!(
         FIRST_BYTE,
         Unit::Seconds,
@@ -207,7 +290,7 @@ fn name(direction: Direction) -> &'static str {
 /// Counts what the links of a session carry until it is closed.
 pub(crate) async fn links(rt: Rt, live: Arc<Live>) {
     let session = live.session();
-    let mut before = Traffic::default();
+    let mut before = metra_session::Traffic::default();
     let mut sampled = false;
     loop {
         let closed = rt.timeout(LINKS, session.closed()).await.is_ok();

@@ -15,10 +15,14 @@ use metra_transport::{AbortOnDrop, LinkKind, Rt};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::config::{self, Config};
+use crate::drain::Drain;
+use crate::http::Sites;
+use crate::http3::http3;
 use crate::measure;
-use crate::open::{Arrival, Opener, admit, stack};
+use crate::open::{Arrival, admit, stack};
 use crate::sessions::Sessions;
 use crate::tcp::{self, TcpServer, TcpSettings};
+use crate::tunnels::Tunnels;
 
 /// The catalogue within the state directory.
 const CATALOGUE: &str = "catalogue.sqlite";
@@ -65,7 +69,7 @@ pub struct Gateway {
     rt: Rt,
     sessions: Arc<Sessions>,
     servers: Vec<Arc<QuicServer>>,
-    tcp: Vec<Arc<TcpServer>>,
+    drain: Drain,
     _listeners: Vec<AbortOnDrop<()>>,
     pin: Pin,
     paths: Option<Paths>,
@@ -89,27 +93,21 @@ impl Gateway {
         let reset = ResetKey::load_or_create(&config.state)?;
         let tuning = tuning(&config);
         let (mut servers, mut tcp) = (Vec::new(), Vec::new());
+        let serves = if config.quic.http3 { Serves::MtpAndHttp3 } else { Serves::Mtp };
         let udp = |address| {
             // All listen with the same tuning, and so share what is known of paths.
-            QuicServer::bind(
-                rt.clone(),
-                address,
-                tls.clone(),
-                tuning.clone(),
-                Some(reset.secret()),
-                Serves::Mtp,
-            )
+            QuicServer::bind(rt.clone(), address, tls.clone(), tuning.clone(), Some(reset.secret()), serves)
         };
         let settings = TcpSettings {
             tls: TlsServer::new(&tls, config.tcp.http),
-            pin: identity.pin(),
-            link: LinkTuning {
-                idle_timeout: tuning.idle_timeout,
-                keep_alive: tuning.keep_alive,
-                from_strangers: Some(FROM_STRANGERS),
-            },
             handshake: config.limits.handshake,
             pending: tcp::pending(),
+            http3: config.quic.http3,
+        };
+        let link = LinkTuning {
+            idle_timeout: tuning.idle_timeout,
+            keep_alive: tuning.keep_alive,
+            from_strangers: Some(FROM_STRANGERS),
         };
         let stream = |address| TcpServer::bind(rt.clone(), address, settings.clone());
         for address in &config.listen {
@@ -136,12 +134,25 @@ impl Gateway {
             tickets,
             identity.pin().to_string(),
         );
-        let opener = stack(sessions.clone());
+        let (opener, drain) = (stack(sessions.clone()), Drain::new());
+        let sockets = servers.iter().filter_map(|server| server.local_addr().ok()).collect();
+        let tunnels = Tunnels::new(rt.clone(), sessions.clone(), opener.clone(), drain.clone(), sockets);
+        if let Some(first) = servers.first() {
+            tunnels.serve_as(first.clone());
+        }
+        let sites = Arc::new(Sites {
+            rt: rt.clone(),
+            pin: identity.pin(),
+            link,
+            opener,
+            tunnels: Arc::new(tunnels),
+            drain: drain.clone(),
+        });
         let listen = |server: &Arc<QuicServer>| {
-            rt.spawn(accept(rt.clone(), server.clone(), opener.clone())).abort_on_drop()
+            rt.spawn(accept(server.clone(), sites.clone(), settings.clone())).abort_on_drop()
         };
         let listen_tcp =
-            |server: &Arc<TcpServer>| rt.spawn(server.clone().run(opener.clone())).abort_on_drop();
+            |server: &Arc<TcpServer>| rt.spawn(server.clone().run(sites.clone())).abort_on_drop();
         let listeners = servers.iter().map(listen).chain(tcp.iter().map(listen_tcp)).collect();
         // The disk work of a prune is nobody's concern at the start.
         rt.spawn(rt.blocking(move || {
@@ -150,7 +161,7 @@ impl Gateway {
             }
         }));
         let paths = tuning.paths;
-        Ok(Self { rt, sessions, servers, tcp, _listeners: listeners, pin: identity.pin(), paths })
+        Ok(Self { rt, sessions, servers, drain, _listeners: listeners, pin: identity.pin(), paths })
     }
 
     /// Where it listens; ports that were 0 are the real ones here.
@@ -173,9 +184,7 @@ impl Gateway {
         for server in &self.servers {
             server.set_accepting(false);
         }
-        for server in &self.tcp {
-            server.drain();
-        }
+        self.drain.begin();
         self.sessions.drain(grace).await;
         for server in &self.servers {
             server.close(Code::Draining, "the gateway is shutting down");
@@ -233,21 +242,24 @@ fn tuning(config: &Config) -> Tuning {
     }
 }
 
-/// Lets connections in and sends each through the stack.
-async fn accept(rt: Rt, server: Arc<QuicServer>, opener: Opener) {
+/// Lets connections in: links go through the stack, the others are HTTP.
+async fn accept(server: Arc<QuicServer>, sites: Arc<Sites>, settings: TcpSettings) {
     while let Some(incoming) = server.accept().await {
-        let opener = opener.clone();
+        let (sites, settings) = (sites.clone(), settings.clone());
         let peer = incoming.peer();
-        rt.spawn(async move {
-            let link = match incoming.accept().await {
-                Ok(Accepted::Link(link)) => link,
-                Ok(Accepted::Http3(connection)) => return connection.close(),
+        sites.rt.clone().spawn(async move {
+            match incoming.accept().await {
+                Ok(Accepted::Link(link)) => {
+                    admit(sites.opener.clone(), Arrival { peer: link.peer(), kind: link.kind(), link }).await;
+                }
+                Ok(Accepted::Http3(connection)) => {
+                    http3(sites, settings.pending, connection, settings.handshake).await;
+                }
                 Err(error) => {
                     tracing::debug!(%peer, %error, "handshake failed");
-                    return measure::handshake_failed(LinkKind::Quic, &error);
+                    measure::handshake_failed(LinkKind::Quic, &error);
                 }
-            };
-            admit(opener, Arrival { peer: link.peer(), kind: link.kind(), link }).await;
+            }
         });
     }
 }

@@ -11,20 +11,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use metra_certs::Pin;
+use http::HeaderValue;
 use metra_fallback::http::{Limits, serve_http};
-use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
+use metra_fallback::link::{Key, Opened, StreamLink};
 use metra_fallback::tls::{Protocol, Secured, TlsServer};
 use metra_transport::{LinkError, LinkKind, Rt};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::http::{Connection, Site};
+use crate::http::{Connection, Site, Sites};
 use crate::measure::{Dropped, connection_dropped, handshake_failed, http_failed};
-use crate::open::{Arrival, Opener, admit};
+use crate::open::{Arrival, admit};
 use crate::places::{NoPlace, Place, Places};
 
 /// Connections that are no links: in all, and from one address.
@@ -34,8 +33,8 @@ const FILES: u64 = 4;
 /// How long HTTP may go on without becoming a link, in times of a handshake: enough for those who look whether we are here,
 /// and they may come again.
 const STAY: u32 = 3;
-/// HTTP/2: requests at a time. A client needs one.
-const STREAMS: u32 = 8;
+/// HTTP/2: requests at a time. A link needs one; tunnels are counted elsewhere.
+const STREAMS: u32 = 256;
 /// Connections that the kernel holds for us.
 const BACKLOG: u32 = 1024;
 /// Pause after the system has refused to give us a connection, which is for want of files or memory.
@@ -46,7 +45,8 @@ pub(crate) struct TcpServer {
     rt: Rt,
     listener: TcpListener,
     settings: TcpSettings,
-    draining: Arc<AtomicBool>,
+    /// What is said of HTTP/3 at the same port, if it is there.
+    alternative: Option<HeaderValue>,
 }
 
 /// What all TCP sockets of a gateway have in common.
@@ -54,14 +54,12 @@ pub(crate) struct TcpServer {
 pub(crate) struct TcpSettings {
     /// Certificates and protocols.
     pub tls: TlsServer,
-    /// The pin of the certificate.
-    pub pin: Pin,
-    /// How links behave.
-    pub link: LinkTuning,
     /// How long a TLS handshake may take.
     pub handshake: Duration,
     /// Of those that are no links.
     pub pending: Arc<Places>,
+    /// Whether there is HTTP/3 at the same port.
+    pub http3: bool,
 }
 
 impl TcpServer {
@@ -78,16 +76,14 @@ impl TcpServer {
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
-        Ok(Self { rt, listener, settings, draining: Arc::default() })
+        let port = listener.local_addr()?.port();
+        let alternative =
+            settings.http3.then(|| HeaderValue::try_from(format!("h3=\":{port}\"; ma=86400")).ok());
+        Ok(Self { rt, listener, settings, alternative: alternative.flatten() })
     }
 
-    /// Lets no new connections in any more.
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
-    /// Lets connections in, and sends each on its way.
-    pub(crate) async fn run(self: Arc<Self>, opener: Opener) {
+    /// Lets connections in, until the gateway shuts down, and sends each on its way.
+    pub(crate) async fn run(self: Arc<Self>, sites: Arc<Sites>) {
         let mut exhausted = false;
         loop {
             let accepted = self.listener.accept().await;
@@ -104,7 +100,7 @@ impl TcpServer {
             };
             exhausted = false;
             let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-            if self.draining.load(Ordering::Relaxed) {
+            if sites.drain.is_on() {
                 connection_dropped(Dropped::Draining);
                 continue;
             }
@@ -119,18 +115,18 @@ impl TcpServer {
                     continue;
                 }
             };
-            let (this, opener) = (self.clone(), opener.clone());
+            let (this, sites) = (self.clone(), sites.clone());
             let displaced = place.displaced();
             self.rt.spawn(async move {
                 tokio::select! {
                     () = displaced => connection_dropped(Dropped::Displaced),
-                    () = this.serve(tcp, peer, opener, place) => {}
+                    () = this.serve(tcp, peer, sites, place) => {}
                 }
             });
         }
     }
 
-    async fn serve(&self, tcp: TcpStream, peer: SocketAddr, opener: Opener, place: Place) {
+    async fn serve(&self, tcp: TcpStream, peer: SocketAddr, sites: Arc<Sites>, place: Place) {
         metra_fallback::tcp::tune(&tcp);
         let began = self.rt.now();
         let accepted = self.rt.timeout(self.settings.handshake, self.settings.tls.accept(tcp)).await;
@@ -150,27 +146,27 @@ impl TcpServer {
                     peer,
                     certificates: secured.certificates,
                     rtt: Some(rtt),
-                    key: Some(Key::Own(self.settings.pin.bytes())),
+                    key: Some(Key::Own(sites.pin.bytes())),
                 };
-                let link = StreamLink::start(&self.rt, secured.stream, opened, self.settings.link);
+                let link = StreamLink::start(&self.rt, secured.stream, opened, sites.link);
                 // The place is held until then.
-                admit(opener, Arrival { link, peer, kind: LinkKind::Tls }).await;
+                admit(sites.opener.clone(), Arrival { link, peer, kind: LinkKind::Tls }).await;
             }
-            Protocol::Http2 | Protocol::Http1 => self.http(secured, peer, rtt, opener, place).await,
+            Protocol::Http2 | Protocol::Http1 => self.http(secured, peer, rtt, sites, place).await,
         }
     }
 
-    async fn http(&self, secured: Secured, peer: SocketAddr, rtt: Duration, opener: Opener, place: Place) {
+    async fn http(&self, secured: Secured, peer: SocketAddr, rtt: Duration, sites: Arc<Sites>, place: Place) {
         let is_h2 = secured.protocol == Protocol::Http2;
-        let about = Arc::new(Connection::new(peer, secured.certificates, rtt, place));
-        let site =
-            Site::new(self.rt.clone(), self.settings.clone(), opener, self.draining.clone(), about.clone());
+        let about =
+            Arc::new(Connection::new(peer, secured.certificates, rtt, place, self.alternative.clone()));
+        let site = Site::new(sites.clone(), about.clone());
         let limits = limits(self.settings.handshake);
         let stay = async {
             self.rt.sleep(self.settings.handshake * STAY).await;
-            if about.is_link() {
-                // Links have an end of their own; their connection is cut when the process ends.
-                std::future::pending::<()>().await;
+            if about.is_free() {
+                // Links and tunnels have an end of their own.
+                sites.drain.begun().await;
             }
         };
         if let Err(error) = serve_http(secured.stream, is_h2, site, &limits, stay).await {

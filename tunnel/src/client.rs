@@ -63,6 +63,17 @@ pub struct Connection {
     _outer: Option<Arc<Connection>>,
 }
 
+impl Opened {
+    /// One more tunnel over the innermost connection.
+    ///
+    /// # Errors
+    /// Why there is none; [`TunnelError::Request`] if it is not over HTTP/3 (fault: the caller).
+    pub async fn another(&self, target: &Target) -> Result<Opened, TunnelError> {
+        let no_more = || TunnelError::Request("there is one tunnel over TCP".to_owned());
+        self.keep.as_ref().ok_or_else(no_more)?.open(target).await
+    }
+}
+
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -18,7 +18,8 @@ pub mod server;
 mod testing;
 #[cfg(test)]
 mod through;
-mod udp;
+pub mod udp;
 
 pub use carrier::{Carrier, Ended};
+pub use http3::SendError;
 pub use metra_tunnel_proto as proto;

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 
 /// A UDP socket. "Do not fragment" is set on what it sends (RFC 9298 section 3.1).
 #[derive(Debug)]
-pub(crate) struct Udp {
+pub struct Udp {
     io: tokio::net::UdpSocket,
     state: UdpSocketState,
 }
@@ -21,7 +21,7 @@ impl Udp {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn connected(target: SocketAddr) -> io::Result<Self> {
+    pub fn connected(target: SocketAddr) -> io::Result<Self> {
         let any: SocketAddr = match target {
             SocketAddr::V4(_) => ([0; 4], 0).into(),
             SocketAddr::V6(_) => ([0; 16], 0).into(),
@@ -35,7 +35,7 @@ impl Udp {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn bound(address: SocketAddr) -> io::Result<Self> {
+    pub fn bound(address: SocketAddr) -> io::Result<Self> {
         Self::new(std::net::UdpSocket::bind(address)?)
     }
 
@@ -48,7 +48,11 @@ impl Udp {
         Ok(Self { io: tokio::net::UdpSocket::from_std(socket)?, state })
     }
 
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+    /// The address in use.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.io.local_addr()
     }
 
@@ -56,12 +60,7 @@ impl Udp {
     ///
     /// # Errors
     /// What the system says, of this batch or, if the socket is connected, of an earlier one.
-    pub(crate) fn poll_send(
-        &self,
-        cx: &mut Context<'_>,
-        batch: &Batch,
-        to: SocketAddr,
-    ) -> Poll<io::Result<()>> {
+    pub fn poll_send(&self, cx: &mut Context<'_>, batch: &Batch, to: SocketAddr) -> Poll<io::Result<()>> {
         let transmit = Transmit {
             destination: to,
             // RFC 9298 section 6.2: Not-ECT.
@@ -88,7 +87,7 @@ impl Udp {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn poll_recv(
+    pub fn poll_recv(
         &self,
         cx: &mut Context<'_>,
         mut take: impl FnMut(SocketAddr, &[u8]),
@@ -150,14 +149,14 @@ impl Udp {
     }
 
     /// Datagrams that one call can send.
-    pub(crate) fn segments(&self) -> usize {
+    pub fn segments(&self) -> usize {
         self.state.max_gso_segments()
     }
 }
 
 /// Datagrams of one size, of which the last may be shorter, for one call of the system.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub struct Batch {
     bytes: Vec<u8>,
     segment: usize,
     count: usize,
@@ -166,7 +165,7 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// Adds a datagram, if it fits behind the others.
-    pub(crate) fn add(&mut self, datagram: &[u8], segments: usize) -> bool {
+    pub fn add(&mut self, datagram: &[u8], segments: usize) -> bool {
         if self.count == 0 {
             self.segment = datagram.len();
         } else if self.is_closed
@@ -183,7 +182,8 @@ impl Batch {
         true
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
@@ -192,7 +192,8 @@ impl Batch {
         self.count > 1 && matches!(error.raw_os_error(), Some(EIO | EINVAL))
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Makes it empty.
+    pub fn clear(&mut self) {
         self.bytes.clear();
         (self.segment, self.count, self.is_closed) = (0, 0, false);
     }

@@ -11,7 +11,6 @@ use http::header::{
 };
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Empty;
-use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 
@@ -33,9 +32,9 @@ pub type Accepted<F> = (Response<Empty<Bytes>>, F);
 /// # Errors
 /// The answer to give instead, if the request asks for something else or not as it has to. Fault: the client,
 /// or something in between that takes header fields away.
-pub fn accept(
-    mut request: Request<Incoming>,
-) -> Result<Accepted<impl Future<Output = Result<WsStream, WsError>> + Send + 'static>, Rejection> {
+pub fn accept<B>(
+    mut request: Request<B>,
+) -> Result<Accepted<impl Future<Output = Result<WsStream, WsError>> + Send + use<B>>, Rejection> {
     let response = answer(&request)?;
     let busy = request.extensions().get::<Busy>().cloned();
     let upgrade = hyper::upgrade::on(&mut request);

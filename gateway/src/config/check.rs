@@ -1,5 +1,7 @@
 //! From [`RawConfig`] to [`Config`]: every rule, and all that is broken at once.
 
+mod tunnel;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -49,6 +51,7 @@ impl RawConfig {
         let quic = check.quic(&self.quic);
         let tcp = Tcp { listen: self.tcp.listen.unwrap_or(true), http: self.tcp.http.unwrap_or(true) };
         let rates = check.rates(&self.rates);
+        let tunnel = check.tunnel(&self.tunnel);
         let log = Log {
             format: self.log.format.unwrap_or(LogFormat::Text),
             level: self.log.level.unwrap_or(LogLevel::Info),
@@ -68,6 +71,7 @@ impl RawConfig {
                     quic,
                     tcp,
                     rates,
+                    tunnel,
                     log,
                     metrics_listen,
                 })
@@ -249,11 +253,13 @@ impl Check {
             self.error(&names_key, "has an empty name in it");
         }
         let (read, write) = (raw.read.unwrap_or(true), raw.write.unwrap_or(true));
-        if !read && !write {
-            self.error(key, "may neither read nor write; leave the user out instead");
+        // By default everyone may open tunnels: only who says so means a user for nothing else.
+        if !read && !write && raw.tunnel != Some(true) {
+            self.error(key, "may neither read nor write; leave the user out, or set tunnel = true");
         }
         let home = self.home(&format!("{key}.home"), raw.home);
-        User { name, token, cert_names: BTreeSet::from_iter(raw.cert_names), read, write, home }
+        let tunnel = raw.tunnel.unwrap_or(true);
+        User { name, token, cert_names: BTreeSet::from_iter(raw.cert_names), read, write, tunnel, home }
     }
 
     fn token_in_file(&mut self, key: &str, path: &Path) -> Option<TokenHash> {
@@ -352,6 +358,7 @@ impl Check {
             mtu: self.number(&MTU, raw.mtu) as u16,
             congestion: raw.congestion,
             remember_paths: raw.remember_paths.unwrap_or(true),
+            http3: raw.http3.unwrap_or(true),
         }
     }
 
@@ -445,7 +452,7 @@ const MTU: Bound = Bound::new("quic.mtu", 1200, 16_000, 8952);
 
 /// All of them, for the tests.
 #[cfg(test)]
-pub(super) const BOUNDS: [Bound; 14] = [
+pub(super) const BOUNDS: [Bound; 19] = [
     SESSIONS,
     SESSIONS_PER_USER,
     JOBS_PER_SESSION,
@@ -460,6 +467,11 @@ pub(super) const BOUNDS: [Bound; 14] = [
     SEND_WINDOW_MIB,
     FIXED_MBIT,
     MTU,
+    tunnel::TUNNELS,
+    tunnel::TUNNELS_PER_ADDRESS,
+    tunnel::IDLE_SECONDS,
+    tunnel::LIFETIME_SECONDS,
+    tunnel::RATE_MBIT,
 ];
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:4443";

@@ -35,6 +35,8 @@ pub struct RawConfig {
     pub tcp: RawTcp,
     /// How clients may share paths with others.
     pub rates: RawRates,
+    /// Tunnels to UDP targets.
+    pub tunnel: RawTunnel,
     /// The log.
     pub log: RawLog,
     /// Address (`IP:PORT`) on which metrics are served over plain HTTP, to anyone who can reach it. Default: nowhere.
@@ -74,6 +76,8 @@ pub struct RawUser {
     pub read: Option<bool>,
     /// Whether the user may send and remove. Default true.
     pub write: Option<bool>,
+    /// Whether the user may open tunnels to what `tunnel.allow` names. Default true.
+    pub tunnel: Option<bool>,
     /// Directory below `root` that this user sees as `/` instead; relative, must be there. Default: `root` itself.
     pub home: Option<PathBuf>,
 }
@@ -124,6 +128,9 @@ pub struct RawQuic {
     /// Whether what is measured of the path to a client is remembered, in memory, so that its connections of the next hour
     /// start from half of that. Default true. Without it each of them starts as on an unknown path.
     pub remember_paths: Option<bool>,
+    /// Whether the gateway speaks HTTP/3 on the same addresses and ports: for clients whose network lets through what looks like
+    /// the web, and for tunnels. Default true.
+    pub http3: Option<bool>,
 }
 
 /// TCP, for clients whose network lets no UDP through.
@@ -148,6 +155,33 @@ pub struct RawRates {
     /// Mbit/s that all connections with `fixed` have together, which mind neither queues nor others: no more than the path is
     /// provisioned for. 0 to 1000000, default 0: nobody may use it.
     pub fixed_mbit: Option<u64>,
+}
+
+/// Tunnels to UDP targets (CONNECT-UDP, RFC 9298), for users who may.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTunnel {
+    /// The targets that tunnels may lead to, each `HOST:PORTS`. HOST is a name, `*.` and a name (all below it), an address
+    /// or range of addresses (IPv6 in brackets), or `*`; PORTS is ports and ranges with commas between, or `*`. Default: none, so
+    /// no tunnels. Names are allowed for rules that name them, whatever public address they resolve to; ranges are for
+    /// targets that are asked for by address. Special addresses (this machine, private, link-local, the metadata of
+    /// clouds, ...) are refused even if a rule names them or an allowed name resolves to them.
+    pub allow: Vec<String>,
+    /// Ranges of special addresses that `allow` may lead to all the same: users reach what is there as if they were this
+    /// machine, past its firewall. Metadata of clouds is opened only by its single address. With any range, names for
+    /// private use (`localhost`, `*.internal`, ...) are resolved. Default: none.
+    pub dangerous_ranges: Vec<String>,
+    /// Tunnels in all. 1 to 100000, default 4096. One more is refused. Each takes a socket.
+    pub tunnels: Option<u64>,
+    /// Tunnels of clients at one address. 1 to `tunnels`, default 256 (or `tunnels`, if that is less). One more is refused.
+    pub tunnels_per_address: Option<u64>,
+    /// Seconds without a datagram after which a tunnel is closed. 120 to 86400, default 120. RFC 9298 section 3.1 has two
+    /// minutes as the least.
+    pub idle_seconds: Option<u64>,
+    /// Seconds after which a tunnel is closed, whatever it carries. 60 to 604800, default 86400.
+    pub lifetime_seconds: Option<u64>,
+    /// Mbit/s that one tunnel may carry in each direction; more is dropped. 0 to 1000000, default 0: no limit.
+    pub rate_mbit: Option<u64>,
 }
 
 /// The log, on standard error.

@@ -68,6 +68,10 @@ fn only_the_root_is_required() {
     assert!(config.quic.remember_paths);
     assert_eq!(config.rates, Rates { low: true, high: false, fixed: 0 });
     assert_eq!(config.quic.mtu, 8952);
+    assert!(!config.tunnel.is_enabled() && config.tunnel.dangerous.is_empty());
+    let numbers = (config.tunnel.tunnels, config.tunnel.tunnels_per_address, config.tunnel.rate);
+    assert_eq!((numbers, config.tunnel.idle.as_secs()), ((4096, 256, 0), 120));
+    assert_eq!(config.tunnel.lifetime.as_secs(), 86_400);
     assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
     assert_eq!(place.errors(""), ["- root: is required: the directory that clients see as /"]);
 }
@@ -86,6 +90,7 @@ fn everything_can_be_set() {
         token_file = 'token'
         cert_names = ['alice.example']
         write = false
+        tunnel = false
         home = 'in'
         [users.'bob@example']
         token_hash = 'sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
@@ -99,6 +104,12 @@ fn everything_can_be_set() {
         low = false
         high = true
         fixed_mbit = 900
+        [tunnel]
+        allow = ['*.Example.org:443,8000-8999', '[2620:fe::/48]:53', '10.1.0.0/16:*']
+        dangerous_ranges = ['10.0.0.0/8']
+        tunnels = 10
+        lifetime_seconds = 60
+        rate_mbit = 20
         [log]
         format = 'json'
         level = 'debug'
@@ -112,13 +123,23 @@ fn everything_can_be_set() {
     );
     let alice = config.users.by_token(TOKEN).unwrap();
     assert_eq!((alice.name.as_str(), alice.read, alice.write), ("alice", true, false));
+    assert!(!alice.tunnel);
     assert_eq!(alice.home, fs::canonicalize(place.path("root/in")).unwrap());
     let bob = config.users.by_token("abc").unwrap();
     assert_eq!((bob.name.as_str(), &bob.home), ("bob@example", &config.root));
+    assert!(bob.tunnel);
     assert!(config.users.by_token("").is_none() && config.users.by_name("carol").is_none());
     assert_eq!((config.limits.idle.as_secs(), config.limits.receive_memory), (7, 20 << 20));
     assert_eq!((config.quic.congestion, config.quic.remember_paths), (Some(Congestion::Bbr), false));
     assert_eq!(config.rates, Rates { low: false, high: true, fixed: 900_000_000 });
+    let allow: Vec<String> = config.tunnel.allow.iter().map(ToString::to_string).collect();
+    assert_eq!(allow, ["*.example.org:443,8000-8999", "[2620:fe::/48]:53", "10.1.0.0/16:*"]);
+    assert_eq!((config.tunnel.tunnels, config.tunnel.tunnels_per_address), (10, 10));
+    assert_eq!((config.tunnel.lifetime.as_secs(), config.tunnel.rate), (60, 20_000_000));
+    let rules = config.tunnel.rules(Own::default());
+    let target = "10.1.2.3:443".parse().unwrap();
+    let host = metra_policy::Host::parse("10.1.2.3").unwrap();
+    assert!(rules.name(&host, 443).unwrap().address(target).is_ok());
     assert_eq!((config.log.format, config.log.level.name()), (LogFormat::Json, "debug"));
 }
 
@@ -226,6 +247,26 @@ fn each_error_names_its_key() {
         ("root = 'root'\n[users.'a b']\ntoken_env = 'TOKEN'".to_owned(), "2 users.\"a b\": a user's name is"),
         (format!("root = 'root'\n[users.{long}]\ntoken_env = 'TOKEN'"), "2 users.xxx"),
         ("root = 'root'\nquic.congestion = 'reno'".to_owned(), "2 quic.congestion: unknown variant `reno`"),
+        ("root = 'root'\ntunnel.allow = 'example.org:443'".to_owned(), "2 tunnel.allow: invalid type"),
+        (
+            "root = 'root'\ntunnel.allow = ['*:*', 'a.example']".to_owned(),
+            "2 tunnel.allow: \"a.example\" is not",
+        ),
+        ("root = 'root'\ntunnel.allow = ['a.example:0']".to_owned(), "2 tunnel.allow: \"0\" is not"),
+        (
+            "root = 'root'\ntunnel.allow = ['127.1:1']".to_owned(),
+            "2 tunnel.allow: \"127.1:1\": the host ends in",
+        ),
+        (
+            "root = 'root'\ntunnel.allow = ['10.1.0.0/16:1']".to_owned(),
+            "2 tunnel.allow: 10.1.0.0/16 is private, and so refused unless tunnel.dangerous_ranges opens it",
+        ),
+        (
+            "root = 'root'\n[tunnel]\nallow = ['10.1.0.0/16:1']\ndangerous_ranges = ['10.0.0.1/8']"
+                .to_owned(),
+            "4 tunnel.dangerous_ranges: \"10.0.0.1/8\" has bits after its prefix",
+        ),
+        ("root = 'root'\ntunnel.ports = [1]".to_owned(), "2 tunnel.ports: unknown field `ports`"),
         ("root = 'root'\n[log]\nformat = 'xml'".to_owned(), "3 log.format: unknown variant `xml`"),
         ("root = 'root'\nlog = 3".to_owned(), "2 log: "),
     ];
@@ -273,6 +314,24 @@ fn sessions_of_a_user_are_at_most_all_sessions() {
 }
 
 #[test]
+fn tunnels_at_an_address_are_at_most_all_tunnels() {
+    let place = Place::new();
+    let load = |text: &str| place.load(&format!("root = 'root'\n[tunnel]\ntunnels = 5\n{text}"));
+    assert_eq!(load("").unwrap().tunnel.tunnels_per_address, 5);
+    assert_eq!(load("tunnels_per_address = 4").unwrap().tunnel.tunnels_per_address, 4);
+    let errors = load("tunnels_per_address = 6").unwrap_err().to_string();
+    assert!(errors.ends_with("4: tunnel.tunnels_per_address: is 6, and must be 1 to 5"), "{errors}");
+}
+
+#[test]
+fn a_user_may_be_there_for_tunnels_alone() {
+    let text = user("token_env = 'TOKEN'\nread = false\nwrite = false\ntunnel = true");
+    let config = Place::new().load(&text).unwrap();
+    let alice = config.users.by_name("alice").unwrap();
+    assert_eq!((alice.read, alice.write, alice.tunnel), (false, false, true));
+}
+
+#[test]
 fn what_is_not_toml_or_not_there_is_one_error() {
     let place = Place::new();
     let errors = place.load("root = 'root'\nroot = 'twice'").unwrap_err();
@@ -317,6 +376,7 @@ fn the_example_shows_every_key_and_its_default() {
     assert_eq!(config.users.iter().count(), 3);
     let default = place.load("root = 'root'").unwrap();
     assert_eq!((config.limits, config.rates), (default.limits, default.rates));
+    assert!(config.tunnel.is_enabled() && !config.tunnel.dangerous.is_empty());
     for bound in &BOUNDS {
         let (_, key) = bound.key.split_once('.').unwrap();
         assert!(all.contains(&format!("\n{key} = {}\n", bound.default)), "{} = {}", bound.key, bound.default);

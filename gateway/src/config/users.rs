@@ -18,6 +18,8 @@ pub struct User {
     pub read: bool,
     /// Whether the user may send and remove.
     pub write: bool,
+    /// Whether the user may open tunnels to what the rules for targets allow.
+    pub tunnel: bool,
     /// What the user sees as `/`: an existing directory, absolute, without symbolic links: the root or below it.
     pub home: PathBuf,
 }

@@ -31,7 +31,7 @@ mod windows;
 pub use endpoint::{ALPN, Incoming, QuicClient, QuicServer};
 pub use http3::{Accepted, HTTP3_ALPN, Http3Connection, Serves};
 pub use paths::{Paths, PathsError};
-pub use tuning::{AckFrequency, Congestion, SocketKind, Tuning};
+pub use tuning::{AckFrequency, Congestion, DATAGRAM_BUFFER, SocketKind, Tuning};
 
 #[cfg(test)]
 mod tests;

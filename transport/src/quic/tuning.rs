@@ -96,7 +96,7 @@ pub enum SocketKind {
 }
 
 /// DATAGRAM frames of a connection that wait to be read, and as many that wait to be sent. Bytes; 10 ms at 800 Mbit/s.
-const DATAGRAM_BUFFER: usize = 1 << 20;
+pub const DATAGRAM_BUFFER: usize = 1 << 20;
 
 /// The control stream, and room for one more.
 pub(super) const BIDI_STREAMS: VarInt = VarInt::from_u32(2);

@@ -205,7 +205,7 @@ impl ByDatagram {
         if !self.out.send_left() {
             return Err(SendError::Full);
         }
-        self.out.sender.try_send(payload)
+        self.out.sender.offer(payload)
     }
 
     /// Sends one of a batch, for all of which there was room when [`Out::send_left`] was asked: what QUIC does not take now it

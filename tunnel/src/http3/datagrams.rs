@@ -18,6 +18,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{BufMut, Bytes, BytesMut};
 use metra_core::wire::varint;
 use metra_transport::Rt;
+use metra_transport::quic::DATAGRAM_BUFFER;
 use quinn::{Connection, ConnectionError, SendDatagramError};
 
 use super::error::{self, DATAGRAM_ERROR};
@@ -64,6 +65,9 @@ struct Out {
     queue: Arc<Queue>,
     is_blocked: AtomicBool,
     waiting: Mutex<Vec<Waker>>,
+    /// Of the connection's rounds.
+    rounds: Arc<Mutex<Rounds>>,
+    share: Mutex<Share>,
 }
 
 impl Datagrams {
@@ -80,6 +84,8 @@ impl Datagrams {
             queue: queue.clone(),
             is_blocked: AtomicBool::new(false),
             waiting: Mutex::default(),
+            rounds: route.routes.rounds.clone(),
+            share: Mutex::default(),
         };
         let receiver = DatagramReceiver { queue, taken: VecDeque::new() };
         Self { sender: DatagramSender(Arc::new(out)), receiver }
@@ -172,6 +178,23 @@ impl DatagramSender {
         }
     }
 
+    /// As [`DatagramSender::try_send`], and leaves room for the other tunnels of the connection: when what waits in it grows,
+    /// each has an equal part of what it takes. For what comes from elsewhere and does not slow down by itself.
+    ///
+    /// # Errors
+    /// Why it was not taken; [`SendError::Full`] also if this tunnel has had its part.
+    pub fn offer(&self, payload: &[u8]) -> Result<(), SendError> {
+        let out = &self.0;
+        let waits = DATAGRAM_BUFFER.saturating_sub(out.connection.datagram_send_buffer_space());
+        if waits > CROWDED {
+            let length = (out.head.len() + payload.len()) as u64;
+            if !lock(&out.rounds).admit(&mut lock(&out.share), length) {
+                return Err(SendError::Full);
+            }
+        }
+        self.try_send(payload)
+    }
+
     /// Resolves when [`DatagramSender::try_send`] would not say [`SendError::Full`]. Any number of tasks may wait.
     ///
     /// # Errors
@@ -223,6 +246,52 @@ impl DatagramReceiver {
     }
 }
 
+/// How tunnels share what their connection sends while it is crowded: in rounds of so many bytes, in which each of them has
+/// the same part. It is work-conserving: who has had its part waits only as long as others keep the connection crowded.
+#[derive(Debug, Default)]
+struct Rounds {
+    number: u64,
+    /// In this round. Bytes.
+    sent: u64,
+    /// Tunnels that have sent in this round, and in the one before.
+    tunnels: (u64, u64),
+}
+
+/// What one tunnel has had of a round.
+#[derive(Debug, Default)]
+struct Share {
+    round: u64,
+    sent: u64,
+}
+
+impl Rounds {
+    fn admit(&mut self, share: &mut Share, length: u64) -> bool {
+        // The first round is 0 for those that have sent nothing, too.
+        if share.round != self.number || share.sent == 0 {
+            *share = Share { round: self.number, sent: 0 };
+            self.tunnels.0 += 1;
+        }
+        let tunnels = self.tunnels.0.max(self.tunnels.1);
+        if share.sent > 0 && share.sent + length > ROUND / tunnels {
+            // What is left when all have had their part is too little for anybody: nobody would end the round.
+            if self.sent + length * tunnels > ROUND {
+                self.next();
+            }
+            return false;
+        }
+        share.sent += length;
+        self.sent += length;
+        if self.sent + length > ROUND {
+            self.next();
+        }
+        true
+    }
+
+    fn next(&mut self) {
+        *self = Self { number: self.number + 1, sent: 0, tunnels: (0, self.tunnels.0) };
+    }
+}
+
 /// Where the datagrams of a connection go.
 #[derive(Debug)]
 pub(super) struct Routes {
@@ -230,6 +299,7 @@ pub(super) struct Routes {
     queues: Mutex<BTreeMap<u64, Arc<Queue>>>,
     /// Of one tunnel, waiting. Bytes.
     limit: usize,
+    rounds: Arc<Mutex<Rounds>>,
 }
 
 /// A tunnel's place in [`Routes`], for as long as this lives.
@@ -259,7 +329,7 @@ struct Waiting {
 
 impl Routes {
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { queues: Mutex::default(), limit })
+        Arc::new(Self { queues: Mutex::default(), limit, rounds: Arc::default() })
     }
 
     /// Begins to keep datagrams of the request on `stream`.
@@ -387,8 +457,54 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const QUARTER_MAX: u64 = (1 << 60) - 1;
 /// The context of UDP payloads (RFC 9298 section 5).
 const UDP_PAYLOAD: u64 = 0;
+/// What may wait to be sent before tunnels have to share. Bytes.
+const CROWDED: usize = DATAGRAM_BUFFER / 4;
+/// What all tunnels of a crowded connection send before each may send again. Bytes.
+const ROUND: u64 = 128 * 1024;
 /// Datagrams kept of a tunnel that is not granted yet.
 const EARLY: usize = 32;
 /// Payloads that wait are copied if they are shorter than this (bytes) and more than so many wait.
 const SMALL: usize = 1024;
 const FEW: usize = 16;
+
+#[cfg(test)]
+mod share_tests {
+    use super::*;
+
+    /// What each of `wanting` gets of `total` bytes, when all want `length` bytes again and again, some of them rarely.
+    fn shared(wanting: &[u64], length: u64, rounds: usize) -> Vec<u64> {
+        let (mut of_all, mut shares) = (Rounds::default(), Vec::new());
+        shares.resize_with(wanting.len(), Share::default);
+        let mut got = vec![0; wanting.len()];
+        for turn in 0..rounds {
+            for (n, every) in wanting.iter().enumerate() {
+                if (turn as u64).is_multiple_of(*every) && of_all.admit(&mut shares[n], length) {
+                    got[n] += length;
+                }
+            }
+        }
+        got
+    }
+
+    #[test]
+    fn one_tunnel_has_all() {
+        assert_eq!(shared(&[1], 1200, 10_000), [12_000_000]);
+    }
+
+    #[test]
+    fn who_sends_more_than_others_gets_no_more() {
+        // The first tries ten times as often as the others: they get all that they want, and it gets as much as the most.
+        let mut wanting = vec![10; 8];
+        wanting[0] = 1;
+        let got = shared(&wanting, 1200, 20_000);
+        assert!(got[1..].iter().all(|bytes| *bytes >= 2000 * 1200 * 95 / 100), "{got:?}");
+        let most = got[1..].iter().max().copied().unwrap_or_default();
+        assert!(got[0] <= most * 13 / 10, "{got:?}");
+    }
+
+    #[test]
+    fn a_datagram_that_is_larger_than_a_part_goes_once_a_round() {
+        let got = shared(&[1; 64], 65_000, 1000);
+        assert!(got.iter().all(|bytes| *bytes > 0), "{got:?}");
+    }
+}

@@ -53,6 +53,11 @@ impl Refusal {
         }
     }
 
+    /// For a request that is malformed: 400.
+    pub fn malformed(reason: &str) -> Self {
+        wrong(reason)
+    }
+
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -134,7 +139,7 @@ pub fn grant<B: Send + 'static>(
             Some(tunnelled) => Carrier::http3(&rt, tunnelled.await.ok()?, peer, Side::Proxy),
             None => Carrier::stream(&rt, Box::new(TokioIo::new(upgrade.await.ok()?)), peer),
         };
-        Some(Tunnel { carrier, _busy: busy })
+        Some(Tunnel { carrier, busy })
     };
     (response, opened)
 }

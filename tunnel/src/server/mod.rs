@@ -26,5 +26,5 @@ pub struct Tunnel {
     /// What comes through it.
     pub carrier: Carrier,
     /// Keeps the connection that it is in.
-    _busy: Option<Busy>,
+    pub busy: Option<Busy>,
 }

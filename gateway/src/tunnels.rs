@@ -1,0 +1,345 @@
+//! Tunnels through this gateway (CONNECT-UDP, RFC 9298): who may have one, where it leads, and what becomes of it.
+//!
+//! ```text
+//! asked --is it this gateway?--> place --> links of MTP, in process
+//!    `--> place --> who? --> policy: the name --> resolve --> policy: the addresses --> dial --> relay
+//! ```
+//!
+//! What was permitted is what is dialled: [`metra_policy::Permit`]. A tunnel to this gateway itself is one more way in: whoever
+//! comes through it shows who they are to MTP, as on any other.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, HeaderMap, PROXY_AUTHORIZATION};
+use http::{Request, Response};
+use http_body_util::Full;
+use metra_core::wire::Auth;
+use metra_policy::{Denied, Host, Own, Permit, Refused, TunnelRules};
+use metra_transport::quic::QuicServer;
+use metra_transport::{LinkKind, Packets, Rt};
+use metra_tunnel::proto::{ErrorType, Target};
+use metra_tunnel::server::{self, Bounds, Dialled, Refusal, Tunnel};
+use tracing::Instrument;
+
+use crate::account;
+use crate::config::Config;
+use crate::drain::Drain;
+use crate::http::Connection;
+use crate::measure::{self, TunnelOpened};
+use crate::open::{Arrival, Opener, admit};
+use crate::places::{NoPlace, Place, Places};
+use crate::sessions::Sessions;
+
+/// What the system takes to look up a name, at most.
+const RESOLVE: Duration = Duration::from_secs(5);
+
+/// What came of a request, for the metrics, and what is said of it.
+type Answered = Result<(TunnelOpened, Response<Full<Bytes>>), (TunnelOpened, Refusal)>;
+
+/// All tunnels of a gateway.
+pub(crate) struct Tunnels {
+    rt: Rt,
+    sessions: Arc<Sessions>,
+    rules: TunnelRules,
+    own: Own,
+    places: Arc<Places>,
+    bounds: Bounds,
+    opener: Opener,
+    drain: Drain,
+    /// Whose links those within tunnels are.
+    native: OnceLock<Arc<QuicServer>>,
+}
+
+impl Tunnels {
+    /// Of a gateway that listens at `sockets`.
+    pub(crate) fn new(
+        rt: Rt,
+        sessions: Arc<Sessions>,
+        opener: Opener,
+        drain: Drain,
+        sockets: Vec<SocketAddr>,
+    ) -> Self {
+        let config = &sessions.config().tunnel;
+        let own = Own { sockets, addresses: addresses() };
+        Self {
+            rules: config.rules(own.clone()),
+            own,
+            places: Places::new(config.tunnels, config.tunnels_per_address),
+            bounds: Bounds { idle: config.idle, lifetime: config.lifetime, rate: config.rate / 8 },
+            rt,
+            sessions,
+            opener,
+            drain,
+            native: OnceLock::new(),
+        }
+    }
+
+    /// Links within tunnels are as those of this server.
+    pub(crate) fn serve_as(&self, native: Arc<QuicServer>) {
+        // Once, at the start.
+        let _ = self.native.set(native);
+    }
+
+    /// Answers a request for a tunnel, and carries it.
+    pub(crate) async fn answer<B: Send + 'static>(
+        self: &Arc<Self>,
+        request: Request<B>,
+        asked: Result<Target, Refusal>,
+        about: &Arc<Connection>,
+    ) -> Response<Full<Bytes>> {
+        let answered = match asked {
+            Ok(target) if self.is_own(&target, &request) => self.to_self(request, about),
+            Ok(target) => self.to_target(request, &target, about).await,
+            Err(refusal) => Err((TunnelOpened::Malformed, refusal)),
+        };
+        match answered {
+            Ok((outcome, response)) => {
+                measure::tunnel_opened(outcome);
+                response
+            }
+            Err((outcome, refusal)) => {
+                tracing::debug!(peer = %about.peer(), %refusal, "no tunnel");
+                measure::tunnel_opened(outcome);
+                refusal.into_response()
+            }
+        }
+    }
+
+    /// Whether a target is this gateway's MTP: named as the request names the gateway, or by the address of a socket of it.
+    fn is_own<B>(&self, target: &Target, request: &Request<B>) -> bool {
+        let authority = request.uri().authority().map(|authority| authority.as_str());
+        let host = || request.headers().get(HOST).and_then(|host| host.to_str().ok());
+        let named = authority.or_else(host).and_then(|text| text.parse::<http::uri::Authority>().ok());
+        let is_named = named.is_some_and(|named| {
+            let host = named.host().trim_start_matches('[').trim_end_matches(']');
+            host.eq_ignore_ascii_case(target.host()) && named.port_u16().unwrap_or(HTTPS) == target.port()
+        });
+        let address =
+            target.host().parse::<IpAddr>().map(|ip| SocketAddr::new(ip.to_canonical(), target.port()));
+        is_named || address.is_ok_and(|address| self.own.sockets.contains(&address))
+    }
+
+    fn to_self<B: Send + 'static>(
+        self: &Arc<Self>,
+        request: Request<B>,
+        about: &Arc<Connection>,
+    ) -> Answered {
+        let place = self.place(about.peer().ip())?;
+        let Some(native) = self.native.get().cloned() else {
+            let refusal = Refusal::of(ErrorType::DestinationUnavailable, "not yet");
+            return Err((TunnelOpened::Failed, refusal));
+        };
+        let (response, opened) = server::grant(&self.rt, request, about.peer());
+        let (this, about) = (self.clone(), about.clone());
+        self.rt.spawn(async move {
+            let Some(tunnel) = opened.await else { return };
+            about.free();
+            tokio::select! {
+                () = place.displaced() => tracing::debug!("a tunnel makes way"),
+                () = this.links(native, tunnel) => {}
+            }
+        });
+        Ok((TunnelOpened::Own, response))
+    }
+
+    /// Lets links in that come through a tunnel, until it ends.
+    async fn links(&self, native: Arc<QuicServer>, tunnel: Tunnel) {
+        let _running = measure::tunnel_running();
+        let Tunnel { carrier, busy: _busy } = tunnel;
+        let carrier = Arc::new(carrier);
+        let peer = carrier.peer();
+        let server = match native.beside(carrier) {
+            Ok(server) => Arc::new(server),
+            Err(error) => return tracing::warn!(%error, "no QUIC within a tunnel"),
+        };
+        let idle = self.bounds.idle;
+        let accept = async {
+            loop {
+                match self.rt.timeout(idle, server.accept()).await {
+                    Ok(None) => return,
+                    Err(_) if server.open_links() == 0 => return,
+                    Err(_) => continue,
+                    Ok(Some(incoming)) if self.drain.is_on() => incoming.refuse(),
+                    Ok(Some(incoming)) => {
+                        let opener = self.opener.clone();
+                        self.rt.spawn(async move {
+                            match incoming.accept().await {
+                                Ok(accepted) => {
+                                    // HTTP within it would lead around in circles.
+                                    let Some(link) = accepted.into_link() else { return };
+                                    admit(opener, Arrival { peer: link.peer(), kind: link.kind(), link })
+                                        .await;
+                                }
+                                Err(error) => {
+                                    tracing::debug!(%peer, %error, "handshake failed");
+                                    measure::handshake_failed(LinkKind::Masque, &error);
+                                }
+                            }
+                        });
+                    }
+                }
+            }
+        };
+        accept.await;
+        server.close(metra_core::code::Code::Ok, "");
+    }
+
+    async fn to_target<B: Send + 'static>(
+        self: &Arc<Self>,
+        request: Request<B>,
+        target: &Target,
+        about: &Arc<Connection>,
+    ) -> Answered {
+        let place = self.place(about.peer().ip())?;
+        let user = self.user(request.headers(), about)?;
+        let host = Host::parse(target.host())
+            .map_err(|error| (TunnelOpened::Malformed, Refusal::malformed(&error.to_string())))?;
+        let named = self.rules.name(&host, target.port()).map_err(denied)?;
+        let resolved = match named.literal() {
+            Some(address) => vec![address],
+            None => self.resolve(target).await?,
+        };
+        let permits = named.addresses(resolved).map_err(denied)?;
+        let (dialled, address) = dial(&permits)?;
+        let (response, opened) = server::grant(&self.rt, request, about.peer());
+        let (this, about) = (self.clone(), about.clone());
+        let span = tracing::info_span!("tunnel", peer = %about.peer(), %user, %target, %address);
+        let carried = async move {
+            let Some(tunnel) = opened.await else { return };
+            about.free();
+            tokio::select! {
+                () = place.displaced() => tracing::info!("makes way"),
+                () = this.relay(dialled, tunnel) => {}
+            }
+        };
+        self.rt.spawn(carried.instrument(span));
+        Ok((TunnelOpened::Target, response))
+    }
+
+    async fn relay(&self, dialled: Dialled, tunnel: Tunnel) {
+        let _running = measure::tunnel_running();
+        tracing::info!("tunnel open");
+        let relay = dialled.relay(&self.rt, &tunnel.carrier, self.bounds);
+        let (end, traffic) = relay.await;
+        tracing::info!(%end, up = traffic.up_bytes, down = traffic.down_bytes, lost = traffic.lost, "tunnel ended");
+        measure::tunnel_ended(&traffic);
+        tunnel.carrier.finish();
+        // What is held goes out before the stream is dropped.
+        self.rt.sleep(LAST).await;
+    }
+
+    fn place(&self, peer: IpAddr) -> Result<Place, (TunnelOpened, Refusal)> {
+        if self.drain.is_on() {
+            let refusal = Refusal::of(ErrorType::ConnectionLimitReached, "the gateway is shutting down");
+            return Err((TunnelOpened::Busy, refusal));
+        }
+        self.places.take(peer).map_err(|why| {
+            let reason = match why {
+                NoPlace::Address => "this address has as many tunnels as one may have",
+                NoPlace::Full => "there are as many tunnels as there may be",
+            };
+            (TunnelOpened::Busy, Refusal::of(ErrorType::ConnectionLimitReached, reason))
+        })
+    }
+
+    /// Who asks, and whether they may have tunnels.
+    fn user(&self, headers: &HeaderMap, about: &Connection) -> Result<String, (TunnelOpened, Refusal)> {
+        let config = self.sessions.config();
+        let auth = match shown(headers) {
+            Some(token) => Auth::Bearer(token),
+            None => Auth::None,
+        };
+        let account = account::authenticate(config, &auth, about.certificates(), about.peer().ip());
+        let account = account
+            .map_err(|refused| (TunnelOpened::Unauthenticated, Refusal::unauthenticated(&refused.reason)))?;
+        if !may_tunnel(config, &account.name) {
+            let refusal = Refusal::of(ErrorType::HttpRequestDenied, "this user may not open tunnels");
+            return Err((TunnelOpened::Denied, refusal));
+        }
+        Ok(account.name.clone())
+    }
+
+    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, (TunnelOpened, Refusal)> {
+        let failed = |error, reason: &str| (TunnelOpened::Unresolved, Refusal::of(error, reason));
+        let found = self.rt.timeout(RESOLVE, tokio::net::lookup_host((target.host(), target.port()))).await;
+        match found {
+            Err(_) => Err(failed(ErrorType::DnsTimeout, "no answer from the name server")),
+            Ok(Err(_)) => Err(failed(ErrorType::DnsError, "there is no such name")),
+            Ok(Ok(found)) => {
+                let found: Vec<SocketAddr> = found.take(ADDRESSES).collect();
+                if found.is_empty() {
+                    return Err(failed(ErrorType::DnsError, "the name has no address"));
+                }
+                Ok(found)
+            }
+        }
+    }
+}
+
+/// A socket for the first of the permitted addresses that there is a route to.
+fn dial(permits: &[Permit<SocketAddr>]) -> Result<(Dialled, SocketAddr), (TunnelOpened, Refusal)> {
+    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for permit in permits {
+        match server::dial(permit) {
+            Ok(dialled) => return Ok((dialled, *permit.permitted())),
+            Err(error) => failed = error,
+        }
+    }
+    let error = match failed.kind() {
+        io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::AddrNotAvailable => ErrorType::DestinationIpUnroutable,
+        _ => ErrorType::ProxyInternalError,
+    };
+    Err((TunnelOpened::Failed, Refusal::of(error, failed.to_string())))
+}
+
+fn denied(denied: Denied) -> (TunnelOpened, Refusal) {
+    let error = match denied.refused() {
+        Refused::Request => ErrorType::HttpRequestDenied,
+        Refused::Address => ErrorType::DestinationIpProhibited,
+    };
+    (TunnelOpened::Denied, Refusal::of(error, denied.to_string()))
+}
+
+/// The token that is shown: as Bearer (RFC 6750), or as the password of Basic (RFC 7617).
+fn shown(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(PROXY_AUTHORIZATION).or_else(|| headers.get(AUTHORIZATION))?.to_str().ok()?;
+    let (scheme, rest) = value.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let both = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
+    Some(both.split_once(':')?.1.to_owned())
+}
+
+/// Who has no credentials may come from this machine only, and may do all.
+fn may_tunnel(config: &Config, name: &str) -> bool {
+    config.users.by_name(name).is_none_or(|user| user.tunnel)
+}
+
+/// The addresses of this machine.
+fn addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let address = |storage: nix::sys::socket::SockaddrStorage| {
+        let v4 = storage.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        v4.or_else(|| storage.as_sockaddr_in6().map(|address| address.ip().into()))
+    };
+    interfaces.filter_map(|interface| address(interface.address?)).collect()
+}
+
+/// Addresses of a name that are looked at.
+const ADDRESSES: usize = 16;
+/// The port of https.
+const HTTPS: u16 = 443;
+/// How long what is held at the end of a tunnel may take to leave.
+const LAST: Duration = Duration::from_millis(100);
