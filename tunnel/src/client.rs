@@ -304,3 +304,30 @@ fn refused(status: StatusCode, headers: &HeaderMap) -> TunnelError {
 
 /// Of the name of a server, in an error. Characters.
 const NAME_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn rfc9297_3_2_answers_that_open_no_tunnel() {
+        let answer = |status: u16, field: Option<&'static str>| {
+            let mut fields = HeaderMap::new();
+            if let Some(name) = field {
+                fields.insert(HeaderName::from_static(name), HeaderValue::from_static("0"));
+            }
+            granted(StatusCode::from_u16(status).unwrap(), &fields)
+        };
+        for status in [101, 200, 201, 202, 203, 207, 299] {
+            assert!(answer(status, Some("capsule-protocol")).is_ok(), "{status}");
+        }
+        for status in [204, 205, 206] {
+            assert!(matches!(answer(status, None), Err(TunnelError::Malformed(_))), "{status}");
+        }
+        for field in ["content-length", "content-type", "transfer-encoding"] {
+            let error = answer(200, Some(field)).unwrap_err();
+            assert!(!error.is_retryable() && error.to_string().to_lowercase().contains(field), "{error}");
+        }
+    }
+}

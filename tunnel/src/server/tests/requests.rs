@@ -151,7 +151,7 @@ fn bad_targets_are_answered_with_400() {
 }
 
 #[test]
-fn refusals_say_why_in_proxy_status() {
+fn rfc9297_3_4_refusals_have_proxy_status_and_no_capsule_protocol() {
     for (refusal, status, error) in [
         (Refusal::of(ErrorType::DnsError, "no such name"), 502, "dns_error"),
         (Refusal::of(ErrorType::DnsTimeout, "no answer"), 504, "dns_timeout"),
