@@ -191,6 +191,13 @@ impl Forward {
     }
 }
 
+impl Drop for Forward {
+    fn drop(&mut self) {
+        // Their tasks refer to what is shared.
+        lock(&self.shared.flows).clear();
+    }
+}
+
 impl Shared {
     fn take(self: Arc<Self>, from: SocketAddr, datagram: &[u8]) {
         let now = self.rt.now();
