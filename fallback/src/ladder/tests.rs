@@ -38,11 +38,7 @@ fn run(
     run_from(start, Race::new(start, order, (rtt > 0).then_some(MS * rtt as u32)), fate)
 }
 
-fn run_from(
-    start: Instant,
-    mut race: Race,
-    fate: impl Fn(Rung) -> Fate,
-) -> (Vec<When>, Option<When>, Race) {
+fn run_from(start: Instant, mut race: Race, fate: impl Fn(Rung) -> Fate) -> (Vec<When>, Option<When>, Race) {
     let (mut now, mut began, mut due) = (0u64, Vec::new(), Vec::new());
     loop {
         let at = |ms: u64| start + MS * ms as u32;
@@ -128,7 +124,10 @@ fn all_may_fail() {
 }
 
 /// A race with tunnels that lead to where native QUIC does.
-fn with_tunnels(order: Vec<(Rung, Option<String>)>, fate: impl Fn(Rung) -> Fate) -> (Vec<When>, Option<When>) {
+fn with_tunnels(
+    order: Vec<(Rung, Option<String>)>,
+    fate: impl Fn(Rung) -> Fate,
+) -> (Vec<When>, Option<When>) {
     let start = Instant::now();
     let (began, won, _) = run_from(start, Race::new(start, order, None).abreast(Masque), fate);
     (began, won)
