@@ -17,7 +17,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use metra_client::Url;
 
-pub(crate) use connect::{Asked, ConnectArgs, Inspection, Way};
+pub(crate) use connect::{Asked, ConnectArgs, Inspection, MASQUE_MAX, Way};
 pub(crate) use output::OutputArgs;
 pub(crate) use source::{Source, Target};
 pub(crate) use tree::{ShapeArgs, TreeArgs};
