@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::error::ClientError;
 use crate::links::Links;
+use crate::masque::MasqueProxy;
 use crate::paths;
 use crate::url::Address;
 
@@ -57,6 +58,9 @@ pub struct ConnectOptions {
     pub via: Vec<Rung>,
     /// Which proxy TCP connections go through.
     pub proxy: Rules,
+    /// The proxies for UDP that [`Rung::Masque`] and [`Rung::MasqueTcp`] go through, the nearest first; they look the gateway's
+    /// name up. Without any, these rungs lead to the gateway itself.
+    pub masque: Vec<MasqueProxy>,
     /// Whether a TLS connection is refused, before anything is sent, whose certificate the gateway does not say to be its own.
     pub refuse_inspection: bool,
     /// How its connections behave.

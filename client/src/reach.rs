@@ -1,5 +1,7 @@
 //! Opening a connection to a gateway by one rung of the ladder.
 
+mod masque;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
@@ -14,7 +16,9 @@ use metra_fallback::ws::{self, WsError};
 use metra_fallback::{DialError, DialOptions, Dialed, ProxyTls, Target, dial, race, udp};
 use metra_transport::quic::{QuicClient, Tuning};
 use metra_transport::{Link, LinkError, Rt, source};
+use metra_tunnel::client::Opened as Tunnel;
 
+use self::masque::Chain;
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
 use crate::probe::Trouble;
@@ -32,6 +36,8 @@ pub(crate) struct Reach {
     tls: Arc<rustls::ClientConfig>,
     secure: TlsClient,
     proxy: Option<Proxy>,
+    /// For tunnels; `None` if there can be none.
+    chain: Option<Chain>,
     dialling: DialOptions,
     tuning: Tuning,
     /// Whether there is anything but QUIC: then it is worth to know soon that it does not work.
@@ -50,9 +56,15 @@ pub(crate) fn limit(retry_for: Duration) -> Duration {
 pub(crate) struct Reached {
     pub(crate) link: Arc<dyn Link>,
     /// What must live as long as the link.
-    pub(crate) endpoint: Option<QuicClient>,
+    pub(crate) endpoint: Option<Endpoint>,
     /// The same link, if it is one on a byte stream.
     pub(crate) stream: Option<Weak<StreamLink>>,
+}
+
+/// What a link over QUIC needs: its socket, and what that is in. Dropped in this order.
+pub(crate) struct Endpoint {
+    pub(crate) quic: QuicClient,
+    _tunnel: Option<Tunnel>,
 }
 
 /// Why there is no connection.
@@ -81,6 +93,7 @@ impl Reach {
         Ok(Self {
             rt,
             address: options.address.clone(),
+            chain: Chain::new(options, &tls)?,
             secure: TlsClient::new(&tls),
             tls,
             proxy: options.proxy.for_target(&target).cloned(),
@@ -112,11 +125,6 @@ impl Reach {
         Ok(reach)
     }
 
-    /// The proxy of a rung.
-    pub(crate) fn proxy(&self, rung: Rung) -> Option<&Proxy> {
-        self.proxy.as_ref().filter(|_| rung != Rung::Quic)
-    }
-
     /// The round-trip time to the gateway, as far as earlier connections have found it out.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.tuning.paths.as_ref()?.min_rtt(*self.peer.get()?, SystemTime::now())
@@ -124,13 +132,15 @@ impl Reach {
 
     /// Whether a rung goes through a proxy.
     pub(crate) fn is_proxied(&self, rung: Rung) -> bool {
-        self.proxy(rung).is_some()
+        self.proxies(rung).is_some()
     }
 
     /// Opens a connection. There is no deadline here.
     pub(crate) async fn open(&self, rung: Rung) -> Result<Reached, Unreached> {
         match rung {
             Rung::Quic => self.quic().await,
+            Rung::Masque => self.masque().await,
+            Rung::MasqueTcp => self.tunnelled(self.dialled_to_proxy().await?).await,
             Rung::Tls | Rung::WebSocket => self.secured(rung, self.dialled().await?).await,
         }
     }
@@ -215,7 +225,11 @@ impl Reach {
                 Err(Unreached::refused(Code::Timeout, format!("{UDP_REFUSED}{error}")))
             }
         };
-        Ok(Reached { link: connected?, endpoint: Some(endpoint), stream: None })
+        Ok(Reached {
+            link: connected?,
+            endpoint: Some(Endpoint { quic: endpoint, _tunnel: None }),
+            stream: None,
+        })
     }
 
     /// The gateway's addresses.
@@ -238,7 +252,8 @@ impl Reach {
             self.peer.get_or_init(|| peer.ip().to_canonical());
         }
         let from = local_address(peer)?;
-        let proxy = self.proxy.as_ref().map(ToString::to_string);
+        // Those of all rungs: what works through others is another matter.
+        let proxy = self.proxies(Rung::MasqueTcp);
         Some(Place::new(&network(from), proxy.as_deref(), &self.address.to_string()))
     }
 }

@@ -81,6 +81,7 @@ impl World {
             remember_paths: true,
             via: Rung::ALL.to_vec(),
             proxy: Rules::direct(),
+            masque: Vec::new(),
             refuse_inspection: false,
             tuning: Tuning::default(),
             rate,

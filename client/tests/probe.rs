@@ -63,6 +63,7 @@ async fn tried(trusted: &Path, port: u16, rung: Rung, token: Option<&str>) -> Pr
         remember_paths: true,
         via: vec![rung],
         proxy: Rules::direct(),
+        masque: Vec::new(),
         refuse_inspection: false,
         tuning: Tuning::default(),
         rate: None,

@@ -230,6 +230,7 @@ impl<'a> World<'a> {
             // There is no TCP in virtual time.
             via: vec![Rung::Quic],
             proxy: Rules::direct(),
+            masque: Vec::new(),
             refuse_inspection: false,
             tuning: Tuning {
                 congestion: match flow.controller {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use metra_certs::{Pin, TrustAnchors};
 use metra_client::{
-    Address, Congestion, ConnectOptions, Credentials, Policy, RatePolicy, Rules, Rung, Tuning,
+    Address, Congestion, ConnectOptions, Credentials, MasqueProxy, Policy, RatePolicy, Rules, Rung, Tuning,
 };
 use serde::Deserialize;
 
@@ -60,6 +60,19 @@ pub(crate) struct ConnectArgs {
     /// File that holds a bearer token for the proxy and nothing else
     #[arg(long, value_name = "FILE")]
     proxy_token_file: Option<PathBuf>,
+    /// For --via masque and auto: proxy for UDP (MASQUE), https://[USER:PASSWORD@]HOST[:PORT][/PATH], a URI template with
+    /// {target_host} and {target_port} [default: the gateway itself]; given twice, the second is reached through the first
+    #[arg(long, value_name = "TEMPLATE")]
+    masque_proxy: Vec<String>,
+    /// File that holds a bearer token for the MASQUE proxy and nothing else; given twice, the second is for the second proxy
+    #[arg(long, value_name = "FILE")]
+    masque_token_file: Vec<PathBuf>,
+    /// Client certificate chain (PEM) for MASQUE proxies that ask for one
+    #[arg(long, value_name = "FILE", requires = "masque_key")]
+    masque_cert: Option<PathBuf>,
+    /// Private key of the certificate for MASQUE proxies (PEM, unencrypted)
+    #[arg(long, value_name = "FILE", requires = "masque_cert")]
+    masque_key: Option<PathBuf>,
     /// Congestion controller [default: what the transport finds best]
     #[arg(long, value_name = "NAME")]
     congestion: Option<CongestionName>,
@@ -107,6 +120,8 @@ pub(crate) enum Way {
     Auto,
     /// QUIC: over UDP
     Quic,
+    /// QUIC in a tunnel of HTTP/3, or of HTTPS over TCP, through --masque-proxy if there is one
+    Masque,
     /// TLS over TCP, through the proxy if there is one
     Tls,
     /// WebSocket over HTTPS, likewise: where nothing but web sites is let through
@@ -114,10 +129,14 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    fn rungs(self) -> Vec<Rung> {
+    /// The rungs, the best first. QUIC within TCP repairs losses twice: it is for proxies that are reached in no other way, and
+    /// where TCP leads to the gateway itself, TLS is the better use of it.
+    fn rungs(self, has_masque_proxy: bool) -> Vec<Rung> {
         match self {
-            Way::Auto => Rung::ALL.to_vec(),
+            Way::Auto if has_masque_proxy => Rung::ALL.to_vec(),
+            Way::Auto => Rung::ALL.into_iter().filter(|rung| *rung != Rung::MasqueTcp).collect(),
             Way::Quic => vec![Rung::Quic],
+            Way::Masque => vec![Rung::Masque, Rung::MasqueTcp],
             Way::Tls => vec![Rung::Tls],
             Way::Ws => vec![Rung::WebSocket],
         }
@@ -136,6 +155,8 @@ enum CongestionName {
 
 /// Connections over TCP, where nothing else is said, and where they make it faster.
 const LINKS_OVER_TCP: usize = 4;
+/// MASQUE proxies, one behind the other.
+pub(crate) const MASQUE_MAX: usize = 2;
 /// How long to try to reach a gateway. Seconds.
 const TIMEOUT: u64 = 60;
 
@@ -185,6 +206,7 @@ impl ConnectArgs {
             CongestionName::Bbr2 => Congestion::Bbr2,
             CongestionName::Bbr => Congestion::Bbr,
         });
+        let masque = self.masque(chosen)?;
         Ok(ConnectOptions {
             address,
             trust,
@@ -198,8 +220,9 @@ impl ConnectArgs {
             links_max: self.connections.map_or(LINKS_OVER_TCP, usize::from),
             retry_for: Duration::from_secs(self.timeout.or(chosen.timeout).unwrap_or(TIMEOUT)),
             remember_paths: !self.no_path_memory,
-            via: self.via.or(chosen.via).unwrap_or_default().rungs(),
+            via: self.via.or(chosen.via).unwrap_or_default().rungs(!masque.is_empty()),
             proxy: self.proxy(chosen, |name| std::env::var(name).ok())?,
+            masque,
             refuse_inspection: self.inspection.or(chosen.inspection).unwrap_or_default()
                 == Inspection::Refuse,
             rate: self.rate(congestion)?,
@@ -260,6 +283,50 @@ impl ConnectArgs {
         Ok(rules.with_proxy(proxy))
     }
 
+    /// The MASQUE proxies, the nearest first. Tokens are for those of the same place, in the same order.
+    fn masque(&self, chosen: &Chosen) -> Result<Vec<MasqueProxy>, Failure> {
+        let option = ["--masque-proxy", "--masque-token-file"];
+        let (names, urls, tokens) = if self.masque_proxy.is_empty() && self.masque_token_file.is_empty() {
+            (["masque_proxy", "masque_token_file"], &chosen.masque, &chosen.masque_tokens)
+        } else if self.masque_proxy.is_empty() {
+            (option, &chosen.masque, &self.masque_token_file)
+        } else {
+            // What the configuration has is not for a proxy of the command line.
+            (option, &self.masque_proxy, &self.masque_token_file)
+        };
+        let [proxy_name, token_name] = names;
+        let wrong = |e: &dyn std::fmt::Display| Failure::usage(format!("{proxy_name}: {e}"));
+        if urls.len() > MASQUE_MAX {
+            return Err(wrong(&"there are two proxies at most"));
+        }
+        if tokens.len() > urls.len() {
+            return Err(Failure::usage(format!(
+                "{token_name} is given, but there is no MASQUE proxy for it"
+            )));
+        }
+        let certificate = self.masque_cert.clone().zip(self.masque_key.clone());
+        if certificate.is_some() && urls.is_empty() {
+            return Err(Failure::usage("--masque-cert is given, but there is no MASQUE proxy"));
+        }
+        let mut proxies = Vec::new();
+        for (at, url) in urls.iter().enumerate() {
+            let mut proxy: MasqueProxy = url.parse().map_err(|e| wrong(&e))?;
+            if let Some(file) = tokens.get(at) {
+                if *proxy.credentials() != Credentials::None {
+                    return Err(wrong(&format!(
+                        "{proxy} has a user in it, and there is a token for it, too"
+                    )));
+                }
+                proxy = proxy.with_token(read_token(token_name, file)?).map_err(|e| wrong(&e))?;
+            }
+            if let Some((cert, key)) = &certificate {
+                proxy = proxy.with_certificate(cert.clone(), key.clone());
+            }
+            proxies.push(proxy);
+        }
+        Ok(proxies)
+    }
+
     /// The bearer token, if there is one.
     fn token(&self, chosen: &Chosen) -> Result<Option<String>, Failure> {
         match (&self.token_file, &chosen.token_file) {
@@ -271,7 +338,7 @@ impl ConnectArgs {
 }
 
 /// The one token in a file that an option or a key of the configuration names.
-fn read_token(setting: &str, file: &Path) -> Result<String, Failure> {
+pub(super) fn read_token(setting: &str, file: &Path) -> Result<String, Failure> {
     let shown = file.display();
     let text = std::fs::read_to_string(file)
         .map_err(|e| Failure::new(Exit::Usage, format!("{setting} {shown}: {e}")))?;

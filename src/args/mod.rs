@@ -9,6 +9,7 @@ mod rate;
 mod size;
 mod source;
 mod tree;
+mod tunnel;
 
 use std::path::PathBuf;
 
@@ -16,10 +17,11 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use metra_client::Url;
 
-pub(crate) use connect::{Asked, ConnectArgs, Inspection, Way};
+pub(crate) use connect::{Asked, ConnectArgs, Inspection, MASQUE_MAX, Way};
 pub(crate) use output::OutputArgs;
 pub(crate) use source::{Source, Target};
 pub(crate) use tree::{ShapeArgs, TreeArgs};
+pub(crate) use tunnel::TunnelArgs;
 
 /// Moves large files and trees, fast, verified and resumable.
 ///
@@ -45,6 +47,7 @@ pub(crate) enum Command {
     Stat(StatArgs),
     Hash(HashArgs),
     Verify(VerifyArgs),
+    Tunnel(TunnelArgs),
     Doctor(DoctorArgs),
     Demo(DemoArgs),
     /// Say what the exit codes mean

@@ -14,6 +14,7 @@ mod serve;
 mod session;
 mod source;
 mod stat;
+mod tunnel;
 mod verify;
 
 use crate::args::Command;
@@ -35,6 +36,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
         Command::Stat(args) => stat::run(args),
         Command::Hash(args) => hash::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Tunnel(args) => tunnel::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(args),
         Command::ExitCodes => exit_codes::run(),

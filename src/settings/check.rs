@@ -4,12 +4,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use metra_certs::Pin;
-use metra_client::{Address, Credentials, Proxy};
-use metra_gateway::config::ConfigErrors;
+use metra_client::{Address, Credentials, MasqueProxy, Proxy};
 use metra_gateway::config::document::{self, Origin, join};
+use metra_gateway::config::{ConfigErrors, OneOrMany};
 
 use super::raw::Raw;
 use super::{Settings, Table, is_same};
+use crate::args::MASQUE_MAX;
 
 /// What is in a file, if all of it is right.
 pub(super) fn read(file: &Path) -> Result<Settings, ConfigErrors> {
@@ -84,6 +85,12 @@ impl Check {
                 Err(error) => self.origin.error(&key("proxy"), error.to_string()),
             }
         }
+        let masque = raw.masque_proxy.map(|list| self.masque(&key("masque_proxy"), list));
+        let tokens = raw.masque_token_file.map(Vec::from).unwrap_or_default();
+        if tokens.len() > masque.as_ref().map_or(0, Vec::len) {
+            let message = "is for a masque_proxy of the same table, and there is none for it";
+            self.origin.error(&key("masque_token_file"), message);
+        }
         let mut pins = Vec::new();
         for text in raw.pin.map(Vec::from).unwrap_or_default() {
             match text.parse::<Pin>() {
@@ -96,6 +103,8 @@ impl Check {
             proxy: raw.proxy,
             no_proxy: raw.no_proxy.map(|hosts| Vec::from(hosts).join(",")),
             proxy_token_file: raw.proxy_token_file.map(absolute),
+            masque,
+            masque_tokens: tokens.into_iter().map(PathBuf::from).map(absolute).collect(),
             via: raw.via,
             inspection: raw.inspection,
             ca: raw
@@ -110,5 +119,25 @@ impl Check {
             timeout: raw.timeout_seconds,
             token_file: raw.token_file.map(absolute),
         }
+    }
+
+    /// MASQUE proxies, as they are written.
+    fn masque(&mut self, key: &str, list: OneOrMany) -> Vec<String> {
+        let list: Vec<String> = Vec::from(list);
+        if let [only] = &list[..]
+            && matches!(only.as_str(), "" | "none")
+        {
+            return Vec::new();
+        }
+        if list.len() > MASQUE_MAX {
+            self.origin.error(key, "there are two proxies at most");
+        }
+        for text in &list {
+            match text.parse::<MasqueProxy>() {
+                Ok(proxy) => self.has_password |= *proxy.credentials() != Credentials::None,
+                Err(error) => self.origin.error(key, error.to_string()),
+            }
+        }
+        list
     }
 }

@@ -42,6 +42,9 @@ struct Table {
     proxy: Option<String>,
     no_proxy: Option<String>,
     proxy_token_file: Option<PathBuf>,
+    /// `None`: it says nothing of it.
+    masque: Option<Vec<String>>,
+    masque_tokens: Vec<PathBuf>,
     via: Option<Way>,
     inspection: Option<Inspection>,
     ca: Vec<PathBuf>,
@@ -60,6 +63,10 @@ pub(crate) struct Chosen {
     /// As `--proxy-token-file`, for [`proxy`](Self::proxy) or, if that is `None`, for the proxy of the environment. Never for
     /// one of the command line: what is secret is not shown to a proxy that the file does not know.
     pub(crate) proxy_token_file: Option<PathBuf>,
+    /// As `--masque-proxy`: templates, which can be parsed.
+    pub(crate) masque: Vec<String>,
+    /// As `--masque-token-file`, for [`masque`](Self::masque) and never for one of the command line.
+    pub(crate) masque_tokens: Vec<PathBuf>,
     /// As `--via`.
     pub(crate) via: Option<Way>,
     /// As `--inspection`.
@@ -105,6 +112,7 @@ impl Settings {
         let own = self.gateways.iter().find(|(of, _)| is_same(of, address)).map_or(&none, |(_, own)| own);
         let trust = if own.ca.is_empty() && own.pins.is_empty() { all } else { own };
         let of_proxies = if own.proxy.is_some() { own } else { all };
+        let of_masque = if own.masque.is_some() { own } else { all };
         // What is shown to proxies belongs to those of its own table, and to those that are said in more general places.
         let token = own.proxy_token_file.as_ref();
         let token = token.or(all.proxy_token_file.as_ref().filter(|_| own.proxy.is_none()));
@@ -112,6 +120,8 @@ impl Settings {
             proxy: of_proxies.proxy.clone(),
             no_proxy: own.no_proxy.clone().or_else(|| of_proxies.no_proxy.clone()),
             proxy_token_file: token.cloned(),
+            masque: of_masque.masque.clone().unwrap_or_default(),
+            masque_tokens: of_masque.masque_tokens.clone(),
             via: own.via.or(all.via),
             inspection: own.inspection.or(all.inspection),
             ca: trust.ca.clone(),

@@ -20,6 +20,11 @@ pub(super) struct Raw {
     pub(super) no_proxy: Option<OneOrMany>,
     /// File with a bearer token for the proxy of the same table, or of a more general place.
     pub(super) proxy_token_file: Option<PathBuf>,
+    /// The proxy for UDP, as for `--masque-proxy`, or a list of two of which the first is the nearer one; `none` or an empty list:
+    /// no proxy. Default: the gateway itself.
+    pub(super) masque_proxy: Option<OneOrMany>,
+    /// File with a bearer token for the MASQUE proxy of the same table, or a list in the order of the proxies.
+    pub(super) masque_token_file: Option<OneOrMany>,
     /// How to reach gateways. Default `auto`.
     pub(super) via: Option<Way>,
     /// What becomes of TLS that is inspected. Default `allow`.

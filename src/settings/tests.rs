@@ -66,6 +66,26 @@ fn a_token_is_for_the_proxies_of_its_table_or_of_more_general_places() {
 }
 
 #[test]
+fn tunnels_have_proxies_and_tokens_of_one_table() {
+    let text = "masque_proxy = ['https://a.example', 'https://b.example/{target_host}/{target_port}']\n\
+                masque_token_file = ['a', 'b']\n[gateway.g]\nmasque_proxy = 'https://me:secret@c.example'\n\
+                [gateway.h]\nmasque_proxy = 'none'";
+    let of = |gateway| {
+        let chosen = chosen(text, gateway);
+        (chosen.masque.len(), chosen.masque_tokens.len())
+    };
+    assert_eq!((of("f"), of("g"), of("h")), ((2, 2), (1, 0), (0, 0)));
+    for (text, told) in [
+        ("masque_proxy = 'https://me:secret@p/{target_host}'", "1: masque_proxy: no template"),
+        ("masque_proxy = ['https://a', 'https://b', 'https://c']", "1: masque_proxy: there are two"),
+        ("masque_token_file = 'a'", "1: masque_token_file: is for"),
+    ] {
+        let error = read(text).unwrap_err();
+        assert!(error.contains(told) && !error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
 fn everything_that_is_wrong_is_said_at_once() {
     let text = "proxy = 'ftp://p'\nprox = 1\nvia = 'pigeon'\ntimeout_seconds = -1\npin = 'x'\nca = 5\n\
                 [gateway.'h:0']\nno_proxy = 1\npin = ['y']\n[gateway.'g']\n[gateway.'G:4443']\n\
@@ -74,7 +94,7 @@ fn everything_that_is_wrong_is_said_at_once() {
     let begins = [
         "client.toml:1: proxy: \"ftp\" is no kind of proxy",
         "client.toml:2: prox: unknown field `prox`",
-        "client.toml:3: via: unknown variant `pigeon`, expected one of `auto`, `quic`, `tls`, `ws`",
+        "client.toml:3: via: unknown variant `pigeon`, expected one of `auto`, `quic`, `masque`, `tls`, `ws`",
         "client.toml:4: timeout_seconds: invalid value",
         "client.toml:5: pin: is for one gateway",
         "client.toml:5: pin: ",
@@ -134,8 +154,20 @@ fn the_example_shows_every_key() {
     let (_, own) = settings.gateways.first().unwrap();
     for (table, is_own) in [(&settings.everywhere, false), (own, true)] {
         // A new key does not compile before it is here.
-        let Table { proxy, no_proxy, proxy_token_file, via, inspection, ca, pins, timeout, token_file } =
-            table;
+        let Table {
+            proxy,
+            no_proxy,
+            proxy_token_file,
+            masque,
+            masque_tokens,
+            via,
+            inspection,
+            ca,
+            pins,
+            timeout,
+            token_file,
+        } = table;
+        assert!(masque.is_some() && !masque_tokens.is_empty(), "{table:?}");
         assert!(proxy.is_some() && no_proxy.is_some() && proxy_token_file.is_some(), "{table:?}");
         assert!(via.is_some() && inspection.is_some() && timeout.is_some() && !ca.is_empty(), "{table:?}");
         assert_eq!((pins.is_empty(), token_file.is_none()), (!is_own, !is_own), "{table:?}");

@@ -40,6 +40,7 @@ mod refused_http;
 mod resume;
 mod source;
 mod trees;
+mod tunnel;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         hostile::tests(),
         auth::tests(),
         receipts::tests(),
+        tunnel::tests(),
     ]
     .into_iter()
     .flatten()

@@ -20,6 +20,8 @@ tests![
     rate_policies,
     a_configuration_file,
     the_doctor_tries_every_way,
+    tunnels,
+    no_proxy_for_tunnels,
 ];
 
 fn forest(bed: &Bed) -> std::path::PathBuf {
@@ -344,12 +346,46 @@ fn a_configuration_file(bed: &Bed) {
     );
 }
 
+/// Through the gateway itself, with nothing but `--via`.
+fn tunnels(bed: &Bed) {
+    let gateway = bed.gateway();
+    let file = bed.write("file", "through a tunnel");
+    let sent =
+        bed.client(&gateway, ["send", "--via", "masque"]).arg(&file).arg(gateway.url("file")).expect(0);
+    assert_eq!(sent.summary()["links"], serde_json::json!(["masque"]), "{sent}");
+    let got = bed
+        .client(&gateway, ["get", "--via", "masque"])
+        .arg(gateway.url("file"))
+        .arg(bed.path("back"))
+        .expect(0);
+    assert_eq!(got.summary()["links"], serde_json::json!(["masque"]), "{got}");
+    assert!(data::same_bytes(&file, &bed.path("back")));
+}
+
+/// What is no proxy, or no credentials for one, is wrong use.
+fn no_proxy_for_tunnels(bed: &Bed) {
+    let gateway = bed.gateway();
+    let token = bed.write("token", "secret").display().to_string();
+    let proxy = "https://me:secret@p.example";
+    let wrong: [(&[&str], &str); 5] = [
+        (&["--masque-proxy", "https://me:secret@p.example/{target_host}"], "target_port"),
+        (&["--masque-proxy", "http://p.example"], "https://"),
+        (&["--masque-proxy", proxy, "--masque-token-file", &token], "has a user in it"),
+        (&["--masque-token-file", &token], "no MASQUE proxy"),
+        (&["--masque-proxy", proxy, "--masque-proxy", proxy, "--masque-proxy", proxy], "two proxies"),
+    ];
+    for (options, told) in wrong {
+        let done = bed.client(&gateway, ["ls"]).args(options).arg(gateway.url("")).expect(2);
+        assert!(done.stderr.contains(told) && !done.stderr.contains("secret"), "{done}");
+    }
+}
+
 fn the_doctor_tries_every_way(bed: &Bed) {
     let gateway = bed.gateway();
     let done = bed.client(&gateway, ["doctor", "--proxy", "none"]).arg(gateway.url("")).expect(0);
     let ways: Vec<_> = done.events.iter().filter(|event| event["event"] == "way").collect();
     let words: Vec<_> = ways.iter().map(|way| way["rung"].as_str().unwrap_or_default()).collect();
-    assert_eq!(words, ["quic", "tls", "ws"], "{done}");
+    assert_eq!(words, ["quic", "masque", "tls", "ws"], "{done}");
     for way in ways {
         assert!(way["works"] == true && way["inspected"] == false && way["user"] == "anonymous", "{done}");
         assert!(way["bytes_arrived"].as_u64() >= Some(256 * 1024), "{done}");
@@ -359,5 +395,5 @@ fn the_doctor_tries_every_way(bed: &Bed) {
     // Of no authority that the client knows: nothing works, and it is not the network.
     let stranger = bed.metra(["doctor", "--json", "--proxy", "none"]).arg(gateway.url("")).expect(5);
     let found: Vec<_> = stranger.events.iter().filter(|event| event["event"] == "finding").collect();
-    assert!(found.len() == 3 && found.iter().all(|finding| finding["name"] == "untrusted"), "{stranger}");
+    assert!(found.len() == 4 && found.iter().all(|finding| finding["name"] == "untrusted"), "{stranger}");
 }

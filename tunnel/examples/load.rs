@@ -121,10 +121,10 @@ async fn open(options: &Options, target: SocketAddr) -> Result<Vec<Arc<Carrier>>
     let address = address.into_iter().find(SocketAddr::is_ipv4).ok_or("no such proxy")?;
     let (rt, target) = (Rt::tokio(), Target::new(target.ip().to_string(), target.port())?);
     let first = over_http3(&rt, &hop, address, &target, &Tuning::default()).await?;
-    let more = join_all((1..options.tunnels).map(|_| first.another(&rt, &hop, &target))).await;
+    let more = join_all((1..options.tunnels).map(|_| first.another(&target))).await;
     let mut tunnels = vec![first.carrier.clone()];
     for opened in more {
-        tunnels.push(opened?);
+        tunnels.push(opened?.carrier);
     }
     // Its connection is to live as long as the process.
     std::mem::forget(first);

@@ -1,8 +1,8 @@
 //! Opening tunnels, through one proxy or through several.
 //!
 //! ```text
-//!  over_http3    QUIC to the proxy                  CONNECT-UDP over HTTP/3
-//!  over_tunnel   QUIC to a proxy behind a tunnel    likewise
+//!  Connection    QUIC to the proxy, or to one behind a tunnel: any number of tunnels, each CONNECT-UDP over HTTP/3
+//!  over_http3, over_tunnel                          one tunnel of such a connection
 //!  over_stream   TLS over TCP to the proxy          CONNECT-UDP over HTTP/2, or the upgrade of HTTP/1.1
 //! ```
 //!
@@ -14,7 +14,10 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, SERVER, VIA};
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION,
+    SERVER, TRANSFER_ENCODING, VIA,
+};
 use http::{Method, Request, StatusCode, Uri};
 use hyper::ext::Protocol;
 use metra_fallback::http::{OpenError, open};
@@ -23,7 +26,7 @@ use metra_fallback::tls::{Protocol as Alpn, Secured};
 use metra_transport::quic::{Http3Connection, QuicClient, Tuning};
 use metra_transport::{LinkError, Packets, Rt};
 
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, Side};
 use crate::http3::{Client, Http3Error, Limits};
 use crate::proto::{Target, Template, capsule_protocol, proxy_status};
 use crate::server::CONNECT_UDP;
@@ -44,19 +47,30 @@ pub struct Hop {
 pub struct Opened {
     /// What goes through it.
     pub carrier: Arc<Carrier>,
-    /// The connections that it is in, the innermost last: dropped in this order, after the carrier.
-    keep: Vec<(Client, QuicClient)>,
+    /// The connection that it is in, if that is one of HTTP/3. Dropped after the carrier.
+    keep: Option<Arc<Connection>>,
+}
+
+/// A connection to a proxy by HTTP/3. Ends when it and all tunnels of it are dropped.
+#[derive(Debug)]
+pub struct Connection {
+    rt: Rt,
+    hop: Hop,
+    peer: SocketAddr,
+    client: Client,
+    _endpoint: QuicClient,
+    /// What leads to the proxy.
+    _outer: Option<Arc<Connection>>,
 }
 
 impl Opened {
-    /// One more tunnel over the innermost connection, which leads to `hop`. It lives no longer than this one.
+    /// One more tunnel over the innermost connection.
     ///
     /// # Errors
     /// Why there is none; [`TunnelError::Request`] if it is not over HTTP/3 (fault: the caller).
-    pub async fn another(&self, rt: &Rt, hop: &Hop, target: &Target) -> Result<Arc<Carrier>, TunnelError> {
+    pub async fn another(&self, target: &Target) -> Result<Opened, TunnelError> {
         let no_more = || TunnelError::Request("there is one tunnel over TCP".to_owned());
-        let (client, _) = self.keep.last().ok_or_else(no_more)?;
-        request(rt, hop, client, self.carrier.peer(), target).await
+        self.keep.as_ref().ok_or_else(no_more)?.open(target).await
     }
 }
 
@@ -81,6 +95,9 @@ pub enum TunnelError {
     /// The same, over HTTP/2 or HTTP/1.1.
     #[error(transparent)]
     Stream(OpenError),
+    /// The proxy grants it in a way that RFC 9297 forbids. Fault: the proxy.
+    #[error("the proxy's answer is malformed: {0} in an answer that opens a tunnel")]
+    Malformed(&'static str),
     /// What is asked for cannot stand in a request. Fault: the caller.
     #[error("not usable in a request: {0}")]
     Request(String),
@@ -93,8 +110,84 @@ impl TunnelError {
             TunnelError::Link(error) => error.is_retryable(),
             TunnelError::Refused { status, .. } => matches!(status.as_u16(), 429 | 502 | 503 | 504),
             TunnelError::Http3(_) | TunnelError::Stream(OpenError::Unanswered | OpenError::Io { .. }) => true,
-            TunnelError::Stream(_) | TunnelError::Request(_) => false,
+            TunnelError::Stream(_) | TunnelError::Malformed(_) | TunnelError::Request(_) => false,
         }
+    }
+}
+
+impl Connection {
+    /// Connects to `hop`, which is at `address`.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn connect(
+        rt: &Rt,
+        hop: &Hop,
+        address: SocketAddr,
+        tuning: &Tuning,
+    ) -> Result<Arc<Self>, TunnelError> {
+        let any: SocketAddr = match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let endpoint =
+            QuicClient::http3(rt.clone(), any, hop.tls.clone(), tuning.clone()).map_err(LinkError::from)?;
+        let connection = endpoint.connect_http3(address, hop.template.host()).await?;
+        Self::start(rt, hop, connection, endpoint, None).await
+    }
+
+    /// The same through a tunnel that leads to `hop`.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn connect_through(
+        rt: &Rt,
+        hop: &Hop,
+        outer: Opened,
+        tuning: &Tuning,
+    ) -> Result<Arc<Self>, TunnelError> {
+        let (peer, tuning) = (outer.carrier.peer(), within(tuning));
+        let endpoint = QuicClient::http3_over(rt.clone(), outer.carrier, hop.tls.clone(), tuning)
+            .map_err(LinkError::from)?;
+        let connection = endpoint.connect_http3(peer, hop.template.host()).await?;
+        Self::start(rt, hop, connection, endpoint, outer.keep).await
+    }
+
+    async fn start(
+        rt: &Rt,
+        hop: &Hop,
+        connection: Http3Connection,
+        endpoint: QuicClient,
+        outer: Option<Arc<Connection>>,
+    ) -> Result<Arc<Self>, TunnelError> {
+        let peer = connection.peer();
+        let client = Client::start(rt, connection.into_inner(), &Limits::default()).await?;
+        let (rt, hop) = (rt.clone(), hop.clone());
+        Ok(Arc::new(Self { rt, hop, peer, client, _endpoint: endpoint, _outer: outer }))
+    }
+
+    /// Opens a tunnel to `target`.
+    ///
+    /// # Errors
+    /// Why there is none. The connection may be lost then; see [`Connection::is_lost`].
+    pub async fn open(self: &Arc<Self>, target: &Target) -> Result<Opened, TunnelError> {
+        let mut request = Request::builder()
+            .method(Method::CONNECT)
+            .uri(uri(&self.hop, target)?)
+            .extension(Protocol::from_static(CONNECT_UDP))
+            .body(())
+            .map_err(|e| TunnelError::Request(e.to_string()))?;
+        *request.headers_mut() = fields(&self.hop)?;
+        let (answer, tunnelled) = self.client.connect(request).await?;
+        let Some(tunnelled) = tunnelled else { return Err(refused(answer.status(), answer.headers())) };
+        granted(answer.status(), answer.headers())?;
+        let carrier = Carrier::http3(&self.rt, tunnelled, self.peer, Side::Client);
+        Ok(Opened { carrier: Arc::new(carrier), keep: Some(self.clone()) })
+    }
+
+    /// Whether it has ended: no tunnel will ever be opened.
+    pub fn is_lost(&self) -> bool {
+        self.client.connection().close_reason().is_some()
     }
 }
 
@@ -109,14 +202,7 @@ pub async fn over_http3(
     target: &Target,
     tuning: &Tuning,
 ) -> Result<Opened, TunnelError> {
-    let any: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let endpoint =
-        QuicClient::http3(rt.clone(), any, hop.tls.clone(), tuning.clone()).map_err(LinkError::from)?;
-    let connection = endpoint.connect_http3(address, hop.template.host()).await?;
-    ask(rt, hop, connection, endpoint, Vec::new(), target).await
+    Connection::connect(rt, hop, address, tuning).await?.open(target).await
 }
 
 /// The same through a tunnel that leads to `hop`.
@@ -130,11 +216,7 @@ pub async fn over_tunnel(
     target: &Target,
     tuning: &Tuning,
 ) -> Result<Opened, TunnelError> {
-    let (peer, tuning) = (outer.carrier.peer(), within(tuning));
-    let endpoint = QuicClient::http3_over(rt.clone(), outer.carrier, hop.tls.clone(), tuning)
-        .map_err(LinkError::from)?;
-    let connection = endpoint.connect_http3(peer, hop.template.host()).await?;
-    ask(rt, hop, connection, endpoint, outer.keep, target).await
+    Connection::connect_through(rt, hop, outer, tuning).await?.open(target).await
 }
 
 /// Opens a tunnel to `target` through `hop`, to which `secured` leads; `peer` is the other end of its connection.
@@ -150,51 +232,17 @@ pub async fn over_stream(
 ) -> Result<Opened, TunnelError> {
     let is_h2 = secured.protocol == Alpn::Http2;
     let opened = open(secured.stream, is_h2, CONNECT_UDP, uri(hop, target)?, fields(hop)?).await;
-    let (_, stream) = opened.map_err(|error| match error {
+    let (answer, stream) = opened.map_err(|error| match error {
         OpenError::Refused { status, headers } => refused(status, &headers),
         error => TunnelError::Stream(error),
     })?;
-    Ok(Opened { carrier: Arc::new(Carrier::stream(rt, stream, peer)), keep: Vec::new() })
+    granted(answer.status(), answer.headers())?;
+    Ok(Opened { carrier: Arc::new(Carrier::stream(rt, stream, peer)), keep: None })
 }
 
 /// How QUIC behaves within a tunnel.
 pub fn within(tuning: &Tuning) -> Tuning {
     Tuning { paths: None, ..tuning.clone() }
-}
-
-async fn ask(
-    rt: &Rt,
-    hop: &Hop,
-    connection: Http3Connection,
-    endpoint: QuicClient,
-    mut keep: Vec<(Client, QuicClient)>,
-    target: &Target,
-) -> Result<Opened, TunnelError> {
-    let peer = connection.peer();
-    let client = Client::start(rt, connection.into_inner(), &Limits::default()).await?;
-    let carrier = request(rt, hop, &client, peer, target).await?;
-    keep.push((client, endpoint));
-    Ok(Opened { carrier, keep })
-}
-
-/// Asks for one tunnel.
-async fn request(
-    rt: &Rt,
-    hop: &Hop,
-    client: &Client,
-    peer: SocketAddr,
-    target: &Target,
-) -> Result<Arc<Carrier>, TunnelError> {
-    let mut request = Request::builder()
-        .method(Method::CONNECT)
-        .uri(uri(hop, target)?)
-        .extension(Protocol::from_static(CONNECT_UDP))
-        .body(())
-        .map_err(|e| TunnelError::Request(e.to_string()))?;
-    *request.headers_mut() = fields(hop)?;
-    let (answer, tunnelled) = client.connect(request).await?;
-    let Some(tunnelled) = tunnelled else { return Err(refused(answer.status(), answer.headers())) };
-    Ok(Arc::new(Carrier::http3(rt, tunnelled, peer)))
 }
 
 fn uri(hop: &Hop, target: &Target) -> Result<Uri, TunnelError> {
@@ -225,6 +273,23 @@ fn fields(hop: &Hop) -> Result<HeaderMap, TunnelError> {
     Ok(fields)
 }
 
+/// RFC 9297 section 3.2: what no answer has that is followed by capsules.
+fn granted(status: StatusCode, headers: &HeaderMap) -> Result<(), TunnelError> {
+    if matches!(status.as_u16(), 204..=206) {
+        return Err(TunnelError::Malformed("status 204, 205 or 206"));
+    }
+    if headers.contains_key(CONTENT_LENGTH) {
+        return Err(TunnelError::Malformed("Content-Length"));
+    }
+    if headers.contains_key(CONTENT_TYPE) {
+        return Err(TunnelError::Malformed("Content-Type"));
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return Err(TunnelError::Malformed("Transfer-Encoding"));
+    }
+    Ok(())
+}
+
 /// An answer that opens nothing.
 fn refused(status: StatusCode, headers: &HeaderMap) -> TunnelError {
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
@@ -239,3 +304,30 @@ fn refused(status: StatusCode, headers: &HeaderMap) -> TunnelError {
 
 /// Of the name of a server, in an error. Characters.
 const NAME_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn rfc9297_3_2_answers_that_open_no_tunnel() {
+        let answer = |status: u16, field: Option<&'static str>| {
+            let mut fields = HeaderMap::new();
+            if let Some(name) = field {
+                fields.insert(HeaderName::from_static(name), HeaderValue::from_static("0"));
+            }
+            granted(StatusCode::from_u16(status).unwrap(), &fields)
+        };
+        for status in [101, 200, 201, 202, 203, 207, 299] {
+            assert!(answer(status, Some("capsule-protocol")).is_ok(), "{status}");
+        }
+        for status in [204, 205, 206] {
+            assert!(matches!(answer(status, None), Err(TunnelError::Malformed(_))), "{status}");
+        }
+        for field in ["content-length", "content-type", "transfer-encoding"] {
+            let error = answer(200, Some(field)).unwrap_err();
+            assert!(!error.is_retryable() && error.to_string().to_lowercase().contains(field), "{error}");
+        }
+    }
+}

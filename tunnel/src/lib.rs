@@ -6,12 +6,18 @@
 //!  carrier     one tunnel's datagrams, over QUIC DATAGRAM frames or capsules
 //!  server      the proxy: grants a request, relays to a UDP socket or to this gateway's own MTP
 //!  client      opens a tunnel; a UDP socket for quinn over it
+//!  forward     a UDP port of this machine that leads through tunnels, for any program
 //! ```
 
 mod carrier;
 pub mod client;
+pub mod forward;
 pub mod http3;
 pub mod server;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod through;
 pub mod udp;
 
 pub use carrier::{Carrier, Ended};

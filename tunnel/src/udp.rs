@@ -5,6 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 
+use futures_util::future::poll_fn;
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use tokio::io::Interest;
 
@@ -116,10 +117,35 @@ impl Udp {
                 Ok::<usize, io::Error>(count)
             });
             match received {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Of what was sent: as there.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_too_long(&error) => {}
                 other => return Poll::Ready(other),
             }
         }
+    }
+
+    /// Sends a batch as [`Udp::poll_send`] does; any number of tasks may.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn send(&self, batch: &Batch, to: SocketAddr) -> io::Result<()> {
+        loop {
+            match poll_fn(|cx| Poll::Ready(self.poll_send(cx, batch, to))).await {
+                Poll::Ready(sent) => return sent,
+                // Of tasks that poll only one is woken.
+                Poll::Pending => self.io.writable().await?,
+            }
+        }
+    }
+
+    /// Resolves when the system has an error of a connected socket: of receiving, tokio wakes nobody for these.
+    pub(crate) async fn failed(&self) -> io::Error {
+        let error = || match self.io.take_error() {
+            Ok(Some(error)) if !is_too_long(&error) => Ok(error),
+            Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Ok(error),
+        };
+        self.io.async_io(Interest::ERROR, error).await.unwrap_or_else(|error| error)
     }
 
     /// Datagrams that one call can send.
@@ -197,8 +223,6 @@ const EMSGSIZE: i32 = 90;
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use futures_util::future::poll_fn;
-
     use super::*;
 
     #[test]
@@ -257,13 +281,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rfc9298_3_1_packets_are_not_fragmented() {
+        use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu_discover};
+        let udp = Udp::connected(([127, 0, 0, 1], 9).into()).unwrap();
+        let set = ip_mtu_discover(&udp.io).unwrap();
+        assert!([Ipv4PathMtuDiscovery::PROBE, Ipv4PathMtuDiscovery::DO].contains(&set), "{set:?}");
+    }
+
+    #[tokio::test]
     async fn nobody_there_is_an_error() {
         let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let udp = Udp::connected(free).unwrap();
         let mut batch = Batch::default();
         batch.add(b"hello", 1);
         poll_fn(|cx| udp.poll_send(cx, &batch, free)).await.unwrap();
-        let error = poll_fn(|cx| udp.poll_recv(cx, |_, _| ())).await.unwrap_err();
+        let error = udp.failed().await;
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -8,7 +8,6 @@ use metra_core::code::Code;
 use metra_fallback::gain::Gain;
 use metra_fallback::ladder::Rung;
 use metra_session::LinkHandle;
-use metra_transport::LinkKind;
 
 use super::Links;
 
@@ -39,9 +38,11 @@ impl Links {
         let fewest = self.wanted();
         loop {
             let live = self.session.live_links();
-            let kinds: Vec<LinkKind> = live.iter().map(|link| link.link().kind()).collect();
-            let is_even = kinds.first().is_some_and(|first| kinds.iter().all(|kind| kind == first));
-            if self.links_max <= fewest || !is_even || kinds[0] == LinkKind::Quic {
+            let first = live.first().and_then(|link| self.rung(link));
+            // Each is a TCP connection of its own.
+            let rung =
+                first.filter(|rung| !rung.is_udp() && live.iter().all(|link| self.rung(link) == first));
+            if self.links_max <= fewest || rung.is_none() {
                 self.rt.sleep(LOOK).await;
                 continue;
             }
@@ -50,7 +51,7 @@ impl Links {
             loop {
                 self.rt.sleep(LOOK).await;
                 let live = self.session.live_links();
-                if live.iter().any(|link| link.link().kind() != kinds[0]) {
+                if live.iter().any(|link| self.rung(link) != rung) {
                     break;
                 }
                 if self.wanted() != asked {
@@ -83,14 +84,15 @@ impl Links {
             self.session.with_links().await;
             let before = self.moved();
             let live = self.session.live_links();
-            let rungs = live.iter().filter_map(|link| Rung::of(link.link().kind()));
-            let (best, worst) = (rungs.clone().min(), rungs.max());
-            let silent = self.silent_kinds();
+            let rungs = live.iter().filter_map(|link| self.rung(link));
+            let rungs: Vec<Rung> = rungs.collect();
+            let (best, worst) = (rungs.iter().copied().min(), rungs.iter().copied().max());
+            let silent = self.silent_rungs();
             let better: Vec<Rung> = self
                 .via
                 .iter()
                 .copied()
-                .filter(|rung| best.is_some_and(|best| *rung < best) && !silent.contains(&rung.kind()))
+                .filter(|rung| best.is_some_and(|best| *rung < best) && !silent.contains(rung))
                 .collect();
             if best != worst {
                 faster = self.compare(best).await;
@@ -146,7 +148,7 @@ impl Links {
         let mut rates: BTreeMap<Rung, u64> = BTreeMap::new();
         let live = self.session.live_links();
         for link in &live {
-            if let (Some(rung), Some(before)) = (Rung::of(link.link().kind()), before.get(&link.id())) {
+            if let (Some(rung), Some(before)) = (self.rung(link), before.get(&link.id())) {
                 *rates.entry(rung).or_default() += carried(link).saturating_sub(*before);
             }
         }
@@ -163,7 +165,7 @@ impl Links {
             .max_by(|a, b| rate(*a).total_cmp(&rate(*b)))?;
         let wins = self.is_short() && rate(worse) >= FAST / 2.0 && rate(worse) > rate(best) * 1.25;
         for link in live {
-            let Some(rung) = Rung::of(link.link().kind()) else { continue };
+            let Some(rung) = self.rung(&link) else { continue };
             let goes = if wins { rung != worse } else { rung > best && rate(rung) <= rate(best) };
             if goes {
                 tracing::debug!(%rung, link = %link.id(), "let go for a better one");

@@ -21,14 +21,13 @@ use metra_core::wire::{FrameDecoder, Welcome};
 use metra_fallback::ladder::{Outcome, Place, Rung, Tried};
 use metra_fallback::link::StreamLink;
 use metra_session::{LinkHandle, Session};
-use metra_transport::quic::QuicClient;
-use metra_transport::{ControlRecv, ControlSend, LinkKind, Rt};
+use metra_transport::{ControlRecv, ControlSend, LinkId, Rt};
 use tokio::sync::Notify;
 
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
 use crate::networks::Memory;
-use crate::reach::{Reach, Reached, limit};
+use crate::reach::{Endpoint, Reach, Reached, limit};
 
 /// Pause between tries: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -57,7 +56,9 @@ pub(crate) struct Links {
 
 #[derive(Default)]
 struct State {
-    endpoints: Vec<QuicClient>,
+    endpoints: Vec<Endpoint>,
+    /// By which rung each link has come.
+    rungs: BTreeMap<LinkId, Rung>,
     streams: Vec<Weak<StreamLink>>,
     inspected: bool,
     ticket: Option<Vec<u8>>,
@@ -72,6 +73,7 @@ struct State {
 
 /// A link that is welcome, and not yet part of the session.
 struct Greeted {
+    rung: Rung,
     reached: Reached,
     welcome: Welcome,
     send: Box<dyn ControlSend>,
@@ -103,9 +105,8 @@ impl Links {
     /// Opens one more link, by the best rung that works.
     pub(crate) async fn open(&self) -> Result<(), ClientError> {
         // A rung whose link is silent is being tried by that link.
-        let silent = self.silent_kinds();
-        let rungs: Vec<Rung> =
-            self.via.iter().copied().filter(|rung| !silent.contains(&rung.kind())).collect();
+        let silent = self.silent_rungs();
+        let rungs: Vec<Rung> = self.via.iter().copied().filter(|rung| !silent.contains(rung)).collect();
         let rungs = if rungs.is_empty() { self.via.clone() } else { rungs };
         self.race(&rungs, limit(self.retry_for)).await
     }
@@ -125,16 +126,19 @@ impl Links {
 
     /// Makes a link part of the session.
     fn attach(&self, greeted: Greeted) -> Result<(), ClientError> {
-        let Greeted { reached, welcome, send, recv, decoder } = greeted;
+        let Greeted { rung, reached, welcome, send, recv, decoder } = greeted;
         {
             let mut state = self.lock();
             state.ticket = Some(welcome.ticket);
             state.user = welcome.user;
             state.receipt_key = welcome.receipt_key;
+            let open = self.session.links();
+            state.rungs.retain(|id, _| open.iter().any(|link| link.id() == *id));
+            state.rungs.insert(reached.link.id(), rung);
         }
         let silent = self.silent_links();
         let kind = reached.link.kind();
-        tracing::debug!(%kind, link = %reached.link.id(), "a link joins");
+        tracing::debug!(%rung, link = %reached.link.id(), "a link joins");
         self.session.attach(reached.link, send, recv, decoder)?;
         // What works while they do not shows that it is not the whole network. What they were given to send would only be in the
         // way when they are heard again.
@@ -182,17 +186,22 @@ impl Links {
         self.session.links().into_iter().filter(is_silent).collect()
     }
 
-    fn silent_kinds(&self) -> Vec<LinkKind> {
-        self.silent_links().iter().map(|link| link.link().kind()).collect()
+    fn silent_rungs(&self) -> Vec<Rung> {
+        self.silent_links().iter().filter_map(|link| self.rung(link)).collect()
+    }
+
+    /// The rung by which a link has come.
+    fn rung(&self, link: &LinkHandle) -> Option<Rung> {
+        self.lock().rungs.get(&link.id()).copied()
     }
 
     /// A silent link has been replaced by one of another kind, or by a new one.
     fn gave_way(&self, link: &LinkHandle) {
-        let kind = link.link().kind();
-        tracing::debug!(%kind, link = %link.id(), "given up: it is silent, and another link is not");
+        let rung = self.rung(link);
+        tracing::debug!(?rung, link = %link.id(), "given up: it is silent, and another link is not");
         link.link().close(Code::Ok, "nothing was heard");
         let place = self.lock().place.clone().flatten();
-        if let (Some(place), Some(rung)) = (place, Rung::of(kind)) {
+        if let (Some(place), Some(rung)) = (place, rung) {
             self.memory.failed(&place, rung, "it fell silent while it was in use", SystemTime::now());
         }
     }
@@ -216,7 +225,7 @@ impl Links {
                 }
                 continue;
             }
-            self.lock().endpoints.retain(|endpoint| endpoint.open_links() > 0);
+            self.lock().endpoints.retain(|endpoint| endpoint.quic.open_links() > 0);
             // One that nothing is heard of may come back, and is not given up for want of another.
             let none = self.session.links().is_empty();
             let error = if none && self.is_over(failing_since) {
@@ -301,7 +310,9 @@ impl Links {
             let none = Tried { rung, outcome: excluded, took: Duration::ZERO };
             (tried.unwrap_or(none), self.reach.is_proxied(rung))
         };
-        Rung::ALL.into_iter().map(tried).collect()
+        // Where nobody has asked for it, it is not even an alternative: to the gateway itself TLS is the better way over TCP.
+        let is_of_interest = |rung: &Rung| *rung != Rung::MasqueTcp || self.via.contains(rung);
+        Rung::ALL.into_iter().filter(is_of_interest).map(tried).collect()
     }
 
     /// Whether any link has been found to be inspected.
@@ -316,7 +327,7 @@ impl Links {
     pub(crate) async fn close(&self) {
         let endpoints = std::mem::take(&mut self.lock().endpoints);
         for endpoint in endpoints {
-            let _ = self.rt.timeout(Duration::from_millis(500), endpoint.wait_idle()).await;
+            let _ = self.rt.timeout(Duration::from_millis(500), endpoint.quic.wait_idle()).await;
         }
         self.memory.save();
     }

@@ -28,6 +28,11 @@ impl Links {
         };
         let mut deadline = self.rt.now() + limit;
         let mut race = Race::new(self.rt.now(), order, self.session.traffic().rtt.or(self.reach.rtt()));
+        let is_own_proxy = self.reach.is_own_proxy();
+        if is_own_proxy {
+            // To the port where native QUIC was not answered: TLS need not wait for that once more.
+            race = race.abreast(Rung::Masque);
+        }
         let mut running = FuturesUnordered::new();
         let mut errors = BTreeMap::new();
         let result = loop {
@@ -59,7 +64,10 @@ impl Links {
                     race.failed(self.rt.now(), rung, unreached.outcome);
                     errors.insert(rung, unreached.error);
                     // Silence is not patience's reward where everybody else has been told no.
-                    if running.len() == 1 && errors.len() + 1 == rungs.len() {
+                    let silent: Vec<Rung> =
+                        rungs.iter().copied().filter(|rung| !errors.contains_key(rung)).collect();
+                    let is_one = silent.len() == 1 || (is_own_proxy && silent == [Rung::Quic, Rung::Masque]);
+                    if running.len() == silent.len() && is_one {
                         deadline = deadline.min(self.rt.now() + LAST);
                     }
                 }
@@ -115,11 +123,11 @@ impl Links {
     pub(super) async fn attempt(&self, rung: Rung) -> Result<Greeted, Unreached> {
         let reached = self.reach.open(rung).await?;
         let link = reached.link.clone();
-        self.greet(reached).await.inspect_err(|e| link.close(e.error.code, &e.error.message))
+        self.greet(rung, reached).await.inspect_err(|e| link.close(e.error.code, &e.error.message))
     }
 
     /// Says hello on a new link.
-    pub(super) async fn greet(&self, reached: Reached) -> Result<Greeted, Unreached> {
+    pub(super) async fn greet(&self, rung: Rung, reached: Reached) -> Result<Greeted, Unreached> {
         let link = reached.link.clone();
         let lost = Unreached::link;
         let ticket = self.lock().ticket.clone();
@@ -144,7 +152,7 @@ impl Links {
             Err(_) => return Err(self.refused(&link).await),
         };
         match frame {
-            Some(Frame::Welcome(welcome)) => Ok(Greeted { reached, welcome, send, recv, decoder }),
+            Some(Frame::Welcome(welcome)) => Ok(Greeted { rung, reached, welcome, send, recv, decoder }),
             Some(Frame::Close { code, reason }) => {
                 Err(Unreached::by_gateway(ClientError::new(code, format!("the gateway says: {reason}"))))
             }

@@ -24,14 +24,13 @@ use metra_core::code::Code;
 use metra_fallback::DialError;
 use metra_fallback::ladder::Rung;
 use metra_fallback::ws::WsError;
-use metra_transport::quic::QuicClient;
 use metra_transport::{EcnSeen, Link, LinkError, Rt};
 
 use self::trial::Trial;
 
 use crate::connect::ConnectOptions;
 use crate::error::ClientError;
-use crate::reach::{Reach, Reached, Unreached, source_address};
+use crate::reach::{Endpoint, Reach, Reached, Unreached, source_address};
 
 /// What a rung has shown.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,7 +169,7 @@ impl Probe {
 pub async fn probe(rt: &Rt, options: &ConnectOptions, rung: Rung) -> Result<Probe, ClientError> {
     let reach = Reach::for_probe(rt.clone(), options, PATIENCE, MTU)?;
     let mut probe = Probe::new(rung);
-    probe.proxy = reach.proxy(rung).map(ToString::to_string);
+    probe.proxy = reach.proxies(rung);
     probe.to = towards(rt, &reach, rung).await;
     probe.from = probe.to.and_then(source_address);
     let began = rt.now();
@@ -186,7 +185,7 @@ pub async fn probe(rt: &Rt, options: &ConnectOptions, rung: Rung) -> Result<Prob
             }
             link.close(Code::Ok, "");
             if let Some(endpoint) = &reached.endpoint {
-                let _ = rt.timeout(Duration::from_millis(300), endpoint.wait_idle()).await;
+                let _ = rt.timeout(Duration::from_millis(300), endpoint.quic.wait_idle()).await;
             }
         }
     }
@@ -196,10 +195,8 @@ pub async fn probe(rt: &Rt, options: &ConnectOptions, rung: Rung) -> Result<Prob
 /// Where packets go.
 async fn towards(rt: &Rt, reach: &Reach, rung: Rung) -> Option<SocketAddr> {
     let look = async {
-        match reach.proxy(rung) {
-            Some(proxy) => tokio::net::lookup_host((proxy.host(), proxy.port())).await.ok()?.next(),
-            None => reach.addresses().await.ok()?.first().copied(),
-        }
+        let first = reach.first_host(rung);
+        tokio::net::lookup_host((first.host.as_str(), first.port)).await.ok()?.next()
     };
     rt.timeout(PATIENCE, look).await.ok()?
 }
@@ -207,19 +204,28 @@ async fn towards(rt: &Rt, reach: &Reach, rung: Rung) -> Option<SocketAddr> {
 async fn open(rt: &Rt, reach: &Reach, rung: Rung) -> Result<Reached, Trouble> {
     let why = |unreached: Unreached| unreached.trouble;
     let opened = async {
-        if rung == Rung::Quic {
+        if rung.is_udp() {
             return rt.timeout(PATIENCE, reach.open(rung)).await.map_err(|_| Trouble::Silent(Stage::Connect));
         }
         // Has a deadline of its own.
-        let dialled = reach.dialled().await.map_err(|unreached| match unreached.trouble {
+        let dialled = match rung {
+            Rung::MasqueTcp => reach.dialled_to_proxy().await,
+            _ => reach.dialled().await,
+        };
+        let dialled = dialled.map_err(|unreached| match unreached.trouble {
             // It is the proxy to which there is no connection.
             Trouble::Silent(_) | Trouble::Refused(_) if reach.is_proxied(rung) => {
                 Trouble::Proxy(unreached.error.message)
             }
             other => other,
         })?;
-        let secured = rt.timeout(PATIENCE, reach.secured(rung, dialled)).await;
-        secured.map_err(|_| Trouble::Silent(Stage::Secure))
+        let secured = async {
+            match rung {
+                Rung::MasqueTcp => reach.tunnelled(dialled).await,
+                _ => reach.secured(rung, dialled).await,
+            }
+        };
+        rt.timeout(PATIENCE, secured).await.map_err(|_| Trouble::Silent(Stage::Secure))
     };
     let reached = opened.await?.map_err(why)?;
     let confirmed = rt.timeout(PATIENCE, reached.link.handshake_confirmed()).await;
@@ -241,7 +247,7 @@ impl Probe {
         }
     }
 
-    fn measure(&mut self, link: &Arc<dyn Link>, endpoint: Option<&QuicClient>) {
+    fn measure(&mut self, link: &Arc<dyn Link>, endpoint: Option<&Endpoint>) {
         let stats = link.stats();
         let certificates = link.peer_certificates().unwrap_or_default();
         self.pin = certificates.first().and_then(|der| pin_of(&der.as_slice().into()).ok());
@@ -252,7 +258,8 @@ impl Probe {
         if let Some(endpoint) = endpoint {
             self.loss = Some((stats.lost_packets, stats.sent_packets));
             self.mtu = Some((stats.mtu, stats.lost_mtu_probes));
-            self.ecn = Some(Ecn::of(endpoint.ecn()));
+            // RFC 9298 section 6.2: tunnels carry no marks.
+            self.ecn = (self.rung == Rung::Quic).then(|| Ecn::of(endpoint.quic.ecn()));
         }
     }
 }

@@ -77,7 +77,7 @@ impl Trial<'_> {
         let (sent, arrived) = futures_util::join!(sending, self.arrival(before));
         arrived?;
         sent.map_err(later)?;
-        if rung == Rung::Quic {
+        if rung.kind() == Rung::Masque.kind() || rung == Rung::Quic {
             self.mtu(send).await.map_err(later)?;
         }
         Ok(())

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   quic        native QUIC                        the fastest where the path is long or loses packets
-//!   (masque)    its place
+//!   masque      QUIC in a tunnel over HTTP/3       where of UDP only HTTP/3 is let through, or a proxy has to be asked
+//!   masque-tcp  QUIC in a tunnel over HTTPS        where such a proxy is reached over TCP only
 //!   tls         TLS over TCP, through a proxy if there is one
 //!   ws          WebSocket over HTTPS, likewise     where only web sites are let through
 //! ```
@@ -29,6 +30,10 @@ pub const STAGGER: Duration = Duration::from_millis(250);
 pub enum Rung {
     /// Native QUIC.
     Quic,
+    /// QUIC in a tunnel of CONNECT-UDP over HTTP/3 (RFC 9298 section 3.4).
+    Masque,
+    /// QUIC in a tunnel of CONNECT-UDP over HTTP/2 or HTTP/1.1 (RFC 9298 sections 3.2 to 3.5).
+    MasqueTcp,
     /// TLS over TCP.
     Tls,
     /// WebSocket over HTTPS.
@@ -37,25 +42,29 @@ pub enum Rung {
 
 impl Rung {
     /// All of them, the best first.
-    pub const ALL: [Self; 3] = [Self::Quic, Self::Tls, Self::WebSocket];
+    pub const ALL: [Self; 5] = [Self::Quic, Self::Masque, Self::MasqueTcp, Self::Tls, Self::WebSocket];
 
-    /// The kind of link that it gives.
+    /// The kind of link that it gives. Both rungs of MASQUE give the same.
     pub fn kind(self) -> LinkKind {
         match self {
             Self::Quic => LinkKind::Quic,
+            Self::Masque | Self::MasqueTcp => LinkKind::Masque,
             Self::Tls => LinkKind::Tls,
             Self::WebSocket => LinkKind::WebSocket,
         }
     }
 
-    /// The rung that gives links of this kind.
-    pub fn of(kind: LinkKind) -> Option<Self> {
-        Self::ALL.into_iter().find(|rung| rung.kind() == kind)
+    /// Whether its packets are UDP on the way from here.
+    pub fn is_udp(self) -> bool {
+        matches!(self, Self::Quic | Self::Masque)
     }
 
-    /// The name in options, JSON and logs: that of the kind of link.
+    /// The name in options, JSON and logs: that of the kind of link, where there is no other rung with it.
     pub fn name(self) -> &'static str {
-        self.kind().name()
+        match self {
+            Self::MasqueTcp => "masque-tcp",
+            rung => rung.kind().name(),
+        }
     }
 }
 
@@ -154,6 +163,8 @@ struct Runner {
 pub struct Race {
     runners: Vec<Runner>,
     stagger: Duration,
+    /// What does not hold up the next one, unless it is the first.
+    abreast: Option<Rung>,
     /// When the next may begin.
     next_at: Instant,
 }
@@ -167,12 +178,19 @@ impl Race {
             Runner { rung, state: State::Waiting, held_back, began: None, tried }
         };
         let stagger = STAGGER.max(rtt.unwrap_or_default() * 2);
-        Self { runners: order.into_iter().map(runner).collect(), stagger, next_at: now }
+        Self { runners: order.into_iter().map(runner).collect(), stagger, abreast: None, next_at: now }
+    }
+
+    /// The same race, in which `rung` is not alone for a while: the next one begins together with it. For a rung that is
+    /// likely to fail where those before it did. Where it is the first, it has its time as any other.
+    pub fn abreast(self, rung: Rung) -> Self {
+        Self { abreast: Some(rung), ..self }
     }
 
     /// What is to be done now.
     pub fn next(&mut self, now: Instant) -> Step {
         let running = self.runners.iter().any(|runner| runner.state == State::Running);
+        let is_first = self.runners.iter().all(|runner| runner.state == State::Waiting);
         let Some(next) = self.runners.iter_mut().find(|runner| runner.state == State::Waiting) else {
             return if running { Step::Wait(None) } else { Step::Lost };
         };
@@ -181,7 +199,8 @@ impl Race {
         }
         next.state = State::Running;
         next.began = Some(now);
-        self.next_at = now + self.stagger;
+        let is_abreast = self.abreast == Some(next.rung) && !is_first;
+        self.next_at = if is_abreast { now } else { now + self.stagger };
         Step::Begin(next.rung)
     }
 

@@ -6,13 +6,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use super::Rung::{Quic, Tls, WebSocket};
+use super::Rung::{Masque, MasqueTcp, Quic, Tls, WebSocket};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
+/// Without tunnels.
+const PLAIN: [Rung; 3] = [Quic, Tls, WebSocket];
+
 fn all() -> Vec<(Rung, Option<String>)> {
-    Rung::ALL.into_iter().map(|rung| (rung, None)).collect()
+    free(&PLAIN)
+}
+
+fn free(rungs: &[Rung]) -> Vec<(Rung, Option<String>)> {
+    rungs.iter().map(|rung| (*rung, None)).collect()
 }
 
 /// What a rung does some time after it has begun: fail, or stand. `None`: nothing, ever.
@@ -28,7 +35,10 @@ fn run(
     fate: impl Fn(Rung) -> Fate,
 ) -> (Vec<When>, Option<When>, Race) {
     let start = Instant::now();
-    let mut race = Race::new(start, order, (rtt > 0).then_some(MS * rtt as u32));
+    run_from(start, Race::new(start, order, (rtt > 0).then_some(MS * rtt as u32)), fate)
+}
+
+fn run_from(start: Instant, mut race: Race, fate: impl Fn(Rung) -> Fate) -> (Vec<When>, Option<When>, Race) {
     let (mut now, mut began, mut due) = (0u64, Vec::new(), Vec::new());
     loop {
         let at = |ms: u64| start + MS * ms as u32;
@@ -86,7 +96,7 @@ fn a_refusal_costs_nothing() {
     let fate = |rung| match rung {
         Quic => Some((3, Err("ICMP"))),
         Tls => Some((4, Err("RST"))),
-        WebSocket => Some((60, Ok(()))),
+        _ => Some((60, Ok(()))),
     };
     let (began, won, race) = run(all(), 0, fate);
     assert_eq!((began, won), (vec![(Quic, 0), (Tls, 3), (WebSocket, 7)], Some((WebSocket, 67))));
@@ -113,6 +123,41 @@ fn all_may_fail() {
     assert_eq!(Race::new(Instant::now(), Vec::new(), None).next(Instant::now()), Step::Lost);
 }
 
+/// A race with tunnels that lead to where native QUIC does.
+fn with_tunnels(
+    order: Vec<(Rung, Option<String>)>,
+    fate: impl Fn(Rung) -> Fate,
+) -> (Vec<When>, Option<When>) {
+    let start = Instant::now();
+    let (began, won, _) = run_from(start, Race::new(start, order, None).abreast(Masque), fate);
+    (began, won)
+}
+
+#[test]
+fn a_tunnel_does_not_hold_up_tls() {
+    let rungs = [Quic, Masque, Tls, WebSocket];
+    let udp_is = |fate: Fate| move |rung: Rung| if rung.is_udp() { fate } else { Some((90, Ok(()))) };
+    // As long as without tunnels, see above.
+    let (began, won) = with_tunnels(free(&rungs), udp_is(None));
+    assert_eq!((began, won), (vec![(Quic, 0), (Masque, 250), (Tls, 250)], Some((Tls, 340))));
+    let (began, won) = with_tunnels(free(&rungs), udp_is(Some((3, Err("ICMP")))));
+    assert_eq!((began, won), (vec![(Quic, 0), (Masque, 3), (Tls, 3), (WebSocket, 6)], Some((Tls, 93))));
+    // What has been found to work, and is the first now, is given its time.
+    let (began, won) = with_tunnels(free(&[Masque, Tls]), |_| Some((90, Ok(()))));
+    assert_eq!((began, won), (vec![(Masque, 0)], Some((Masque, 90))));
+    // What leads to another host may work where native QUIC does not.
+    let (began, won, _) = run(free(&Rung::ALL), 0, |rung| (rung != Quic).then_some((90, Ok(()))));
+    assert_eq!((began, won), (vec![(Quic, 0), (Masque, 250)], Some((Masque, 340))));
+}
+
+#[test]
+fn rungs_have_names_of_their_own() {
+    let names = Rung::ALL.map(Rung::name);
+    assert_eq!(names, ["quic", "masque", "masque-tcp", "tls", "ws"]);
+    assert_eq!(MasqueTcp.kind(), Masque.kind());
+    assert!(Rung::ALL.is_sorted(), "the order is the order of preference");
+}
+
 fn place() -> Place {
     Place::new("192.0.2.0/24", None, "gw.example:4443")
 }
@@ -131,14 +176,14 @@ fn blocked() -> Vec<Tried> {
 fn what_did_not_work_comes_last_for_a_while() {
     let mut networks = Networks::default();
     networks.learn(&place(), &blocked(), at(0));
-    let order = networks.order(&place(), &Rung::ALL, at(299));
+    let order = networks.order(&place(), &PLAIN, at(299));
     assert_eq!(order.iter().map(|(rung, _)| *rung).collect::<Vec<_>>(), [Tls, WebSocket, Quic]);
     let (began, won, race) = run(order, 0, |rung| if rung == Quic { None } else { Some((90, Ok(()))) });
     assert_eq!((began, won), (vec![(Tls, 0)], Some((Tls, 90))), "no time is lost");
     assert_eq!(words(&race), ["skipped", "used", "not_tried"]);
-    assert_eq!(networks.order(&place(), &Rung::ALL, at(300)), all(), "then it is tried again");
+    assert_eq!(networks.order(&place(), &PLAIN, at(300)), all(), "then it is tried again");
     let elsewhere = Place::new("198.51.100.0/24", None, "gw.example:4443");
-    assert_eq!(networks.order(&elsewhere, &Rung::ALL, at(1)), all());
+    assert_eq!(networks.order(&elsewhere, &PLAIN, at(1)), all());
     assert_eq!(networks.order(&place(), &[Quic], at(1)).len(), 1, "what is asked for is tried all the same");
 }
 
@@ -148,7 +193,7 @@ fn it_is_believed_twice_as_long_each_time_up_to_a_day() {
     let (mut now, mut lasted) = (0, Vec::new());
     for _ in 0..11 {
         networks.learn(&place(), &blocked(), at(now));
-        let until = (now..).find(|t| networks.order(&place(), &Rung::ALL, at(*t)) == all()).unwrap();
+        let until = (now..).find(|t| networks.order(&place(), &PLAIN, at(*t)) == all()).unwrap();
         lasted.push((until - now) / 60);
         now = until;
     }
@@ -211,9 +256,9 @@ proptest! {
     /// Whatever rungs do: each begins once, in order, and whatever stands first wins.
     #[test]
     fn every_race_ends(fates in prop::collection::vec(prop::option::of((0u64..2000, any::<bool>())), 3), rtt in 0u64..400) {
-        let fate = |rung: Rung| fates[rung as usize].map(|(ms, ok)| (ms, if ok { Ok(()) } else { Err("no") }));
+        let fate = |rung: Rung| fates[PLAIN.iter().position(|plain| *plain == rung).unwrap()].map(|(ms, ok)| (ms, if ok { Ok(()) } else { Err("no") }));
         let (began, won, race) = run(all(), rtt, fate);
-        prop_assert!(began.iter().map(|(rung, _)| *rung).eq(Rung::ALL.into_iter().take(began.len())));
+        prop_assert!(began.iter().map(|(rung, _)| *rung).eq(PLAIN.into_iter().take(began.len())));
         let stands = |(rung, at): &(Rung, u64)| fate(*rung).filter(|fate| fate.1.is_ok()).map(|fate| at + fate.0);
         prop_assert_eq!(won.map(|(_, at)| at), began.iter().filter_map(stands).min());
         prop_assert_eq!(race.report(Instant::now()).len(), 3);

@@ -25,7 +25,7 @@ pub mod template;
 pub use prefix::Prefix;
 pub use proxy_status::{ErrorType, ProxyStatus};
 pub use target::Target;
-pub use template::Template;
+pub use template::{Template, TemplateError};
 
 /// Longest payload of a UDP datagram that context 0 may carry: 65535 less the UDP header (RFC 9298, section 5). Bytes.
 pub const UDP_PAYLOAD_MAX: usize = 65_527;

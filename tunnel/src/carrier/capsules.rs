@@ -121,6 +121,8 @@ impl Outgoing {
         loop {
             taken.clear();
             let is_more = poll_fn(|cx| self.poll_take(cx, &mut taken)).await;
+            // There is room from here on, however long the write takes.
+            self.waiting.wake();
             if !is_more {
                 // Whoever is not there any more need not be told.
                 let _ = stream.shutdown().await;
@@ -129,7 +131,6 @@ impl Outgoing {
             if stream.write_all(&taken).await.is_err() || stream.flush().await.is_err() {
                 break;
             }
-            self.waiting.wake();
             if taken.capacity() > KEPT {
                 taken = BytesMut::new();
             }

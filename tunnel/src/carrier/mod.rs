@@ -16,10 +16,11 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures_util::future::poll_fn;
 use metra_fallback::BoxStream;
 use metra_transport::{Packets, ROOM, Rt};
 
@@ -33,17 +34,32 @@ pub struct Carrier {
     peer: SocketAddr,
     datagrams: Option<ByDatagram>,
     capsules: Capsules,
-    /// The peer has sent capsules, though it could have sent datagrams: it gets capsules, too.
+    side: Side,
+    /// What the client has sent last were capsules, though it could have sent datagrams: it gets capsules, too.
     wants_capsules: AtomicBool,
     lost: Lost,
     /// For what breaks a rule; HTTP/3 only.
     verdict: Option<Verdict>,
 }
 
+/// Which end of a tunnel this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Whoever asked for it. It says by what it sends how it wants to be sent to.
+    Client,
+    /// Whoever granted it. It follows. If both did, a moment of capsules, such as before the path's MTU is known, would last.
+    Proxy,
+}
+
 /// QUIC DATAGRAM frames.
 struct ByDatagram {
-    sender: DatagramSender,
+    rt: Rt,
     receiver: Mutex<DatagramReceiver>,
+    out: Arc<Out>,
+}
+
+struct Out {
+    sender: DatagramSender,
     /// What is left of a batch that QUIC had no room for: sent before anything else.
     left: Mutex<VecDeque<Bytes>>,
 }
@@ -71,12 +87,14 @@ pub enum Ended {
 
 impl Carrier {
     /// Over HTTP/3. `peer` is the other end of the connection.
-    pub fn http3(rt: &Rt, tunnelled: Tunnelled, peer: SocketAddr) -> Self {
+    pub(crate) fn http3(rt: &Rt, tunnelled: Tunnelled, peer: SocketAddr, side: Side) -> Self {
         let datagrams = tunnelled.datagrams.map(|datagrams| {
             let (sender, receiver) = datagrams.split();
-            ByDatagram { sender, receiver: Mutex::new(receiver), left: Mutex::default() }
+            let out = Arc::new(Out { sender, left: Mutex::default() });
+            ByDatagram { rt: rt.clone(), receiver: Mutex::new(receiver), out }
         });
-        Self { datagrams, verdict: Some(tunnelled.verdict), ..Self::stream(rt, tunnelled.stream, peer) }
+        let verdict = Some(tunnelled.verdict);
+        Self { datagrams, side, verdict, ..Self::stream(rt, tunnelled.stream, peer) }
     }
 
     /// Over a stream of capsules. `peer` is the other end of its connection.
@@ -84,6 +102,7 @@ impl Carrier {
         Self {
             peer,
             datagrams: None,
+            side: Side::Client,
             capsules: Capsules::new(rt, stream),
             wants_capsules: AtomicBool::new(false),
             lost: Lost::default(),
@@ -97,7 +116,7 @@ impl Carrier {
     /// Why it is lost.
     pub fn try_send(&self, payload: &[u8]) -> Result<(), SendError> {
         let sent = match self.by_datagram() {
-            Some(datagrams) => datagrams.sender.offer(payload),
+            Some(datagrams) => datagrams.try_send(payload),
             None => self.capsules.send(payload),
         };
         match sent {
@@ -116,13 +135,14 @@ impl Carrier {
         if let Some(datagrams) = &self.datagrams
             && let Poll::Ready(Some(payload)) = lock(&datagrams.receiver).poll_recv(cx)
         {
+            self.wants_capsules.store(false, Ordering::Relaxed);
             return Poll::Ready(Ok(payload));
         }
         let received = self.capsules.poll_recv(cx);
         if let (Poll::Ready(Err(Ended::Malformed(_))), Some(verdict)) = (&received, &self.verdict) {
             verdict.malformed();
         }
-        if self.datagrams.is_some() && matches!(received, Poll::Ready(Ok(_))) {
+        if self.side == Side::Proxy && matches!(received, Poll::Ready(Ok(_))) {
             self.wants_capsules.store(true, Ordering::Relaxed);
         }
         received
@@ -145,11 +165,10 @@ impl Carrier {
         self.capsules.finish();
     }
 
-    /// The way of datagrams, where it is open and as wide as QUIC needs it; and while the peer has not shown that it takes
-    /// capsules only.
+    /// The way of datagrams, where it is open and as wide as QUIC needs it, and unless the client wants capsules.
     fn by_datagram(&self) -> Option<&ByDatagram> {
         let datagrams = self.datagrams.as_ref()?;
-        let is_wide = datagrams.sender.max_payload().is_some_and(|max| max >= PAYLOAD_MIN);
+        let is_wide = datagrams.out.sender.max_payload().is_some_and(|max| max >= PAYLOAD_MIN);
         (is_wide && !self.wants_capsules.load(Ordering::Relaxed)).then_some(datagrams)
     }
 }
@@ -161,15 +180,15 @@ impl Packets for Carrier {
 
     fn has_room(&self) -> bool {
         match self.by_datagram() {
-            Some(datagrams) => datagrams.send_left(),
-            None => self.capsules.has_room(ROOM),
+            Some(datagrams) => datagrams.out.send_left(),
+            None => self.capsules.has_room(ROOM + HEADS),
         }
     }
 
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self.by_datagram() {
-            Some(datagrams) => datagrams.poll_room(cx),
-            None => self.capsules.poll_room(cx, ROOM),
+            Some(datagrams) => datagrams.out.poll_room(cx),
+            None => self.capsules.poll_room(cx, ROOM + HEADS),
         }
     }
 
@@ -190,20 +209,33 @@ impl Packets for Carrier {
 }
 
 impl ByDatagram {
-    /// Sends one of a batch, for all of which there was room when [`ByDatagram::send_left`] was asked: what QUIC does not take
-    /// now it takes later.
+    /// Sends one payload, or not: behind what is left.
+    fn try_send(&self, payload: &[u8]) -> Result<(), SendError> {
+        if !self.out.send_left() {
+            return Err(SendError::Full);
+        }
+        self.out.sender.offer(payload)
+    }
+
+    /// Sends one of a batch, for all of which there was room when [`Out::send_left`] was asked: what QUIC does not take now it
+    /// takes later.
     fn send(&self, payload: &[u8]) -> Result<(), SendError> {
-        let mut left = lock(&self.left);
+        let mut left = lock(&self.out.left);
         if left.is_empty() {
-            match self.sender.try_send(payload) {
+            match self.out.sender.try_send(payload) {
                 Err(SendError::Full) => {}
                 sent => return sent,
             }
+            // Whoever has sent this may have nothing else to send for long, and does not ask for room then.
+            let out = self.out.clone();
+            self.rt.spawn(async move { poll_fn(|cx| out.poll_room(cx)).await });
         }
         left.push_back(Bytes::copy_from_slice(payload));
         Ok(())
     }
+}
 
+impl Out {
     /// Whether nothing is left.
     fn send_left(&self) -> bool {
         let mut left = lock(&self.left);
@@ -265,5 +297,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Heads of capsules for as many bytes as [`ROOM`] says, of the packets that QUIC sends. Bytes.
+const HEADS: usize = 1024;
 /// What QUIC needs of a path (RFC 9000 section 14). Bytes of UDP payload.
 const PAYLOAD_MIN: usize = 1200;

@@ -272,16 +272,24 @@ impl Rounds {
             *share = Share { round: self.number, sent: 0 };
             self.tunnels.0 += 1;
         }
-        let part = ROUND / self.tunnels.0.max(self.tunnels.1);
-        if share.sent > 0 && share.sent + length > part {
+        let tunnels = self.tunnels.0.max(self.tunnels.1);
+        if share.sent > 0 && share.sent + length > ROUND / tunnels {
+            // What is left when all have had their part is too little for anybody: nobody would end the round.
+            if self.sent + length * tunnels > ROUND {
+                self.next();
+            }
             return false;
         }
         share.sent += length;
         self.sent += length;
         if self.sent + length > ROUND {
-            *self = Self { number: self.number + 1, sent: 0, tunnels: (0, self.tunnels.0) };
+            self.next();
         }
         true
+    }
+
+    fn next(&mut self) {
+        *self = Self { number: self.number + 1, sent: 0, tunnels: (0, self.tunnels.0) };
     }
 }
 

@@ -16,7 +16,7 @@ use metra_fallback::http::{Busy, has_token};
 use metra_transport::Rt;
 
 use super::Tunnel;
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, Side};
 use crate::http3;
 use crate::proto::{ErrorType, ProxyStatus, Target, capsule_protocol, proxy_status};
 
@@ -138,7 +138,7 @@ pub fn grant<B: Send + 'static>(
     let upgrade = hyper::upgrade::on(&mut request);
     let opened = async move {
         let carrier = match over_http3 {
-            Some(tunnelled) => Carrier::http3(&rt, tunnelled.await.ok()?, peer),
+            Some(tunnelled) => Carrier::http3(&rt, tunnelled.await.ok()?, peer, Side::Proxy),
             None => Carrier::stream(&rt, Box::new(TokioIo::new(upgrade.await.ok()?)), peer),
         };
         Some(Tunnel { carrier, busy })

@@ -92,6 +92,7 @@ impl Dialled {
             let sleep = rt.sleep_until(until);
             tokio::select! {
                 end = poll_fn(|cx| relay.poll(cx, rt)) => break end,
+                error = self.socket.failed() => break RelayEnd::Target(error.to_string()),
                 () = sleep => {
                     let now = rt.now();
                     if now >= old {

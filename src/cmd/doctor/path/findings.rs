@@ -64,7 +64,7 @@ impl Case<'_> {
     pub(super) fn inspected(&self, probe: &Probe) -> Option<bool> {
         let pin = probe.pin?;
         let shown_by = |quic: bool| {
-            let others = self.probes.iter().filter(move |other| (other.rung == Rung::Quic) == quic);
+            let others = self.probes.iter().filter(move |other| is_quic(other.rung) == quic);
             others.filter_map(|other| other.pin)
         };
         // What inspects TLS does not speak QUIC: a key that QUIC shows, too, is the gateway's, if not the one expected.
@@ -77,7 +77,9 @@ impl Case<'_> {
         }
         // Two ways over TCP may well be inspected by the same proxy.
         match probe.rung {
-            Rung::Quic => shown_by(false).any(|other| other == pin).then_some(false),
+            Rung::Quic | Rung::Masque | Rung::MasqueTcp => {
+                shown_by(false).any(|other| other == pin).then_some(false)
+            }
             _ => shown_by(true).next().map(|own| own != pin),
         }
     }
@@ -101,7 +103,8 @@ impl Case<'_> {
             return Some(found("inspected", self.is_inspected(probe)));
         }
         let (mtu, lost) = probe.mtu?;
-        if mtu > DATAGRAM_MIN || lost < 2 {
+        // Within TCP it says nothing of packets.
+        if mtu > DATAGRAM_MIN || lost < 2 || !probe.rung.is_udp() {
             return None;
         }
         let user = "It works, but packets of more than 1200 bytes are dropped: transfers are slower than they could be.";
@@ -145,7 +148,7 @@ impl Case<'_> {
                 format!("{}: {why}. {ask}", self.through(probe)),
             ),
             Trouble::ProxyCredentials(why) => two(
-                format!("The proxy wants credentials (--proxy with USER:PASSWORD@, or --proxy-token-file): {why}."),
+                format!("The proxy wants credentials ({}): {why}.", credentials(probe.rung)),
                 format!(
                     "{}: {why}. Please say which credentials of a kind that a program can show (Basic, Bearer) it takes, or \
                      let this connection through without.",
@@ -244,8 +247,11 @@ impl Case<'_> {
         let (address, port, spoken) = (self.address, self.address.port, spoken(probe.rung));
         let to = probe.to.map_or(self.address.host.clone(), |to| to.ip().to_string());
         match &probe.proxy {
+            Some(proxy) if is_tunnel(probe.rung) => {
+                format!("please allow tunnels (CONNECT-UDP) to {address} at the proxy {proxy}.")
+            }
             Some(proxy) => format!("please allow connections (CONNECT) to {address} at the proxy {proxy}."),
-            None if probe.rung == Rung::Quic => format!(
+            None if probe.rung.is_udp() => format!(
                 "please allow UDP to {to} port {port} ({spoken}), and the answers to it, for as long as packets come at least \
                  every 15 s."
             ),
@@ -254,13 +260,33 @@ impl Case<'_> {
     }
 }
 
+/// Whether the key that a rung shows is that of QUIC's own TLS, which nobody in between can open and read on.
+fn is_quic(rung: Rung) -> bool {
+    rung == Rung::Quic || is_tunnel(rung)
+}
+
+fn is_tunnel(rung: Rung) -> bool {
+    matches!(rung, Rung::Masque | Rung::MasqueTcp)
+}
+
 fn transport(rung: Rung) -> &'static str {
-    if rung == Rung::Quic { "UDP" } else { "TCP" }
+    if rung.is_udp() { "UDP" } else { "TCP" }
+}
+
+/// The options that have credentials for a proxy.
+fn credentials(rung: Rung) -> &'static str {
+    if is_tunnel(rung) {
+        "--masque-proxy with USER:PASSWORD@, --masque-token-file or --masque-cert"
+    } else {
+        "--proxy with USER:PASSWORD@, or --proxy-token-file"
+    }
 }
 
 fn spoken(rung: Rung) -> &'static str {
     match rung {
         Rung::Quic => "QUIC with ALPN mtp/1",
+        Rung::Masque => "HTTP/3 with CONNECT-UDP",
+        Rung::MasqueTcp => "HTTPS with CONNECT-UDP",
         Rung::Tls => "TLS 1.3 with ALPN mtp/1",
         Rung::WebSocket => "HTTPS with WebSocket",
     }
