@@ -38,15 +38,13 @@ mod many;
 mod parts;
 mod peers;
 mod proxy;
-// Listed below once the client has options for it.
-#[allow(dead_code, reason = "not listed yet")]
 mod through;
 mod upgrade;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let tests: Vec<Trial> =
-        [parts::tests(), proxy::tests(), upgrade::tests(), granted::tests(), many::tests()]
+        [parts::tests(), proxy::tests(), upgrade::tests(), granted::tests(), many::tests(), through::tests()]
             .into_iter()
             .flatten()
             .collect();

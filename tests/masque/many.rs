@@ -39,22 +39,14 @@ fn hop(gateway: &Gateway) -> Hop {
     Hop { template: Template::parse(&template).unwrap(), tls, credentials: Credentials::None }
 }
 
-/// A connection with so many tunnels.
-struct Tunnels {
-    all: Vec<Arc<Carrier>>,
-    first: Opened,
-}
-
-impl Tunnels {
-    async fn open(gateway: SocketAddr, hop: &Hop, target: SocketAddr, count: usize) -> Self {
-        let (rt, target) = (Rt::tokio(), Target::new(target.ip().to_string(), target.port()).unwrap());
-        let first = over_http3(&rt, hop, gateway, &target, &Tuning::default()).await.unwrap();
-        let mut all = vec![first.carrier.clone()];
-        while all.len() < count {
-            all.push(first.another(&rt, hop, &target).await.unwrap());
-        }
-        Self { all, first }
+/// So many tunnels over one connection.
+async fn open(gateway: SocketAddr, hop: &Hop, target: SocketAddr, count: usize) -> Vec<Opened> {
+    let (rt, target) = (Rt::tokio(), Target::new(target.ip().to_string(), target.port()).unwrap());
+    let mut all = vec![over_http3(&rt, hop, gateway, &target, &Tuning::default()).await.unwrap()];
+    while all.len() < count {
+        all.push(all[0].another(&target).await.unwrap());
     }
+    all
 }
 
 /// The time that a payload takes there and back. It may be lost, as on any path of UDP: then it goes again.
@@ -86,21 +78,20 @@ fn a_thousand_tunnels(bed: &Bed) {
         // What the first of each costs is not that of a tunnel.
         let mut connections = Vec::new();
         for _ in 0..CONNECTIONS {
-            let connection = Tunnels::open(gateway.address(), &hop, target.address(), 1).await;
-            echo(&connection.all[0], b"first").await;
+            let connection = open(gateway.address(), &hop, target.address(), 1).await;
+            echo(&connection[0].carrier, b"first").await;
             connections.push(connection);
         }
         let (before, began) = (gateway.memory(), Instant::now());
-        let (rt, to) = (Rt::tokio(), target.address());
+        let to = target.address();
         let to = Target::new(to.ip().to_string(), to.port()).unwrap();
         for n in CONNECTIONS..TUNNELS_OPEN {
             let connection = &mut connections[n % CONNECTIONS];
-            let opened = connection.first.another(&rt, &hop, &to).await.unwrap();
-            connection.all.push(opened);
+            connection.push(connection[0].another(&to).await.unwrap());
         }
         let opened = began.elapsed();
         let idle = gateway.memory().saturating_sub(before) / (TUNNELS_OPEN - CONNECTIONS) as u64;
-        let all: Vec<_> = connections.iter().flat_map(|connection| &connection.all).collect();
+        let all: Vec<_> = connections.iter().flatten().map(|opened| &opened.carrier).collect();
         assert_eq!(all.len(), TUNNELS_OPEN);
         let began = Instant::now();
         for (n, tunnel) in all.iter().enumerate() {
@@ -146,19 +137,19 @@ fn slow_and_silent_ones_hurt_nobody(bed: &Bed) {
         while !ending.load(Ordering::Relaxed) && unread.write_all(&capsules).is_ok() {}
     });
     block_on(async {
-        let open = |target, count| Tunnels::open(gateway.address(), &hop, target, count);
+        let open = |target, count| open(gateway.address(), &hop, target, count);
         // One whose tunnels all flood; one that shares its connection with a flood; a silent one.
         let floods = open(flooded.address(), 2).await;
         let _silent = open(target.address(), 2).await;
         let good = open(target.address(), 4).await;
         let _flooding: Vec<_> =
-            floods.all.iter().map(|tunnel| flood(tunnel.clone()).abort_on_drop()).collect();
+            floods.iter().map(|opened| flood(opened.carrier.clone()).abort_on_drop()).collect();
         let sending = bed.client(&gateway, ["send"]).args(["--via", "quic"]).arg(&file).arg(gateway.url(""));
         let mut sending = sending.start();
         let (mut slowest, mut count, began) = (Duration::ZERO, 0, Instant::now());
         while sending.is_running() || began.elapsed() < Duration::from_secs(2) {
-            for tunnel in &good.all {
-                slowest = slowest.max(echo(tunnel, b"are you there?").await);
+            for opened in &good {
+                slowest = slowest.max(echo(&opened.carrier, b"are you there?").await);
                 count += 1;
             }
             Rt::tokio().sleep(Duration::from_millis(5)).await;
