@@ -99,7 +99,7 @@ impl Reach {
             proxy: options.proxy.for_target(&target).cloned(),
             dialling: DialOptions { proxy_tls, timeout: limit(options.retry_for).mul_f64(0.75) },
             tuning: options.tuning.clone(),
-            has_others: options.via != [Rung::Quic],
+            has_others: options.via.len() > 1,
             refuse_inspection: options.refuse_inspection,
             peer: OnceLock::new(),
         })

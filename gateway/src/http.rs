@@ -24,6 +24,7 @@ use hyper::service::Service;
 use metra_certs::Pin;
 use metra_fallback::link::{Key, LinkTuning, Opened, StreamLink};
 use metra_fallback::ws;
+use metra_transport::quic::Deferral;
 use metra_transport::{LinkKind, Rt};
 use metra_tunnel::server::asked;
 
@@ -64,6 +65,8 @@ pub(crate) struct Connection {
     rtt: Duration,
     /// Held until it carries a link or a tunnel, which are counted elsewhere.
     place: Mutex<Option<Place>>,
+    /// Over HTTP/3: its congestion control, and what it carries.
+    carries: Mutex<Carries>,
     /// What Alt-Svc says (RFC 7838): that there is HTTP/3, where this is another one.
     alternative: Option<HeaderValue>,
 }
@@ -76,7 +79,14 @@ impl Connection {
         place: Place,
         alternative: Option<HeaderValue>,
     ) -> Self {
-        Self { peer, certificates, rtt, place: Mutex::new(Some(place)), alternative }
+        Self {
+            peer,
+            certificates,
+            rtt,
+            place: Mutex::new(Some(place)),
+            carries: Mutex::default(),
+            alternative,
+        }
     }
 
     /// The other end.
@@ -87,6 +97,18 @@ impl Connection {
     /// The certificates that the other end has shown, its own first; DER.
     pub(crate) fn certificates(&self) -> Option<&[Vec<u8>]> {
         self.certificates.as_deref()
+    }
+
+    /// The same over HTTP/3, where congestion control can be left to what is carried.
+    pub(crate) fn deferring(self, deferral: Deferral) -> Self {
+        self.carries.lock().expect("no panic while held").deferral = Some(deferral);
+        self
+    }
+
+    /// A tunnel begins, and ends when the value is dropped. All that is sent back through it is `controlled`, or not.
+    pub(crate) fn carry(self: &Arc<Self>, controlled: bool) -> Carried {
+        self.carries.lock().expect("no panic while held").change(controlled, 1);
+        Carried { connection: self.clone(), controlled }
     }
 
     /// It carries something that is counted elsewhere.
@@ -101,6 +123,43 @@ impl Connection {
 
     fn place(&self) -> MutexGuard<'_, Option<Place>> {
         self.place.lock().expect("no panic while held")
+    }
+}
+
+/// The tunnels of a connection.
+#[derive(Default)]
+struct Carries {
+    deferral: Option<Deferral>,
+    /// Of which all that is sent has a congestion controller of its own.
+    controlled: isize,
+    others: isize,
+}
+
+impl Carries {
+    fn change(&mut self, controlled: bool, by: isize) {
+        let was = self.defers();
+        *(if controlled { &mut self.controlled } else { &mut self.others }) += by;
+        let defers = self.defers();
+        if let Some(deferral) = self.deferral.as_ref().filter(|_| defers != was) {
+            deferral.set(defers);
+        }
+    }
+
+    /// RFC 9298 section 6: congestion control is on unless all that is carried is known to be controlled.
+    fn defers(&self) -> bool {
+        self.controlled > 0 && self.others == 0
+    }
+}
+
+/// A tunnel of a connection, for as long as it lives.
+pub(crate) struct Carried {
+    connection: Arc<Connection>,
+    controlled: bool,
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.connection.carries.lock().expect("no panic while held").change(self.controlled, -1);
     }
 }
 

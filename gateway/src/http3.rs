@@ -34,7 +34,8 @@ pub(crate) async fn http3(
     let displaced = place.displaced();
     let _held = sites.drain.hold();
     let certificates = connection.peer_certificates();
-    let about = Arc::new(Connection::new(peer, certificates, Duration::ZERO, place, None));
+    let about = Connection::new(peer, certificates, Duration::ZERO, place, None);
+    let about = Arc::new(about.deferring(connection.deferral()));
     let limits = Limits {
         idle: handshake,
         head_time: handshake,

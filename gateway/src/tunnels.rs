@@ -141,6 +141,8 @@ impl Tunnels {
         self.rt.spawn(async move {
             let Some(tunnel) = opened.await else { return };
             about.free();
+            // Links answer for what they send.
+            let _carried = about.carry(true);
             let _held = this.drain.hold();
             tokio::select! {
                 () = place.displaced() => tracing::debug!("a tunnel makes way"),
@@ -225,6 +227,7 @@ impl Tunnels {
         let carried = async move {
             let Some(tunnel) = opened.await else { return };
             about.free();
+            let _carried = about.carry(false);
             let _held = this.drain.hold();
             tokio::select! {
                 () = place.displaced() => tracing::info!("makes way"),

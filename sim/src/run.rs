@@ -228,7 +228,7 @@ impl<'a> World<'a> {
             retry_for: Duration::from_secs(60),
             remember_paths: true,
             // There is no TCP in virtual time.
-            via: vec![Rung::Quic],
+            via: vec![if flow.tunnelled { Rung::Masque } else { Rung::Quic }],
             proxy: Rules::direct(),
             masque: Vec::new(),
             refuse_inspection: false,

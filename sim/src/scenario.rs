@@ -54,6 +54,9 @@ pub struct Flow {
     /// Connections.
     #[serde(default = "one_link")]
     pub links: usize,
+    /// They are within tunnels of HTTP/3 to the gateway itself (CONNECT-UDP), rather than native.
+    #[serde(default)]
+    pub tunnelled: bool,
     /// Congestion controller of the client. The gateway, which sends in a pull, has that of the first flow.
     #[serde(default)]
     pub controller: Controller,

@@ -27,6 +27,7 @@ fn flow(bytes: u64, controller: Controller) -> Flow {
         bytes,
         start_s: 0.0,
         links: 1,
+        tunnelled: false,
         controller,
         remembered: 0.0,
         policy: Policy::Fair,

@@ -18,7 +18,7 @@ use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use quinn::{AsyncTimer, AsyncUdpSocket};
 use tokio::sync::oneshot;
 
-use crate::quic::Tuning;
+use crate::quic::{Tuning, Unmarked};
 use crate::socket::{self, Paced, PacketSocket, Packets};
 
 /// A handle to the executor. Cheap to clone.
@@ -136,13 +136,18 @@ impl Rt {
         self.0.quinn_runtime()
     }
 
-    pub(crate) fn bind(&self, address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Paced::new(self.0.bind(address, tuning)?, self.clone()))
+    pub(crate) fn bind(
+        &self,
+        address: SocketAddr,
+        tuning: &Tuning,
+        unmarked: &Arc<Unmarked>,
+    ) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        Ok(Paced::new(self.0.bind(address, tuning)?, self.clone(), unmarked.clone()))
     }
 
     /// What carries datagrams, as a socket.
     pub(crate) fn socket(&self, packets: Arc<dyn Packets>) -> Arc<dyn AsyncUdpSocket> {
-        Paced::new(Arc::new(PacketSocket(packets)), self.clone())
+        Paced::new(Arc::new(PacketSocket(packets)), self.clone(), Arc::default())
     }
 
     pub(crate) fn source(&self, peer: IpAddr) -> Option<IpAddr> {

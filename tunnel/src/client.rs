@@ -23,7 +23,7 @@ use hyper::ext::Protocol;
 use metra_fallback::http::{OpenError, open};
 use metra_fallback::proxy::Credentials;
 use metra_fallback::tls::{Protocol as Alpn, Secured};
-use metra_transport::quic::{Http3Connection, QuicClient, Tuning};
+use metra_transport::quic::{Deferral, Http3Connection, QuicClient, Tuning};
 use metra_transport::{LinkError, Packets, Rt};
 
 use crate::carrier::{Carrier, Side};
@@ -58,9 +58,10 @@ pub struct Connection {
     hop: Hop,
     peer: SocketAddr,
     client: Client,
+    deferral: Deferral,
     _endpoint: QuicClient,
     /// What leads to the proxy.
-    _outer: Option<Arc<Connection>>,
+    outer: Option<Arc<Connection>>,
 }
 
 impl Opened {
@@ -71,6 +72,16 @@ impl Opened {
     pub async fn another(&self, target: &Target) -> Result<Opened, TunnelError> {
         let no_more = || TunnelError::Request("there is one tunnel over TCP".to_owned());
         self.keep.as_ref().ok_or_else(no_more)?.open(target).await
+    }
+
+    /// All that this side will ever send through this tunnel, and through others of its connections, has a congestion controller
+    /// of its own: theirs are switched off (RFC 9298 section 6).
+    pub fn defer(&self) {
+        let mut connection = self.keep.as_ref();
+        while let Some(deferring) = connection {
+            deferring.deferral.set(true);
+            connection = deferring.outer.as_ref();
+        }
     }
 }
 
@@ -160,10 +171,10 @@ impl Connection {
         endpoint: QuicClient,
         outer: Option<Arc<Connection>>,
     ) -> Result<Arc<Self>, TunnelError> {
-        let peer = connection.peer();
+        let (peer, deferral) = (connection.peer(), connection.deferral());
         let client = Client::start(rt, connection.into_inner(), &Limits::default()).await?;
         let (rt, hop) = (rt.clone(), hop.clone());
-        Ok(Arc::new(Self { rt, hop, peer, client, _endpoint: endpoint, _outer: outer }))
+        Ok(Arc::new(Self { rt, hop, peer, client, deferral, _endpoint: endpoint, outer }))
     }
 
     /// Opens a tunnel to `target`.

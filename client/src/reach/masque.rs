@@ -156,6 +156,8 @@ impl Reach {
         }
         let carrier = opened.carrier.clone();
         let peer = carrier.peer();
+        // Nothing but QUIC goes through it.
+        opened.defer();
         let tuning = within(&self.tuning);
         let quic = QuicClient::over(self.rt.clone(), carrier, self.tls.clone(), tuning)
             .map_err(|e| Unreached::refused(Code::Internal, e.to_string()))?;

@@ -42,6 +42,8 @@ pub struct Base {
     pub stagger_s: f64,
     /// Connections of each client.
     pub links: usize,
+    /// These are within tunnels of HTTP/3.
+    pub tunnelled: bool,
     /// See [`Direction`].
     pub jitter_ms: f64,
     /// See [`Direction`].
@@ -124,6 +126,7 @@ impl Default for Base {
             megabytes: (1.0, 2000.0),
             stagger_s: 0.0,
             links: 1,
+            tunnelled: false,
             jitter_ms: 0.0,
             reorder: false,
             burst: None,

@@ -134,6 +134,7 @@ fn flow(base: &Base, number: usize, spec: &FlowSpec) -> Flow {
         bytes: spec.bytes.unwrap_or_else(|| base.content(spec.seconds.unwrap_or(base.seconds))),
         start_s: spec.start_s.unwrap_or(base.stagger_s * number as f64),
         links: spec.links.unwrap_or(base.links),
+        tunnelled: base.tunnelled,
         controller: spec.controller.unwrap_or(base.controller),
         remembered: spec.remembered.unwrap_or(base.remembered),
         policy: spec.policy.unwrap_or(base.policy),
@@ -160,6 +161,9 @@ fn family(base: &Base) -> String {
     }
     if base.remembered != 0.0 {
         family += &format!("-remembered{}", base.remembered);
+    }
+    if base.tunnelled {
+        family += "-tunnelled";
     }
     if base.flows != 1 {
         family += &format!("-{}flows", base.flows);

@@ -27,6 +27,8 @@ pub struct Grid {
     pub way: Option<Vec<Way>>,
     /// Whether, and with how many times its rate, the path is remembered.
     pub remembered: Option<Vec<f64>>,
+    /// Whether connections are within tunnels of HTTP/3.
+    pub tunnelled: Option<Vec<bool>>,
     /// Seeds: so many runs of each.
     pub seed: Option<Vec<u64>>,
 }
@@ -44,6 +46,7 @@ impl Grid {
         spread(&mut all, &self.controller, |base, controller| base.controller = controller);
         spread(&mut all, &self.way, |base, way| base.way = way);
         spread(&mut all, &self.remembered, |base, times| base.remembered = times);
+        spread(&mut all, &self.tunnelled, |base, tunnelled| base.tunnelled = tunnelled);
         spread(&mut all, &self.seed, |base, seed| base.seed = seed);
         all
     }

@@ -5,7 +5,7 @@
 //! sent may stand in a queue, or be lost.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -29,7 +29,11 @@ impl<F> CountedConfig<F> {
 
 impl<F: ControllerFactory + Send + Sync + 'static> ControllerFactory for CountedConfig<F> {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
-        Box::new(Counted { inside: self.0.clone().build(now, mtu), acked: Arc::default() })
+        Box::new(Counted {
+            inside: self.0.clone().build(now, mtu),
+            acked: Arc::default(),
+            deferred: Arc::default(),
+        })
     }
 }
 
@@ -37,6 +41,18 @@ struct Counted {
     inside: Box<dyn Controller>,
     /// Bytes. One counter with all copies of the controller: quinn gives away copies only.
     acked: Arc<AtomicU64>,
+    /// Congestion control is off; of all copies, too.
+    deferred: Arc<AtomicBool>,
+}
+
+/// Any window that is never full.
+const OPEN: u64 = 1 << 40;
+
+/// Switches a connection's congestion control off, or on again; see [`super::deferral`].
+pub(super) fn defer(connection: &Connection, on: bool) {
+    if let Ok(counted) = connection.congestion_state().into_any().downcast::<Counted>() {
+        counted.deferred.store(on, Ordering::Relaxed);
+    }
 }
 
 impl Controller for Counted {
@@ -62,7 +78,8 @@ impl Controller for Counted {
     }
 
     fn window(&self) -> u64 {
-        self.inside.window()
+        // The controller inside is not asked, and so does not pace either.
+        if self.deferred.load(Ordering::Relaxed) { OPEN } else { self.inside.window() }
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -70,7 +87,8 @@ impl Controller for Counted {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inside: self.inside.clone_box(), acked: self.acked.clone() })
+        let (acked, deferred) = (self.acked.clone(), self.deferred.clone());
+        Box::new(Self { inside: self.inside.clone_box(), acked, deferred })
     }
 
     fn initial_window(&self) -> u64 {

@@ -12,6 +12,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator};
 
+use super::deferral::Unmarked;
 use super::error;
 use super::http3::{self, Accepted, HTTP3_ALPN, Http3Connection, Serves};
 use super::link::{About, QuicLink};
@@ -45,6 +46,8 @@ pub struct QuicServer {
     accepting: AtomicBool,
     half_open: Arc<AtomicUsize>,
     kind: LinkKind,
+    /// Peers without congestion control here.
+    unmarked: Arc<Unmarked>,
 }
 
 /// What connections use.
@@ -67,6 +70,7 @@ pub struct Incoming {
     half_open: Arc<AtomicUsize>,
     tuning: Tuning,
     kind: LinkKind,
+    unmarked: Arc<Unmarked>,
 }
 
 /// A socket that opens links.
@@ -82,6 +86,7 @@ pub struct QuicClient {
     marks: Arc<Marks>,
     kind: LinkKind,
     is_http3: bool,
+    unmarked: Arc<Unmarked>,
 }
 
 impl QuicServer {
@@ -102,7 +107,8 @@ impl QuicServer {
         serves: Serves,
     ) -> io::Result<Self> {
         let configs = server_configs(&tls, &tuning, &rt, serves)?;
-        let socket = rt.bind(address, &tuning)?;
+        let unmarked = Arc::default();
+        let socket = rt.bind(address, &tuning, &unmarked)?;
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config(reset_secret, rt.seed()),
             Some((*configs.network).clone()),
@@ -118,6 +124,7 @@ impl QuicServer {
             accepting: AtomicBool::new(true),
             half_open: Arc::default(),
             kind: LinkKind::Quic,
+            unmarked,
         })
     }
 
@@ -144,6 +151,7 @@ impl QuicServer {
             half_open: self.half_open.clone(),
             serves: self.serves,
             kind: LinkKind::Masque,
+            unmarked: Arc::default(),
         })
     }
 
@@ -159,8 +167,8 @@ impl QuicServer {
                 continue;
             }
             let (rt, half_open, tuning) = (self.rt.clone(), self.half_open.clone(), self.tuning.clone());
-            let (configs, kind) = (self.configs().clone(), self.kind);
-            let incoming = Incoming { rt, incoming, configs, half_open, tuning, kind };
+            let (configs, kind, unmarked) = (self.configs().clone(), self.kind, self.unmarked.clone());
+            let incoming = Incoming { rt, incoming, configs, half_open, tuning, kind, unmarked };
             let crowded = self.half_open.load(Ordering::Relaxed) >= self.tuning.retry_above;
             if crowded && !incoming.is_validated() {
                 incoming.retry();
@@ -264,7 +272,10 @@ impl Incoming {
         let about = About { kind: self.kind, path };
         let mut connecting = self.incoming.accept_with(config).map_err(error::lost)?;
         if http3::is_http3(connecting.handshake_data().await.map_err(error::lost)?) {
-            return Ok(Accepted::Http3(Http3Connection::new(connecting.await.map_err(error::lost)?)));
+            return Ok(Accepted::Http3(Http3Connection::new(
+                connecting.await.map_err(error::lost)?,
+                self.unmarked,
+            )));
         }
         // RFC 8446 section 2.3: a server may always send before it has heard the client's Finished.
         Ok(Accepted::Link(match connecting.into_0rtt() {
@@ -290,8 +301,9 @@ impl QuicClient {
     /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the
     /// address.
     pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
-        let socket = rt.bind(bind, &tuning)?;
-        Self::start(rt, socket, Some(bind), false, tls, tuning)
+        let unmarked = Arc::default();
+        let socket = rt.bind(bind, &tuning, &unmarked)?;
+        Self::start(rt, (socket, unmarked), Some(bind), false, tls, tuning)
     }
 
     /// Opens links that travel as `packets`, of kind [`LinkKind::Masque`]; connect to [`Packets::peer`]. There is no memory of
@@ -306,7 +318,7 @@ impl QuicClient {
         tuning: Tuning,
     ) -> io::Result<Self> {
         let socket = rt.socket(packets);
-        Self::start(rt, socket, None, false, tls, Tuning { paths: None, ..tuning })
+        Self::start(rt, (socket, Arc::default()), None, false, tls, Tuning { paths: None, ..tuning })
     }
 
     /// As [`QuicClient::new`], for HTTP/3: see [`QuicClient::connect_http3`].
@@ -319,8 +331,9 @@ impl QuicClient {
         tls: Arc<rustls::ClientConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
-        let socket = rt.bind(bind, &tuning)?;
-        Self::start(rt, socket, Some(bind), true, tls, tuning)
+        let unmarked = Arc::default();
+        let socket = rt.bind(bind, &tuning, &unmarked)?;
+        Self::start(rt, (socket, unmarked), Some(bind), true, tls, tuning)
     }
 
     /// As [`QuicClient::over`], for HTTP/3.
@@ -334,12 +347,12 @@ impl QuicClient {
         tuning: Tuning,
     ) -> io::Result<Self> {
         let socket = rt.socket(packets);
-        Self::start(rt, socket, None, true, tls, Tuning { paths: None, ..tuning })
+        Self::start(rt, (socket, Arc::default()), None, true, tls, Tuning { paths: None, ..tuning })
     }
 
     fn start(
         rt: Rt,
-        socket: Arc<dyn AsyncUdpSocket>,
+        (socket, unmarked): (Arc<dyn AsyncUdpSocket>, Arc<Unmarked>),
         bind: Option<SocketAddr>,
         is_http3: bool,
         tls: Arc<rustls::ClientConfig>,
@@ -360,7 +373,7 @@ impl QuicClient {
             None => (packet_config(seed), LinkKind::Masque),
         };
         let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, rt.quinn_runtime())?;
-        Ok(Self { rt, endpoint, network, loopback, bind, tuning, marks, kind, is_http3 })
+        Ok(Self { rt, endpoint, network, loopback, bind, tuning, marks, kind, is_http3, unmarked })
     }
 
     /// Opens a link to `address`, whose certificate must be for `server_name`.
@@ -414,7 +427,7 @@ impl QuicClient {
             Path::Loopback => self.loopback.clone(),
         };
         let connecting = self.endpoint.connect_with(config, address, server_name).map_err(error::connect)?;
-        Ok(Http3Connection::new(connecting.await.map_err(error::lost)?))
+        Ok(Http3Connection::new(connecting.await.map_err(error::lost)?, self.unmarked.clone()))
     }
 
     /// Moves all links to a new socket: after the network has changed. The server sees the new address and
@@ -424,7 +437,7 @@ impl QuicClient {
     /// What the system says; the old socket stays in use then. `Unsupported` over packets.
     pub fn rebind(&self) -> io::Result<()> {
         let bind = self.bind.ok_or(io::ErrorKind::Unsupported)?;
-        let socket = self.rt.bind(bind, &self.tuning)?;
+        let socket = self.rt.bind(bind, &self.tuning, &self.unmarked)?;
         self.endpoint.rebind_abstract(Marked::new(socket, self.marks.clone()))
     }
 

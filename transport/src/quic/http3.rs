@@ -10,6 +10,7 @@ use quinn::Connection;
 use quinn::crypto::rustls::HandshakeData;
 use rustls::pki_types::CertificateDer;
 
+use super::deferral::{Deferral, Unmarked};
 use super::endpoint::ALPN;
 use super::error;
 use super::tuning::{Path, Tuning};
@@ -69,11 +70,16 @@ impl Accepted {
 
 /// A QUIC connection that agreed on HTTP/3, whose handshake is over: nothing that is read from it was replayed.
 #[derive(Debug)]
-pub struct Http3Connection(Connection);
+pub struct Http3Connection(Connection, Arc<Unmarked>);
 
 impl Http3Connection {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self(connection)
+    pub(super) fn new(connection: Connection, unmarked: Arc<Unmarked>) -> Self {
+        Self(connection, unmarked)
+    }
+
+    /// What can switch its congestion control off.
+    pub fn deferral(&self) -> Deferral {
+        Deferral::new(self.0.clone(), self.1.clone())
     }
 
     /// The connection, for who speaks HTTP/3 on it.

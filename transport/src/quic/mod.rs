@@ -18,6 +18,7 @@ mod acked;
 mod acks;
 mod bbr;
 mod control;
+mod deferral;
 mod endpoint;
 mod error;
 mod http3;
@@ -28,6 +29,8 @@ mod silence;
 mod tuning;
 mod windows;
 
+pub use deferral::Deferral;
+pub(crate) use deferral::Unmarked;
 pub use endpoint::{ALPN, Incoming, QuicClient, QuicServer};
 pub use http3::{Accepted, HTTP3_ALPN, Http3Connection, Serves};
 pub use paths::{Paths, PathsError};

@@ -5,6 +5,8 @@
 //! ([`hold_until`]), and the poller waits. This knows nothing of addresses: it holds over rebinding and migration, for any
 //! number of connections on a socket.
 //!
+//! Peers of a connection without congestion control get what is sent without marks of ECN ([`Unmarked`]).
+//!
 //! A batch that is held waits for a timer, not for the kernel. Timers cost work: one that fires waits a little longer than
 //! it must ([`QUANTUM`]), and what is then late leaves at once. So what leaves together is that time's worth, or one batch
 //! where that is more.
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, UdpPoller};
 
+use crate::quic::Unmarked;
 use crate::rt::Rt;
 
 /// What is held is held at least so long.
@@ -41,11 +44,12 @@ pub(crate) fn hold_until(leaves: Option<Instant>) {
 pub(crate) struct Paced {
     inside: Arc<dyn AsyncUdpSocket>,
     rt: Rt,
+    unmarked: Arc<Unmarked>,
 }
 
 impl Paced {
-    pub(crate) fn new(inside: Arc<dyn AsyncUdpSocket>, rt: Rt) -> Arc<Self> {
-        Arc::new(Self { inside, rt })
+    pub(crate) fn new(inside: Arc<dyn AsyncUdpSocket>, rt: Rt, unmarked: Arc<Unmarked>) -> Arc<Self> {
+        Arc::new(Self { inside, rt, unmarked })
     }
 }
 
@@ -60,6 +64,16 @@ impl AsyncUdpSocket for Paced {
     }
 
     fn try_send(&self, batch: &Transmit<'_>) -> io::Result<()> {
+        if batch.ecn.is_some() && self.unmarked.contains(&batch.destination) {
+            let Transmit { destination, contents, segment_size, src_ip, .. } = *batch;
+            return self.inside.try_send(&Transmit {
+                destination,
+                ecn: None,
+                contents,
+                segment_size,
+                src_ip,
+            });
+        }
         self.inside.try_send(batch)
     }
 
@@ -251,7 +265,7 @@ mod tests {
     fn socket() -> (Clock, Arc<Paced>) {
         let clock = Clock(Arc::new(Mutex::new(Instant::now())));
         let rt = Rt::new(Arc::new(clock.clone()));
-        (clock, Paced::new(Arc::new(Sink), rt))
+        (clock, Paced::new(Arc::new(Sink), rt, Arc::default()))
     }
 
     fn passes(connection: &mut Pin<Box<dyn UdpPoller>>) -> bool {
