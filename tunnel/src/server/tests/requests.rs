@@ -86,7 +86,7 @@ fn rfc9298_3_2_malformed_requests_of_http1_are_answered_with_400() {
         Some(Err(426))
     );
     assert_eq!(outcome(http1(Method::GET, "/else", &[HOST])), None);
-    assert_eq!(outcome(http1(Method::GET, "/else", &[HOST, UPGRADES, TO_UDP])), Some(Err(400)));
+    assert_eq!(outcome(http1(Method::GET, "/else", &[HOST, UPGRADES, TO_UDP])), Some(Err(404)));
 }
 
 #[test]
@@ -100,8 +100,8 @@ fn rfc9298_3_4_a_request_of_http2_and_3_is_an_extended_connect() {
             ("GET", Method::GET, &*uri, Some(CONNECT_UDP), 400),
             ("http", Method::CONNECT, &uri.replace("https", "http"), Some(CONNECT_UDP), 400),
             ("no scheme and authority", Method::CONNECT, PATH, Some(CONNECT_UDP), 400),
-            ("no proxy there", Method::CONNECT, "https://proxy.example/else", Some(CONNECT_UDP), 400),
-            ("no proxy there", Method::CONNECT, "https://proxy.example/", Some(CONNECT_UDP), 400),
+            ("no proxy there", Method::CONNECT, "https://proxy.example/else", Some(CONNECT_UDP), 404),
+            ("no proxy there", Method::CONNECT, "https://proxy.example/", Some(CONNECT_UDP), 404),
             // RFC 9220 section 3.
             ("another protocol", Method::CONNECT, &uri, Some("websocket"), 501),
             ("no protocol", Method::GET, &uri, None, 405),
