@@ -322,4 +322,21 @@ mod tests {
         about.free();
         assert!(about.is_free() && places.take(peer.ip()).is_ok());
     }
+
+    #[test]
+    fn rfc9298_6_congestion_control_is_left_to_others_only_while_nothing_else_is_carried() {
+        let (places, peer) = (Places::new(1, 1), SocketAddr::from(([192, 0, 2, 1], 4)));
+        let place = places.take(peer.ip()).unwrap();
+        let about = Arc::new(Connection::new(peer, None, Duration::ZERO, place, None));
+        let defers = || about.carries.lock().unwrap().defers();
+        assert!(!defers(), "requests only");
+        let links = [about.carry(true), about.carry(true)];
+        assert!(defers());
+        let target = about.carry(false);
+        assert!(!defers(), "what comes from a target may know no control");
+        drop(target);
+        assert!(defers());
+        drop(links);
+        assert!(!defers());
+    }
 }

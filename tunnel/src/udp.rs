@@ -298,4 +298,23 @@ mod tests {
         let error = udp.failed().await;
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
+
+    #[tokio::test]
+    async fn rfc9298_6_2_what_goes_to_the_target_is_not_ect() {
+        let far = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let state = UdpSocketState::new((&far).into()).unwrap();
+        let target = far.local_addr().unwrap();
+        let udp = Udp::connected(target).unwrap();
+        let mut batch = Batch::default();
+        batch.add(b"hello", 1);
+        poll_fn(|cx| udp.poll_send(cx, &batch, target)).await.unwrap();
+        let far = tokio::net::UdpSocket::from_std(far).unwrap();
+        let (mut room, mut meta) = ([0; 16], [RecvMeta::default()]);
+        far.async_io(Interest::READABLE, || {
+            state.recv((&far).into(), &mut [IoSliceMut::new(&mut room)], &mut meta)
+        })
+        .await
+        .unwrap();
+        assert_eq!((meta[0].len, meta[0].ecn), (5, None));
+    }
 }

@@ -71,3 +71,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is in it is right after every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_without_marks_while_they_are_listed() {
+        let peers: [SocketAddr; 2] = [([192, 0, 2, 1], 1).into(), ([192, 0, 2, 2], 1).into()];
+        let unmarked = Unmarked::default();
+        let listed = || peers.map(|peer| unmarked.contains(&peer));
+        assert_eq!(listed(), [false, false]);
+        unmarked.replace(None, Some(peers[0]));
+        assert_eq!(listed(), [true, false]);
+        unmarked.replace(Some(peers[0]), Some(peers[1]));
+        assert_eq!(listed(), [false, true]);
+        unmarked.replace(Some(peers[1]), None);
+        assert_eq!(listed(), [false, false]);
+    }
+}
