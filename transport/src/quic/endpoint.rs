@@ -9,7 +9,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use metra_core::code::Code;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig};
+use quinn::{Endpoint, EndpointConfig};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator};
 
 use super::error;
@@ -18,7 +18,7 @@ use super::link::{About, QuicLink};
 use super::paths::Use;
 use super::tuning::{Path, Tuning};
 use crate::link::{Link, LinkError, LinkKind};
-use crate::rt::Rt;
+use crate::rt::{Carried, Rt};
 use crate::socket::{self, EcnSeen, Marked, Marks, Packets};
 
 /// The protocol name of MTP over QUIC, version 1 (ALPN, RFC 7301).
@@ -129,11 +129,12 @@ impl QuicServer {
     pub fn beside(&self, packets: Arc<dyn Packets>) -> io::Result<Self> {
         let tuning = Tuning { paths: None, ..self.tuning.clone() };
         let configs = self.configs().clone();
+        let (socket, runtime) = self.rt.carried(packets);
         let endpoint = Endpoint::new_with_abstract_socket(
             packet_config(self.rt.seed()),
             Some((*configs.network).clone()),
-            self.rt.socket(packets),
-            self.rt.quinn_runtime(),
+            socket,
+            runtime,
         )?;
         Ok(Self {
             rt: self.rt.clone(),
@@ -290,7 +291,7 @@ impl QuicClient {
     /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the
     /// address.
     pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
-        let socket = rt.bind(bind, &tuning)?;
+        let socket = (rt.bind(bind, &tuning)?, rt.quinn_runtime());
         Self::start(rt, socket, Some(bind), false, tls, tuning)
     }
 
@@ -305,8 +306,8 @@ impl QuicClient {
         tls: Arc<rustls::ClientConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
-        let socket = rt.socket(packets);
-        Self::start(rt, socket, None, false, tls, Tuning { paths: None, ..tuning })
+        let carried = rt.carried(packets);
+        Self::start(rt, carried, None, false, tls, Tuning { paths: None, ..tuning })
     }
 
     /// As [`QuicClient::new`], for HTTP/3: see [`QuicClient::connect_http3`].
@@ -319,7 +320,7 @@ impl QuicClient {
         tls: Arc<rustls::ClientConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
-        let socket = rt.bind(bind, &tuning)?;
+        let socket = (rt.bind(bind, &tuning)?, rt.quinn_runtime());
         Self::start(rt, socket, Some(bind), true, tls, tuning)
     }
 
@@ -333,13 +334,13 @@ impl QuicClient {
         tls: Arc<rustls::ClientConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
-        let socket = rt.socket(packets);
-        Self::start(rt, socket, None, true, tls, Tuning { paths: None, ..tuning })
+        let carried = rt.carried(packets);
+        Self::start(rt, carried, None, true, tls, Tuning { paths: None, ..tuning })
     }
 
     fn start(
         rt: Rt,
-        socket: Arc<dyn AsyncUdpSocket>,
+        (socket, runtime): Carried,
         bind: Option<SocketAddr>,
         is_http3: bool,
         tls: Arc<rustls::ClientConfig>,
@@ -359,7 +360,7 @@ impl QuicClient {
             Some(_) => (endpoint_config(None, seed), LinkKind::Quic),
             None => (packet_config(seed), LinkKind::Masque),
         };
-        let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, rt.quinn_runtime())?;
+        let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, runtime)?;
         Ok(Self { rt, endpoint, network, loopback, bind, tuning, marks, kind, is_http3 })
     }
 
