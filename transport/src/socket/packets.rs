@@ -43,8 +43,10 @@ pub trait Packets: Send + Sync + fmt::Debug + 'static {
     fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>>;
 }
 
-/// What one call of [`AsyncUdpSocket::try_send`] may bring. Bytes.
-pub const ROOM: usize = 64 * 1024;
+/// What one call of [`AsyncUdpSocket::try_send`] may bring: the ten datagrams that quinn sends at a time, of the length that is
+/// tried on loopback. What came in excess would be lost, many datagrams at once, and quinn take that for a path whose MTU has
+/// become less. Bytes.
+pub const ROOM: usize = 10 * 16_000;
 
 /// Datagrams that are handed over at a time.
 const SEGMENTS: usize = 32;
