@@ -310,7 +310,7 @@ impl Run {
         let ladder = self.value("ladder").as_array().into_iter().flatten();
         let used =
             ladder.filter(|tried| tried["outcome"] == "used").filter_map(|tried| tried["rung"].as_str());
-        let tunnel = used.filter(|rung| rung.starts_with("masque")).last().unwrap_or("masque");
+        let tunnel = used.rev().find(|rung| rung.starts_with("masque")).unwrap_or("masque");
         let names: Vec<&str> = links.map(|link| if link == "masque" { tunnel } else { link }).collect();
         Some(names.join(" "))
     }
@@ -323,6 +323,7 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use serde_json::json;
 
     use super::*;
