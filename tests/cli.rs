@@ -441,6 +441,17 @@ fn the_demo_shows_all_of_it_and_leaves_nothing() {
     {
         assert!(good.out.contains(text), "{text:?} is not in\n{}", good.out);
     }
+    for (row, way) in [
+        ("QUIC ", "quic"),
+        ("MASQUE, HTTP/3 ", "masque"),
+        ("MASQUE, HTTP/2 ", "masque-tcp"),
+        ("WebSocket ", "ws"),
+    ] {
+        let start = format!("send large over {row}");
+        let line = good.out.lines().find_map(|line| line.strip_prefix(&start));
+        let shown = line.and_then(|line| line.split_whitespace().next());
+        assert_eq!(shown, Some(way), "{row}\n{}", good.out);
+    }
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
 
     // What cannot be carried cannot come back: that is no success.

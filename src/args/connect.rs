@@ -122,6 +122,9 @@ pub(crate) enum Way {
     Quic,
     /// QUIC in a tunnel of HTTP/3, or of HTTPS over TCP, through --masque-proxy if there is one
     Masque,
+    /// The same over TCP only
+    #[serde(rename = "masque-tcp")]
+    MasqueTcp,
     /// TLS over TCP, through the proxy if there is one
     Tls,
     /// WebSocket over HTTPS, likewise: where nothing but web sites is let through
@@ -137,6 +140,7 @@ impl Way {
             Way::Auto => Rung::ALL.into_iter().filter(|rung| *rung != Rung::MasqueTcp).collect(),
             Way::Quic => vec![Rung::Quic],
             Way::Masque => vec![Rung::Masque, Rung::MasqueTcp],
+            Way::MasqueTcp => vec![Rung::MasqueTcp],
             Way::Tls => vec![Rung::Tls],
             Way::Ws => vec![Rung::WebSocket],
         }

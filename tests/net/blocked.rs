@@ -33,11 +33,14 @@ fn an_open_network(bed: &Bed) {
 
 fn every_rung_by_force(bed: &Bed) {
     let office = Office::new(bed);
-    for kind in ["quic", "tls", "ws"] {
+    for kind in ["quic", "masque", "masque-tcp", "tls", "ws"] {
         let file = File::noise(bed, kind, 2 * MIB);
         office.send(&file, kind, &["--via", kind]).only(kind, false);
         office.fetch(&file, kind, &["--via", kind]).only(kind, false);
     }
+    // That a tunnel ends is nothing to complain of.
+    let log = office.gateway.log();
+    assert!(!log.contains(" ERROR ") && !log.contains(" WARN "), "{log}");
 }
 
 fn udp_is_dropped(bed: &Bed) {
@@ -46,10 +49,11 @@ fn udp_is_dropped(bed: &Bed) {
     let best = office.send(&File::noise(bed, "best", MIB), "other", &["--via", "tls"]);
     let best = best.only("tls", false).first_byte();
     let first = office.send(&File::noise(bed, "first", MIB), "state", &[]);
-    first.only("tls", false).not("quic", &["failed"]);
+    // A tunnel to the gateway is as silent, and holds nothing up.
+    first.only("tls", false).not("quic", &["failed"]).not("masque", &["failed"]);
     assert!(first.first_byte() <= Duration::from_millis(1500), "{}", first.0);
     let again = office.send(&File::noise(bed, "again", MIB), "state", &[]);
-    again.only("tls", false).not("quic", &["skipped", "not_tried"]);
+    again.only("tls", false).not("quic", &["skipped"]).not("masque", &["skipped"]);
     assert!(again.first_byte() <= best + Duration::from_millis(500), "best {best:?}\n{}", again.0);
     office.fetch(&File::noise(bed, "again", MIB), "state", &[]).only("tls", false);
 }
@@ -112,7 +116,7 @@ fn nothing_is_let_through(bed: &Bed) {
     let office = Office::new(bed);
     bed.firewall().only_tcp("80");
     let done = gives_up(&office, &[]);
-    for name in ["quic", "tls"] {
+    for name in ["quic", "masque", "tls"] {
         let tried = rung(&done, name);
         assert!(tried.outcome == "failed" && !tried.reason.is_empty(), "{done}");
     }
@@ -122,7 +126,11 @@ fn by_force_what_is_not_let_through(bed: &Bed) {
     let office = Office::new(bed);
     bed.firewall().drop_udp();
     gives_up(&office, &["--via", "quic"]);
+    // Not its other half, over TCP.
+    let sent = office.send(&File::noise(bed, "tunnel", MIB), "tunnel", &["--via", "masque"]);
+    sent.only("masque-tcp", false).not("masque", &["failed"]);
     bed.firewall().only_tcp("80");
+    gives_up(&office, &["--via", "masque"]);
     gives_up(&office, &["--via", "tls"]);
     gives_up(&office, &["--via", "ws"]);
 }

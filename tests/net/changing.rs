@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::data::{MIB, same_bytes};
 use crate::harness::firewall::Icmp;
-use crate::harness::office::{File, Office, Sent};
+use crate::harness::office::{File, Office, PORT, Sent};
+use crate::harness::proxies;
 use crate::harness::{Bed, Done, Run, wait_until};
 
 tests![
@@ -17,6 +18,8 @@ tests![
     udp_is_rejected,
     udp_opens,
     udp_goes_and_comes_back,
+    a_masque_proxy_can_be_reached,
+    udp_to_a_masque_proxy_is_dropped,
     tcp_is_cut_for_a_while,
     the_first_line_is_taken_away,
 ];
@@ -142,6 +145,34 @@ fn udp_goes_and_comes_back(bed: &Bed) {
     assert!(udp > MIB, "{udp} bytes of UDP when it was open again\n{}", sent.0);
 }
 
+fn a_masque_proxy_can_be_reached(bed: &Bed) {
+    let office = Office::new(bed);
+    let proxy = proxies::masque(bed, &office.authority, PORT);
+    bed.firewall().only_tcp(&PORT.to_string());
+    let sent = goes_on(&office, 48, &["--masque-proxy", &proxy.url()], |line| {
+        line.wait(4 * MIB);
+        bed.firewall().only_tcp_and_proxy(&PORT.to_string(), &bed.proxy);
+    });
+    sent.over(&["masque", "tls"]);
+    assert_eq!(sent.rung("masque").outcome, "used", "{}", sent.0);
+}
+
+fn udp_to_a_masque_proxy_is_dropped(bed: &Bed) {
+    let office = Office::new(bed);
+    let proxy = proxies::masque(bed, &office.authority, PORT);
+    bed.firewall().only_proxy_with_udp(&bed.proxy);
+    let file = File::noise(bed, "file", 24 * MIB);
+    let run = office.client("state", "send").args(["--masque-proxy", &proxy.url()]);
+    let (done, pause) = during(&office, run.arg(&file.path).arg(office.url("file")), |line| {
+        line.wait(6 * MIB);
+        bed.firewall().only_proxy(&bed.proxy);
+    });
+    // Two better rungs are tried before, each alone for a while.
+    let sent = went_on(office.arrived(&file, done), pause.saturating_sub(2 * STAGGER));
+    assert_eq!(sent.links(), ["masque"], "{}", sent.0);
+    assert_eq!(sent.rung("masque-tcp").outcome, "used", "{}", sent.0);
+}
+
 fn tcp_is_cut_for_a_while(bed: &Bed) {
     let office = Office::new(bed);
     let sent = goes_on(&office, 24, &["--via", "tls"], |line| {
@@ -170,6 +201,9 @@ const ENOUGH: u64 = 30_000;
 
 /// Two seconds without an answer, and what it takes to go on after that.
 const SILENCE: Duration = Duration::from_millis(3200);
+
+/// How long a rung is alone in the race.
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// Bytes on the wire for each of the file: what was on its way is sent again, and headers.
 const REPEATS: f64 = 1.35;

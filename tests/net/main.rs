@@ -36,12 +36,14 @@ mod harness;
 mod inspected;
 mod parts;
 mod proxied;
+mod tunnelled;
 
 fn main() -> ExitCode {
     let cases = [
         changing::tests(),
         blocked::tests(),
         proxied::tests(),
+        tunnelled::tests(),
         inspected::tests(),
         dialled::tests(),
         parts::tests(),

@@ -19,11 +19,14 @@ use quinn::{AsyncTimer, AsyncUdpSocket};
 use tokio::sync::oneshot;
 
 use crate::quic::{Tuning, Unmarked};
-use crate::socket::{self, Paced, PacketSocket, Packets};
+use crate::socket::{self, Paced, Packets};
 
 /// A handle to the executor. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Rt(Arc<dyn Executor>);
+
+/// A socket, and what runs the endpoint that uses it.
+pub(crate) type Carried = (Arc<dyn AsyncUdpSocket>, Arc<dyn quinn::Runtime>);
 
 /// A spawned task. Dropping it lets the task run on; see [`AbortOnDrop`] for the other wish. Awaiting it gives
 /// what the task returned.
@@ -145,9 +148,10 @@ impl Rt {
         Ok(Paced::new(self.0.bind(address, tuning)?, self.clone(), unmarked.clone()))
     }
 
-    /// What carries datagrams, as a socket.
-    pub(crate) fn socket(&self, packets: Arc<dyn Packets>) -> Arc<dyn AsyncUdpSocket> {
-        Paced::new(Arc::new(PacketSocket(packets)), self.clone(), Arc::default())
+    /// What carries datagrams, as a socket; and what runs the endpoint that uses it.
+    pub(crate) fn carried(&self, packets: Arc<dyn Packets>) -> Carried {
+        let (socket, runtime) = socket::carried(packets, self.quinn_runtime());
+        (Paced::new(socket, self.clone(), Arc::default()), runtime)
     }
 
     pub(crate) fn source(&self, peer: IpAddr) -> Option<IpAddr> {

@@ -304,9 +304,15 @@ impl Run {
         self.value("sent").as_u64().or(self.value("received").as_u64())
     }
 
+    /// The kinds of links that were used; of MASQUE, which has two ways, the way.
     pub(super) fn links(&self) -> Option<String> {
-        let links = self.value("links").as_array()?;
-        Some(links.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "))
+        let links = self.value("links").as_array()?.iter().filter_map(Value::as_str);
+        let ladder = self.value("ladder").as_array().into_iter().flatten();
+        let used =
+            ladder.filter(|tried| tried["outcome"] == "used").filter_map(|tried| tried["rung"].as_str());
+        let tunnel = used.rev().find(|rung| rung.starts_with("masque")).unwrap_or("masque");
+        let names: Vec<&str> = links.map(|link| if link == "masque" { tunnel } else { link }).collect();
+        Some(names.join(" "))
     }
 
     #[cfg(test)]
@@ -317,6 +323,7 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use serde_json::json;
 
     use super::*;
@@ -327,6 +334,18 @@ mod tests {
         assert!(!half(49) && half(50));
         assert_eq!(Progress(json!({ "verified": 41 })).percent(100), 41);
         assert_eq!(Progress(json!({})).percent(0), 0);
+    }
+
+    #[test]
+    fn a_tunnel_is_called_by_its_way() {
+        let links = |links: Value, rung: &str| {
+            let ladder =
+                json!([{ "rung": "quic", "outcome": "skipped" }, { "rung": rung, "outcome": "used" }]);
+            Run::for_tests(Some(json!({ "links": links, "ladder": ladder })), None).links().unwrap()
+        };
+        assert_eq!(links(json!(["masque"]), "masque-tcp"), "masque-tcp");
+        assert_eq!(links(json!(["masque", "quic"]), "masque"), "masque quic");
+        assert_eq!(links(json!(["tls"]), "tls"), "tls");
     }
 
     #[test]

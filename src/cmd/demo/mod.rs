@@ -3,7 +3,7 @@
 //! ```text
 //! gateway (a child) <--- send tree, send one large file (client killed, then again)
 //!                   ---> get both back (gateway killed, started again) ---> compare
-//!                   <--- send the file over QUIC, TLS and WebSocket
+//!                   <--- send the file by each way: native QUIC, MASQUE, TLS, WebSocket
 //! ```
 //!
 //! Gateway and clients are processes of this same program, so that what is shown is what a user gets. They are ended by
@@ -160,7 +160,7 @@ impl Story<'_> {
 
         let nowhere = format!("mtp://{}/null:", gateway.address());
         let words = [large.as_path(), Path::new(&nowhere)];
-        for (via, name) in [("quic", "QUIC"), ("tls", "TLS over TCP"), ("ws", "WebSocket")] {
+        for (via, name) in WAYS {
             self.say(&format!("sending the large file over {name} only; it is verified, and not kept"));
             let clients = Clients { via, ..clients };
             let run = clients.run("send", &words, |_| Ok(Watched::Go))?.finished()?;
@@ -231,3 +231,11 @@ fn by_hand(path: &Path) -> String {
 
 /// How long something that should be quick may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The ways in, as `--via` and people call them.
+const WAYS: [(&str, &str); 5] = [
+    ("quic", "QUIC"),
+    ("masque", "MASQUE, HTTP/3"),
+    ("masque-tcp", "MASQUE, HTTP/2"),
+    ("tls", "TLS over TCP"),
+    ("ws", "WebSocket"),
+];

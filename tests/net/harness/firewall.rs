@@ -50,6 +50,21 @@ impl<'a> Firewall<'a> {
         self.set(&format!("ip daddr {address} tcp dport != 22 accept\nip saddr {address} accept\ndrop"));
     }
 
+    /// Nothing goes through but to the proxy: TCP, and UDP to it.
+    pub(crate) fn only_proxy_with_udp(&self, proxy: &Host) {
+        let address = proxy.address;
+        self.set(&format!("ip daddr {address} accept\nip saddr {address} accept\ndrop"));
+    }
+
+    /// Nothing goes through but TCP to these ports of servers, and anything to the proxy.
+    pub(crate) fn only_tcp_and_proxy(&self, ports: &str, proxy: &Host) {
+        let address = proxy.address;
+        let to_proxy = format!("ip daddr {address} accept\nip saddr {address} accept");
+        self.set(&format!(
+            "{to_proxy}\ntcp dport {{ {ports} }} accept\ntcp sport {{ {ports} }} accept\ndrop"
+        ));
+    }
+
     /// A path that loses all datagrams with more than so many bytes of payload, and says nothing.
     pub(crate) fn drop_large_udp(&self, payload: u32) {
         self.set(&format!("udp length > {} drop", payload + 8));

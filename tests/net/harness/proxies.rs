@@ -5,7 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::bed::{OUTSIDE_SERVER, PROXY, replace};
+use metra_core::id::Digest;
+
+use super::bed::{OUTSIDE_SERVER, PROXY, SERVER, replace};
+use super::certs::Authority;
+use super::run::metra;
 use super::{Bed, Daemon, program};
 
 pub(crate) const USER: &str = "alice";
@@ -17,6 +21,7 @@ pub(crate) const PLAIN_PASSWORD: &str = "se.cret";
 
 const TINYPROXY: u16 = 8888;
 const DANTE: u16 = 1080;
+const MASQUE: u16 = 8443;
 
 /// Whether a proxy asks who comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +123,25 @@ fn dante_that(bed: &Bed, auth: Auth, rules: &str) -> Proxy {
     dante.arg("-f").arg(config);
     let daemon = Daemon::start(bed, &bed.proxy, &mut dante, DANTE);
     Proxy::new(daemon, "socks5", DANTE, auth)
+}
+
+/// A MASQUE proxy for one who says who they are, which is a gateway that leads to this port of the server and to nothing
+/// else. Clients trust it as they trust the gateway.
+pub(crate) fn masque(bed: &Bed, authority: &Authority, port: u16) -> Proxy {
+    let cert = authority.issue(bed, &[PROXY]);
+    let [root, state] = ["proxy-root", "proxy-state"].map(|name| bed.folder(name));
+    let (listen, token) = (format!("{}:{MASQUE}", bed.proxy.address), Digest::of(PASSWORD.as_bytes()));
+    let config = format!(
+        "listen = {listen:?}\nroot = {root:?}\nstate = {state:?}\n[tls]\ncert = {:?}\nkey = {:?}\n\
+         [users.{USER}]\ntoken_hash = \"blake3:{token}\"\ntunnel = true\n\
+         [tunnel]\nallow = [\"{SERVER}:{port}\"]\ndangerous_ranges = [\"{}/32\"]\n",
+        cert.cert, cert.key, bed.server.address
+    );
+    let config = bed.write("proxy.toml", config);
+    let mut serve = metra(None);
+    serve.arg("serve").arg("--config").arg(config);
+    let daemon = Daemon::start(bed, &bed.proxy, &mut serve, MASQUE);
+    Proxy::new(daemon, "https", MASQUE, Auth::Password)
 }
 
 /// A program that knows the names of the world outside.

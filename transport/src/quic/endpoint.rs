@@ -9,7 +9,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use metra_core::code::Code;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig};
+use quinn::{Endpoint, EndpointConfig};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator};
 
 use super::deferral::Unmarked;
@@ -19,7 +19,7 @@ use super::link::{About, QuicLink};
 use super::paths::Use;
 use super::tuning::{Path, Tuning};
 use crate::link::{Link, LinkError, LinkKind};
-use crate::rt::Rt;
+use crate::rt::{Carried, Rt};
 use crate::socket::{self, EcnSeen, Marked, Marks, Packets};
 
 /// The protocol name of MTP over QUIC, version 1 (ALPN, RFC 7301).
@@ -136,11 +136,12 @@ impl QuicServer {
     pub fn beside(&self, packets: Arc<dyn Packets>) -> io::Result<Self> {
         let tuning = Tuning { paths: None, ..self.tuning.clone() };
         let configs = self.configs().clone();
+        let (socket, runtime) = self.rt.carried(packets);
         let endpoint = Endpoint::new_with_abstract_socket(
             packet_config(self.rt.seed()),
             Some((*configs.network).clone()),
-            self.rt.socket(packets),
-            self.rt.quinn_runtime(),
+            socket,
+            runtime,
         )?;
         Ok(Self {
             rt: self.rt.clone(),
@@ -303,7 +304,8 @@ impl QuicClient {
     pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
         let unmarked = Arc::default();
         let socket = rt.bind(bind, &tuning, &unmarked)?;
-        Self::start(rt, (socket, unmarked), Some(bind), false, tls, tuning)
+        let socket = (socket, rt.quinn_runtime());
+        Self::start(rt, socket, unmarked, Some(bind), false, tls, tuning)
     }
 
     /// Opens links that travel as `packets`, of kind [`LinkKind::Masque`]; connect to [`Packets::peer`]. There is no memory of
@@ -317,8 +319,8 @@ impl QuicClient {
         tls: Arc<rustls::ClientConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
-        let socket = rt.socket(packets);
-        Self::start(rt, (socket, Arc::default()), None, false, tls, Tuning { paths: None, ..tuning })
+        let carried = rt.carried(packets);
+        Self::start(rt, carried, Arc::default(), None, false, tls, Tuning { paths: None, ..tuning })
     }
 
     /// As [`QuicClient::new`], for HTTP/3: see [`QuicClient::connect_http3`].
@@ -333,7 +335,8 @@ impl QuicClient {
     ) -> io::Result<Self> {
         let unmarked = Arc::default();
         let socket = rt.bind(bind, &tuning, &unmarked)?;
-        Self::start(rt, (socket, unmarked), Some(bind), true, tls, tuning)
+        let socket = (socket, rt.quinn_runtime());
+        Self::start(rt, socket, unmarked, Some(bind), true, tls, tuning)
     }
 
     /// As [`QuicClient::over`], for HTTP/3.
@@ -346,13 +349,14 @@ impl QuicClient {
         tls: Arc<rustls::ClientConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
-        let socket = rt.socket(packets);
-        Self::start(rt, (socket, Arc::default()), None, true, tls, Tuning { paths: None, ..tuning })
+        let carried = rt.carried(packets);
+        Self::start(rt, carried, Arc::default(), None, true, tls, Tuning { paths: None, ..tuning })
     }
 
     fn start(
         rt: Rt,
-        (socket, unmarked): (Arc<dyn AsyncUdpSocket>, Arc<Unmarked>),
+        (socket, runtime): Carried,
+        unmarked: Arc<Unmarked>,
         bind: Option<SocketAddr>,
         is_http3: bool,
         tls: Arc<rustls::ClientConfig>,
@@ -372,7 +376,7 @@ impl QuicClient {
             Some(_) => (endpoint_config(None, seed), LinkKind::Quic),
             None => (packet_config(seed), LinkKind::Masque),
         };
-        let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, rt.quinn_runtime())?;
+        let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, runtime)?;
         Ok(Self { rt, endpoint, network, loopback, bind, tuning, marks, kind, is_http3, unmarked })
     }
 

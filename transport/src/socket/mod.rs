@@ -22,7 +22,7 @@ pub use machine::{Grants, grants, interface_mtu};
 pub use marks::EcnSeen;
 pub(crate) use marks::{Marked, Marks};
 pub(crate) use paced::{HOLD_MAX, Paced, hold_until};
-pub(crate) use packets::PacketSocket;
+pub(crate) use packets::carried;
 pub use packets::{Packets, ROOM};
 
 /// The largest datagram that is taken in. Bytes of UDP payload: the most of IPv6. Larger datagrams take no more memory: quinn

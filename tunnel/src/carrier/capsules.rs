@@ -192,7 +192,7 @@ impl Incoming {
 
 /// What waits to be written, at most. Bytes: a few milliseconds of a fast path. What is held here is what a path that carries
 /// TCP holds anyway, once more.
-const HELD_MAX: usize = 256 * 1024;
+const HELD_MAX: usize = 352 * 1024;
 /// Room for what is written that is kept between writes. Bytes.
 const KEPT: usize = 64 * 1024;
 /// How much is read at a time: at first, and at most. Bytes.
