@@ -102,7 +102,7 @@ pub enum HttpError {
 /// which is what TLS agreed on, else HTTP/1.1 with upgrades.
 ///
 /// Requests that could be taken in two ways are answered here and do not reach the service. Every request
-/// carries a [`Busy`] among its extensions, which a tunnel over HTTP/2 must keep; [`ws::accept`] does. When
+/// carries a [`Busy`] among its extensions, which a tunnel over HTTP/2 must keep; [`crate::ws::accept`] does. When
 /// an upgrade of HTTP/1.1 begins, the connection is the upgrade's and this returns.
 ///
 /// When `drain` resolves, nothing new is taken, and after [`Limits::grace`] what runs is cut, tunnels over
