@@ -94,7 +94,7 @@ fn everything_that_is_wrong_is_said_at_once() {
     let begins = [
         "client.toml:1: proxy: \"ftp\" is no kind of proxy",
         "client.toml:2: prox: unknown field `prox`",
-        "client.toml:3: via: unknown variant `pigeon`, expected one of `auto`, `quic`, `masque`, `tls`, `ws`",
+        "client.toml:3: via: unknown variant `pigeon`, expected one of `auto`, `quic`, `masque`, `masque-tcp`, `tls`, `ws`",
         "client.toml:4: timeout_seconds: invalid value",
         "client.toml:5: pin: is for one gateway",
         "client.toml:5: pin: ",

@@ -159,3 +159,21 @@ fn what_a_gateway_says_to_credentials_is_not_of_the_network() {
     let probe = Probe { answer: Some(Err(error)), ..well(Rung::Quic) };
     assert_eq!(found(&[probe], &[]), []);
 }
+
+#[test]
+fn what_a_masque_proxy_does_is_said_of_tunnels() {
+    let proxied = |rung, trouble| Probe { proxy: Some("proxy.example:443".to_owned()), ..bad(rung, trouble) };
+    let refused = proxied(Rung::Masque, Trouble::ProxyRefused("403".to_owned()));
+    let asked = proxied(Rung::MasqueTcp, Trouble::ProxyCredentials("401".to_owned()));
+    let found = found(&[refused, asked], &[]);
+    let names: Vec<_> = found.iter().map(|finding| (finding.rung, finding.name)).collect();
+    assert_eq!(names, [(Rung::Masque, "proxy_refused"), (Rung::MasqueTcp, "proxy_credentials")]);
+    let please = "Please allow tunnels (CONNECT-UDP) to gw.example:4443 at the proxy proxy.example:443.";
+    let administrator = found[0].administrator.as_deref().unwrap();
+    assert!(administrator.contains(please), "{administrator}");
+    assert!(found[1].user.contains("--masque-token-file"), "{}", found[1].user);
+    // Of a tunnel within TCP nothing is said about long packets.
+    let narrow = |rung| Probe { mtu: Some((1200, 3)), ..well(rung) };
+    assert_eq!(self::names(&[narrow(Rung::MasqueTcp)], &[]), []);
+    assert_eq!(self::names(&[narrow(Rung::Masque)], &[]), [(Rung::Masque, "small_packets")]);
+}
