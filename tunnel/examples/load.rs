@@ -172,13 +172,7 @@ impl Load<'_> {
             });
             match tokio::time::timeout(PATIENCE, received).await {
                 Ok(count) => arrived += count,
-                Err(_) => {
-                    lost = sent.saturating_sub(arrived);
-                    if is_down {
-                        // A proxy that has closed the socket of a tunnel opens another one for this.
-                        let _ = self.tunnels[0].try_send(b"hello");
-                    }
-                }
+                Err(_) => lost = sent.saturating_sub(arrived),
             }
         }
         (sent, arrived)
@@ -227,8 +221,15 @@ impl Load<'_> {
     fn receive_near(&self, cx: &mut Context<'_>) -> u64 {
         let mut count = 0;
         for tunnel in self.tunnels {
-            while let Poll::Ready(Ok(_)) = tunnel.poll_payload(cx) {
-                count += 1;
+            loop {
+                match tunnel.poll_payload(cx) {
+                    Poll::Ready(Ok(_)) => count += 1,
+                    Poll::Pending => break,
+                    Poll::Ready(Err(ended)) => {
+                        eprintln!("a tunnel: {ended}");
+                        std::process::exit(1);
+                    }
+                }
             }
         }
         count
