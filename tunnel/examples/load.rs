@@ -29,8 +29,8 @@ use rustls::pki_types::pem::PemObject;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Datagrams under way, at most, to the target and from it. More than the latter in one tunnel, and Envoy reads nothing more of it.
-const WINDOW: (u64, u64) = (128, 32);
+/// Datagrams under way, at most: what the smallest buffer of a socket holds.
+const WINDOW: u64 = 128;
 /// After so long without one that arrives, those under way are lost.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Not counted, while everything gets to speed.
@@ -163,8 +163,7 @@ impl Load<'_> {
     async fn run(&mut self, until: Instant, is_down: bool) -> (u64, u64) {
         let (mut sent, mut arrived, mut lost) = (0u64, 0u64, 0u64);
         while Instant::now() < until {
-            let window = if is_down { WINDOW.1 } else { WINDOW.0 };
-            let room = window.saturating_sub(sent.saturating_sub(arrived + lost));
+            let room = WINDOW.saturating_sub(sent.saturating_sub(arrived + lost));
             sent += if is_down { self.send_down(room).await } else { self.send_up(room) };
             let received = poll_fn(|cx| {
                 let count = if is_down { self.receive_near(cx) } else { self.receive_far(cx) };
