@@ -80,7 +80,7 @@ pub struct Limits {
     /// Server: how long requests and tunnels may still run when the connection is to end. Default 10 s.
     pub grace: Duration,
     /// Datagrams of one tunnel that wait to be read; later ones are dropped. Whoever reads them holds up to as many again.
-    /// Bytes, default 256 KiB.
+    /// Bytes, default 1 MiB: a reader that waits a millisecond for its processor loses nothing at 8 Gbit/s.
     pub datagrams: usize,
 }
 
@@ -93,7 +93,7 @@ impl Default for Limits {
             streams: 64,
             window: 16 << 20,
             grace: Duration::from_secs(10),
-            datagrams: 256 << 10,
+            datagrams: 1 << 20,
         }
     }
 }
