@@ -14,6 +14,7 @@ pub mod client;
 pub mod forward;
 pub mod http3;
 pub mod server;
+mod sync;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

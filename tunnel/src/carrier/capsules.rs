@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -15,8 +15,9 @@ use metra_fallback::BoxStream;
 use metra_transport::{AbortOnDrop, Rt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use super::{Ended, SendError, Waiting};
+use super::{Ended, SendError};
 use crate::proto::capsule::{self, CapsuleDecoder};
+use crate::sync::{Waiting, lock};
 
 /// The stream of a request.
 pub(super) struct Capsules {
@@ -90,7 +91,7 @@ impl Capsules {
 
     /// The next payload. One task at a time.
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Ended>> {
-        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut incoming = lock(&self.incoming);
         incoming.poll(cx)
     }
 
@@ -113,7 +114,7 @@ impl fmt::Debug for Capsules {
 
 impl Outgoing {
     fn buffer(&self) -> MutexGuard<'_, BytesMut> {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.buffer)
     }
 
     async fn write(self: Arc<Self>, mut stream: WriteHalf<BoxStream>) {

@@ -16,15 +16,16 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::poll_fn;
 use metra_fallback::BoxStream;
 use metra_transport::{Packets, ROOM, Rt};
 
-use crate::http3::{DatagramReceiver, DatagramSender, Tunnelled, Verdict};
+use crate::http3::{DatagramReceiver, DatagramSender, Datagrams, Tunnelled, Verdict};
+use crate::sync::lock;
 
 pub(crate) use crate::http3::SendError;
 use capsules::Capsules;
@@ -89,7 +90,7 @@ impl Carrier {
     /// Over HTTP/3. `peer` is the other end of the connection.
     pub(crate) fn http3(rt: &Rt, tunnelled: Tunnelled, peer: SocketAddr, side: Side) -> Self {
         let datagrams = tunnelled.datagrams.map(|datagrams| {
-            let (sender, receiver) = datagrams.split();
+            let Datagrams { sender, receiver } = datagrams;
             let out = Arc::new(Out { sender, left: Mutex::default() });
             ByDatagram { rt: rt.clone(), receiver: Mutex::new(receiver), out }
         });
@@ -265,36 +266,6 @@ impl fmt::Debug for Carrier {
         let way = if self.is_by_datagram() { "datagrams" } else { "capsules" };
         write!(f, "Carrier({}, {way})", self.peer)
     }
-}
-
-/// Tasks that wait for room.
-#[derive(Debug, Default)]
-pub(crate) struct Waiting(Mutex<Vec<Waker>>);
-
-impl Waiting {
-    /// Ready if `has_room`; else the task is woken by [`Waiting::wake`].
-    pub(crate) fn poll(&self, cx: &mut Context<'_>, has_room: impl Fn() -> bool) -> Poll<()> {
-        if has_room() {
-            return Poll::Ready(());
-        }
-        let mut waiting = lock(&self.0);
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
-        drop(waiting);
-        // Between the question and the note somebody may have made room.
-        if has_room() { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    pub(crate) fn wake(&self) {
-        let waiting = std::mem::take(&mut *lock(&self.0));
-        waiting.into_iter().for_each(Waker::wake);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is in it is right after every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Heads of capsules for as many bytes as [`ROOM`] says, of the packets that QUIC sends. Bytes.

@@ -151,12 +151,12 @@ async fn capsules_over_http3_are_answered_by_capsules_and_datagrams_by_datagrams
         let began = std::time::Instant::now();
         while !far.carrier.is_by_datagram() {
             assert!(began.elapsed() < PATIENCE);
-            datagrams.try_send(b"up again").unwrap();
+            datagrams.sender.try_send(b"up again").unwrap();
             assert_eq!(recv(&far.carrier).await.unwrap(), "up again");
             Rt::tokio().sleep(Duration::from_millis(2)).await;
         }
         far.carrier.try_send(b"down again").unwrap();
-        assert_eq!(soon(poll_fn(|cx| datagrams.poll_recv(cx))).await.unwrap(), "down again");
+        assert_eq!(soon(poll_fn(|cx| datagrams.receiver.poll_recv(cx))).await.unwrap(), "down again");
     }
 }
 

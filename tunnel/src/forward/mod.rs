@@ -18,7 +18,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use metra_transport::{AbortOnDrop, Rt};
 
 use crate::carrier::Carrier;
 use crate::proto::Target;
+use crate::sync::lock;
 use crate::udp::{Batch, Udp};
 
 pub use crate::carrier::Ended;
@@ -327,11 +328,6 @@ impl Flow {
         }
         *state = State::Open(carrier.clone());
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is in it is right after every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Datagrams of one source that wait for its tunnel: a few, such as the first flight of a handshake.

@@ -12,23 +12,28 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use metra_core::wire::varint;
 use metra_transport::Rt;
 use metra_transport::quic::DATAGRAM_BUFFER;
 use quinn::{Connection, ConnectionError, SendDatagramError};
 use tokio::sync::Notify;
 
-use super::error::{self, DATAGRAM_ERROR, ID_ERROR};
+use super::error::{self, ID_ERROR};
+use super::rounds::{Rounds, Share};
+use crate::proto::Prefix;
+use crate::proto::datagram::{self, FrameError};
+use crate::sync::{Waiting, lock};
 
 /// The datagrams of one tunnel, both ways.
 #[derive(Debug)]
 pub struct Datagrams {
-    sender: DatagramSender,
-    receiver: DatagramReceiver,
+    /// To the peer.
+    pub sender: DatagramSender,
+    /// From the peer.
+    pub receiver: DatagramReceiver,
 }
 
 /// Sends datagrams of one tunnel. Clones are for the same tunnel.
@@ -61,11 +66,10 @@ pub enum SendError {
 struct Out {
     rt: Rt,
     connection: Connection,
-    /// Quarter stream id and context id.
-    head: Vec<u8>,
+    head: Prefix,
     queue: Arc<Queue>,
     is_blocked: AtomicBool,
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Waiting,
     /// Of the connection's rounds.
     rounds: Arc<Mutex<Rounds>>,
     share: Mutex<Share>,
@@ -75,57 +79,19 @@ impl Datagrams {
     pub(super) fn new(rt: Rt, connection: Connection, route: &Route) -> Self {
         let queue = route.queue.clone();
         lock(&queue.waiting).is_early = false;
-        let mut head = Vec::with_capacity(9);
-        varint::put(route.quarter, &mut head);
-        varint::put(UDP_PAYLOAD, &mut head);
         let out = Out {
             rt,
             connection,
-            head,
+            head: datagram::prefix(route.stream)
+                .expect("invariant: requests come on streams of the client's"),
             queue: queue.clone(),
             is_blocked: AtomicBool::new(false),
-            waiting: Mutex::default(),
+            waiting: Waiting::default(),
             rounds: route.routes.rounds.clone(),
             share: Mutex::default(),
         };
         let receiver = DatagramReceiver { queue, taken: VecDeque::new() };
         Self { sender: DatagramSender(Arc::new(out)), receiver }
-    }
-
-    /// One half for each task.
-    pub fn split(self) -> (DatagramSender, DatagramReceiver) {
-        (self.sender, self.receiver)
-    }
-
-    /// See [`DatagramSender::max_payload`].
-    pub fn max_payload(&self) -> Option<usize> {
-        self.sender.max_payload()
-    }
-
-    /// See [`DatagramSender::try_send`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn try_send(&self, payload: &[u8]) -> Result<(), SendError> {
-        self.sender.try_send(payload)
-    }
-
-    /// See [`DatagramSender::poll_ready`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        self.sender.poll_ready(cx)
-    }
-
-    /// See [`DatagramReceiver::poll_recv`].
-    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        self.receiver.poll_recv(cx)
-    }
-
-    /// See [`DatagramReceiver::dropped`].
-    pub fn dropped(&self) -> u64 {
-        self.receiver.dropped()
     }
 }
 
@@ -167,12 +133,8 @@ impl DatagramSender {
                 rt.spawn(async move {
                     // Lost with the connection, or the path has shrunk: as any datagram may be.
                     let _ = connection.send_datagram_wait(datagram).await;
-                    let woken = {
-                        let mut waiting = lock(&out.waiting);
-                        out.is_blocked.store(false, Ordering::Release);
-                        std::mem::take(&mut *waiting)
-                    };
-                    woken.into_iter().for_each(Waker::wake);
+                    out.is_blocked.store(false, Ordering::Release);
+                    out.waiting.wake();
                 });
                 Ok(())
             }
@@ -205,18 +167,7 @@ impl DatagramSender {
         if !out.queue.is_open.load(Ordering::Relaxed) {
             return Poll::Ready(Err(SendError::Closed));
         }
-        if !out.is_blocked.load(Ordering::Acquire) {
-            return Poll::Ready(Ok(()));
-        }
-        let mut waiting = lock(&out.waiting);
-        // It is unblocked under this lock.
-        if !out.is_blocked.load(Ordering::Acquire) {
-            return Poll::Ready(Ok(()));
-        }
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
-        Poll::Pending
+        out.waiting.poll(cx, || !out.is_blocked.load(Ordering::Acquire)).map(Ok)
     }
 }
 
@@ -244,52 +195,6 @@ impl DatagramReceiver {
     /// Datagrams that were dropped because they were not read as fast as they came.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped.load(Ordering::Relaxed)
-    }
-}
-
-/// How tunnels share what their connection sends while it is crowded: in rounds of so many bytes, in which each of them has
-/// the same part. It is work-conserving: who has had its part waits only as long as others keep the connection crowded.
-#[derive(Debug, Default)]
-struct Rounds {
-    number: u64,
-    /// In this round. Bytes.
-    sent: u64,
-    /// Tunnels that have sent in this round, and in the one before.
-    tunnels: (u64, u64),
-}
-
-/// What one tunnel has had of a round.
-#[derive(Debug, Default)]
-struct Share {
-    round: u64,
-    sent: u64,
-}
-
-impl Rounds {
-    fn admit(&mut self, share: &mut Share, length: u64) -> bool {
-        // The first round is 0 for those that have sent nothing, too.
-        if share.round != self.number || share.sent == 0 {
-            *share = Share { round: self.number, sent: 0 };
-            self.tunnels.0 += 1;
-        }
-        let tunnels = self.tunnels.0.max(self.tunnels.1);
-        if share.sent > 0 && share.sent + length > ROUND / tunnels {
-            // What is left when all have had their part is too little for anybody: nobody would end the round.
-            if self.sent + length * tunnels > ROUND {
-                self.next();
-            }
-            return false;
-        }
-        share.sent += length;
-        self.sent += length;
-        if self.sent + length > ROUND {
-            self.next();
-        }
-        true
-    }
-
-    fn next(&mut self) {
-        *self = Self { number: self.number + 1, sent: 0, tunnels: (0, self.tunnels.0) };
     }
 }
 
@@ -334,7 +239,7 @@ pub(super) struct Unrouted {
 #[derive(Debug)]
 pub(super) struct Route {
     routes: Arc<Routes>,
-    quarter: u64,
+    stream: u64,
     queue: Arc<Queue>,
 }
 
@@ -342,11 +247,11 @@ pub(super) struct Route {
 struct Queue {
     is_open: AtomicBool,
     dropped: AtomicU64,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Queued>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Queued {
     packets: VecDeque<Bytes>,
     /// Of the packets, and what holding them costs.
     bytes: usize,
@@ -364,11 +269,11 @@ impl Routes {
     /// Begins to keep datagrams of the request on `stream`.
     pub(super) fn open(self: &Arc<Self>, stream: u64) -> Route {
         let quarter = stream / 4;
-        let waiting = Mutex::new(Waiting { is_early: true, ..Waiting::default() });
+        let waiting = Mutex::new(Queued { is_early: true, ..Queued::default() });
         let queue = Arc::new(Queue { is_open: AtomicBool::new(true), dropped: AtomicU64::new(0), waiting });
         let early = lock(&self.table).insert(quarter, To::Tunnel(queue.clone()));
         queue.push(early.into_iter(), self.limit);
-        Route { routes: self.clone(), quarter, queue }
+        Route { routes: self.clone(), stream, queue }
     }
 
     /// The request on `stream` gives datagrams no meaning.
@@ -423,8 +328,8 @@ struct Batch<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Malformed {
     /// "MUST be treated as an HTTP/3 connection error of type H3_DATAGRAM_ERROR".
-    #[error("an HTTP datagram without a stream")]
-    Unparsable,
+    #[error(transparent)]
+    Unparsable(#[from] FrameError),
     /// "SHOULD be treated as an HTTP/3 connection error of type H3_ID_ERROR".
     #[error("an HTTP datagram of a stream beyond the limit")]
     BeyondLimit,
@@ -433,19 +338,18 @@ enum Malformed {
 impl Malformed {
     fn code(self) -> u64 {
         match self {
-            Malformed::Unparsable => DATAGRAM_ERROR,
+            Malformed::Unparsable(error) => error.h3_code(),
             Malformed::BeyondLimit => ID_ERROR,
         }
     }
 }
 
 impl Batch<'_> {
-    fn take(&mut self, mut datagram: Bytes) -> Result<(), Malformed> {
-        let mut rest = &datagram[..];
-        let quarter = varint::take(&mut rest).filter(|id| *id <= QUARTER_MAX).ok_or(Malformed::Unparsable)?;
-        // Without a context id it is for no context.
-        let is_udp = varint::take(&mut rest) == Some(UDP_PAYLOAD);
-        let payload = datagram.split_off(datagram.len() - rest.len());
+    fn take(&mut self, frame: Bytes) -> Result<(), Malformed> {
+        let (stream, datagram) = datagram::split(frame)?;
+        let quarter = stream / 4;
+        // Without a context id it is for no context, and what UDP cannot carry is for nobody.
+        let payload = datagram::udp_payload(datagram).ok().flatten();
         if self.to.as_ref().is_none_or(|(id, _)| *id != quarter) {
             self.flush();
             let mut table = lock(&self.routes.table);
@@ -457,13 +361,13 @@ impl Batch<'_> {
                 None => match self.routes.ahead {
                     // No more streams than these can have been opened.
                     Some(ahead) if quarter - table.next > ahead => return Err(Malformed::BeyondLimit),
-                    Some(_) if is_udp => table.keep(quarter, &payload),
-                    _ => {}
+                    Some(_) => payload.iter().for_each(|payload| table.keep(quarter, payload)),
+                    None => {}
                 },
             }
         }
-        if is_udp && self.to.as_ref().is_some_and(|(_, queue)| queue.is_some()) {
-            self.payloads.push(payload);
+        if self.to.as_ref().is_some_and(|(_, queue)| queue.is_some()) {
+            self.payloads.extend(payload);
         }
         Ok(())
     }
@@ -549,24 +453,13 @@ impl Drop for Unrouted {
 
 impl Drop for Route {
     fn drop(&mut self) {
-        lock(&self.routes.table).to.remove(&self.quarter);
+        lock(&self.routes.table).to.remove(&(self.stream / 4));
         self.queue.close();
     }
 }
 
-/// Nothing that can panic happens under these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// RFC 9297 section 2.1: stream ids are below 2^62.
-const QUARTER_MAX: u64 = (1 << 60) - 1;
-/// The context of UDP payloads (RFC 9298 section 5).
-const UDP_PAYLOAD: u64 = 0;
 /// What may wait to be sent before tunnels have to share. Bytes.
 const CROWDED: usize = DATAGRAM_BUFFER / 4;
-/// What all tunnels of a crowded connection send before each may send again. Bytes.
-const ROUND: u64 = 128 * 1024;
 /// Datagrams kept of a tunnel that is not granted yet, and of all requests of a connection that have not come yet.
 const EARLY: usize = 32;
 /// Of the latter. Bytes.
@@ -574,45 +467,3 @@ const EARLY_BYTES: usize = 64 << 10;
 /// Payloads that wait are copied if they are shorter than this (bytes) and more than so many wait.
 const SMALL: usize = 1024;
 const FEW: usize = 16;
-
-#[cfg(test)]
-mod share_tests {
-    use super::*;
-
-    /// What each of `wanting` gets of `total` bytes, when all want `length` bytes again and again, some of them rarely.
-    fn shared(wanting: &[u64], length: u64, rounds: usize) -> Vec<u64> {
-        let (mut of_all, mut shares) = (Rounds::default(), Vec::new());
-        shares.resize_with(wanting.len(), Share::default);
-        let mut got = vec![0; wanting.len()];
-        for turn in 0..rounds {
-            for (n, every) in wanting.iter().enumerate() {
-                if (turn as u64).is_multiple_of(*every) && of_all.admit(&mut shares[n], length) {
-                    got[n] += length;
-                }
-            }
-        }
-        got
-    }
-
-    #[test]
-    fn one_tunnel_has_all() {
-        assert_eq!(shared(&[1], 1200, 10_000), [12_000_000]);
-    }
-
-    #[test]
-    fn who_sends_more_than_others_gets_no_more() {
-        // The first tries ten times as often as the others: they get all that they want, and it gets as much as the most.
-        let mut wanting = vec![10; 8];
-        wanting[0] = 1;
-        let got = shared(&wanting, 1200, 20_000);
-        assert!(got[1..].iter().all(|bytes| *bytes >= 2000 * 1200 * 95 / 100), "{got:?}");
-        let most = got[1..].iter().max().copied().unwrap_or_default();
-        assert!(got[0] <= most * 13 / 10, "{got:?}");
-    }
-
-    #[test]
-    fn a_datagram_that_is_larger_than_a_part_goes_once_a_round() {
-        let got = shared(&[1; 64], 65_000, 1000);
-        assert!(got.iter().all(|bytes| *bytes > 0), "{got:?}");
-    }
-}

@@ -107,7 +107,8 @@ pub(super) fn number(code: u64) -> VarInt {
 }
 
 // RFC 9297 section 5.2, RFC 9114 section 8.1.
-pub(super) const DATAGRAM_ERROR: u64 = 0x33;
+pub(super) use crate::proto::H3_MESSAGE_ERROR as MESSAGE_ERROR;
+pub(super) use crate::proto::datagram::H3_DATAGRAM_ERROR as DATAGRAM_ERROR;
 pub(super) const NO_ERROR: u64 = 0x100;
 pub(super) const INTERNAL_ERROR: u64 = 0x102;
 pub(super) const FRAME_UNEXPECTED: u64 = 0x105;
@@ -117,5 +118,4 @@ pub(super) const ID_ERROR: u64 = 0x108;
 pub(super) const SETTINGS_ERROR: u64 = 0x109;
 pub(super) const REQUEST_REJECTED: u64 = 0x10b;
 pub(super) const REQUEST_CANCELLED: u64 = 0x10c;
-pub(super) const MESSAGE_ERROR: u64 = 0x10e;
 pub(super) const CONNECT_ERROR: u64 = 0x10f;

@@ -18,7 +18,8 @@ use quinn::{RecvStream, SendStream, StoppedError, WriteError};
 
 use super::error::{self, REQUEST_CANCELLED};
 use super::frames::{DATA, Frames, Violation};
-use super::quic::{lock, lost};
+use super::quic::lost;
+use crate::sync::lock;
 
 /// The sending half, shared between h3 and who writes DATA frames. When nobody holds it any more and it was not finished,
 /// it is reset: quinn would finish it, and a truncated body would look complete.

@@ -7,6 +7,7 @@
 //!  body        bodies that are pulled, and counted
 //!  tunnel      CONNECT: the stream after the answer, and its datagrams
 //!  datagrams   one reader of QUIC DATAGRAM frames per connection, a bounded queue per tunnel
+//!    rounds      how tunnels share what the connection sends
 //!  --------------------------------------------------------------------------- h3: frames, QPACK, control streams
 //!  quic        h3's view of quinn's connection
 //!    halves      and of its streams                                      frames    what goes past, looked at first
@@ -43,6 +44,7 @@ mod frames;
 mod halves;
 mod quic;
 mod request;
+mod rounds;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //!
 //! The streams themselves are in [`halves`](super::halves).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use quinn::{RecvStream, SendStream};
 use super::error;
 use super::frames::Frames;
 use super::halves::{Receiver, Sender, Sending};
+use crate::sync::lock;
 
 type Accepting<T> = BoxFuture<'static, Result<T, quinn::ConnectionError>>;
 
@@ -232,9 +233,4 @@ pub(super) fn lost(error: quinn::ConnectionError) -> ConnectionErrorIncoming {
         quinn::ConnectionError::TimedOut => ConnectionErrorIncoming::Timeout,
         other => ConnectionErrorIncoming::Undefined(Arc::new(other)),
     }
-}
-
-/// Nothing that can panic happens under these locks.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -21,7 +21,6 @@ use hyper::body::Frame;
 use hyper::service::service_fn;
 use metra_transport::quic::{Accepted, QuicClient, QuicServer, Serves, Tuning};
 use metra_transport::{Rt, Task};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::*;
@@ -40,26 +39,11 @@ struct Wire {
 }
 
 async fn wire() -> Wire {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key: PrivateKeyDer<'static> = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let (tls, client) = crate::testing::tls();
     let any = "127.0.0.1:0".parse().unwrap();
     let server =
-        QuicServer::bind(Rt::tokio(), any, tls.into(), Tuning::default(), None, Serves::MtpAndHttp3).unwrap();
-    let client = QuicClient::http3(Rt::tokio(), any, client.into(), Tuning::default()).unwrap();
+        QuicServer::bind(Rt::tokio(), any, tls, Tuning::default(), None, Serves::MtpAndHttp3).unwrap();
+    let client = QuicClient::http3(Rt::tokio(), any, client, Tuning::default()).unwrap();
     let address = server.local_addr().unwrap();
     let (near, far) = tokio::join!(client.connect_http3(address, "localhost"), async {
         server.accept().await.unwrap().accept().await.unwrap()
@@ -197,5 +181,5 @@ fn connect_udp(path: &str) -> Request<()> {
 }
 
 async fn recv(datagrams: &mut Datagrams) -> Option<Bytes> {
-    soon(poll_fn(|cx| datagrams.poll_recv(cx))).await
+    soon(poll_fn(|cx| datagrams.receiver.poll_recv(cx))).await
 }

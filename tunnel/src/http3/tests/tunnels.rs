@@ -18,16 +18,16 @@ async fn datagrams_and_bytes_run_both_ways() {
     let client = site.client().await;
     let (mut near, mut far) = tunnelled(&site, &client).await;
     let (mut near_datagrams, mut far_datagrams) = (near.datagrams.unwrap(), far.datagrams.unwrap());
-    assert!(near_datagrams.max_payload().unwrap() >= 1200);
-    near_datagrams.try_send(b"ping").unwrap();
+    assert!(near_datagrams.sender.max_payload().unwrap() >= 1200);
+    near_datagrams.sender.try_send(b"ping").unwrap();
     assert_eq!(recv(&mut far_datagrams).await.unwrap(), "ping");
-    far_datagrams.try_send(b"").unwrap();
+    far_datagrams.sender.try_send(b"").unwrap();
     assert_eq!(recv(&mut near_datagrams).await.unwrap(), "", "RFC 9298 section 5: empty is valid");
-    let largest = vec![9; near_datagrams.max_payload().unwrap()];
-    near_datagrams.try_send(&largest).unwrap();
+    let largest = vec![9; near_datagrams.sender.max_payload().unwrap()];
+    near_datagrams.sender.try_send(&largest).unwrap();
     assert_eq!(recv(&mut far_datagrams).await.unwrap(), largest);
     let longer = vec![9; 65_000];
-    assert_eq!(near_datagrams.try_send(&longer), Err(SendError::TooLarge));
+    assert_eq!(near_datagrams.sender.try_send(&longer), Err(SendError::TooLarge));
 
     let capsules: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
     let (sent, received) = tokio::join!(
@@ -53,7 +53,7 @@ async fn datagrams_and_bytes_run_both_ways() {
     let error = soon(near.stream.read_exact(&mut back)).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(recv(&mut far_datagrams).await, None);
-    assert_eq!(far_datagrams.try_send(b""), Err(SendError::Closed));
+    assert_eq!(far_datagrams.sender.try_send(b""), Err(SendError::Closed));
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn tunnels_of_a_connection_do_not_mix() {
     }
     for i in 0..100u8 {
         let near = tunnels[usize::from(i % 10)].0.datagrams.as_ref().unwrap();
-        near.try_send(&[i]).unwrap();
+        near.sender.try_send(&[i]).unwrap();
     }
     for (i, (_, far)) in tunnels.iter_mut().enumerate() {
         for n in 0..10 {
@@ -96,7 +96,7 @@ async fn a_tunnel_outlives_its_client_and_keeps_the_connection() {
     let (near, mut far) = tunnelled(&site, &client).await;
     drop(client);
     Rt::tokio().sleep(Duration::from_millis(300)).await;
-    near.datagrams.as_ref().unwrap().try_send(b"still here").unwrap();
+    near.datagrams.as_ref().unwrap().sender.try_send(b"still here").unwrap();
     assert_eq!(recv(far.datagrams.as_mut().unwrap()).await.unwrap(), "still here");
     drop((near, far));
     assert_eq!(soon(site.ended).await.unwrap(), Ok(()));
@@ -114,15 +114,15 @@ async fn a_full_buffer_refuses_the_newest_and_says_when_there_is_room() {
     let full = loop {
         let mut payload = vec![0; 1000];
         payload[..4].copy_from_slice(&taken.to_be_bytes());
-        match near.try_send(&payload) {
+        match near.sender.try_send(&payload) {
             Ok(()) => taken += 1,
             Err(error) => break error,
         }
     };
     assert_eq!(full, SendError::Full);
     assert!(taken >= 900, "{taken}");
-    soon(poll_fn(|cx| near.poll_ready(cx))).await.unwrap();
-    near.try_send(b"last").unwrap();
+    soon(poll_fn(|cx| near.sender.poll_ready(cx))).await.unwrap();
+    near.sender.try_send(b"last").unwrap();
     let datagrams = far.datagrams.as_mut().unwrap();
     let first = recv(datagrams).await.unwrap();
     assert_eq!(first[..4], 0u32.to_be_bytes(), "the oldest is still there");
@@ -135,15 +135,15 @@ async fn a_slow_consumer_of_datagrams_holds_so_much_and_the_newest_are_dropped()
     let (near, mut far) = tunnelled(&site, &client).await;
     let near = near.datagrams.unwrap();
     for i in 0..100u8 {
-        near.try_send(&[i; 1000]).unwrap();
+        near.sender.try_send(&[i; 1000]).unwrap();
     }
     let far = far.datagrams.as_mut().unwrap();
-    while far.dropped() < 91 {
+    while far.receiver.dropped() < 91 {
         Rt::tokio().sleep(Duration::from_millis(5)).await;
     }
     for i in 0..9 {
         assert_eq!(recv(far).await.unwrap()[0], i);
     }
-    near.try_send(b"now").unwrap();
+    near.sender.try_send(b"now").unwrap();
     assert_eq!(recv(far).await.unwrap(), "now");
 }
