@@ -184,19 +184,13 @@ impl ConnectArgs {
     }
 
     fn options(&self, address: Address, chosen: &Chosen) -> Result<ConnectOptions, Failure> {
-        let mut trust = TrustAnchors::new().system();
-        // Whoever has given a folder of their own may have no home.
-        if let Ok(dir) = state::gateway() {
-            trust = trust.local(dir);
-        }
         // Whoever says whom to trust says all of it.
         let (ca, pins) = if self.ca.is_empty() && self.pin.is_empty() {
             (&chosen.ca, &chosen.pins)
         } else {
             (&self.ca, &self.pin)
         };
-        trust = ca.iter().fold(trust, |trust, file| trust.ca_file(file));
-        trust = pins.iter().fold(trust, |trust, pin| trust.pin(*pin));
+        let trust = trust(ca, pins);
         let certificate = self.cert.clone().zip(self.key.clone());
         // Looked at here first: a file that is no certificate is wrong use, and no fault of the gateway.
         metra_certs::client_config(
@@ -339,6 +333,17 @@ impl ConnectArgs {
             (None, None) => Ok(std::env::var("METRA_TOKEN").ok().filter(|token| !token.is_empty())),
         }
     }
+}
+
+/// Whom to trust: the authorities of the system, the gateway of this machine, and these; or these authorities only.
+pub(super) fn trust(ca: &[PathBuf], pins: &[Pin]) -> TrustAnchors {
+    let mut trust = TrustAnchors::new().system();
+    // Whoever has given a folder of their own may have no home.
+    if let Ok(dir) = state::gateway() {
+        trust = trust.local(dir);
+    }
+    trust = ca.iter().fold(trust, |trust, file| trust.ca_file(file));
+    pins.iter().fold(trust, |trust, pin| trust.pin(*pin))
 }
 
 /// The one token in a file that an option or a key of the configuration names.

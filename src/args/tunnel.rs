@@ -2,19 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use metra_certs::{Pin, TrustAnchors};
-use metra_fallback::proxy::{Credentials, Proxy};
+use metra_certs::Pin;
+use metra_client::{Credentials, MasqueProxy};
 use metra_tunnel::client::Hop;
 use metra_tunnel::forward::{Bounds, Over};
-use metra_tunnel::proto::{Target, Template};
+use metra_tunnel::proto::Target;
 
-use super::connect::read_token;
+use super::connect::{read_token, trust};
 use crate::exit::Failure;
-use crate::state;
 
 /// Lead a UDP port of this machine through a MASQUE proxy, for any program
 ///
@@ -92,26 +90,26 @@ impl TunnelArgs {
     /// # Errors
     /// One of the options is wrong, or a file that it names. Fault: the user.
     pub(crate) fn hop(&self) -> Result<Hop, Failure> {
-        let (template, mut credentials) = proxy(&self.proxy)?;
+        let mut proxy = proxy(&self.proxy)?;
         if let Some(file) = &self.proxy_token_file {
-            if credentials != Credentials::None {
+            if *proxy.credentials() != Credentials::None {
                 let message = "--proxy has a user already: --proxy-token-file does not go with it";
                 return Err(Failure::usage(message));
             }
-            credentials = Credentials::Bearer(read_token("--proxy-token-file", file)?);
+            let token = read_token("--proxy-token-file", file)?;
+            proxy =
+                proxy.with_token(token).map_err(|e| Failure::usage(format!("--proxy-token-file: {e}")))?;
         }
-        let mut trust = TrustAnchors::new().system();
-        // Whoever has given a folder of their own may have no home.
-        if let Ok(dir) = state::gateway() {
-            trust = trust.local(dir);
-        }
-        trust = self.ca.iter().fold(trust, |trust, file| trust.ca_file(file));
-        trust = self.pin.iter().fold(trust, |trust, pin| trust.pin(*pin));
         let certificate = self.cert.as_deref().zip(self.key.as_deref());
-        let tls =
-            metra_certs::client_config(&trust, certificate).map_err(|e| Failure::usage(e.to_string()))?;
-        Ok(Hop { template, tls: Arc::clone(&tls), credentials })
+        let tls = metra_certs::client_config(&trust(&self.ca, &self.pin), certificate)
+            .map_err(|e| Failure::usage(e.to_string()))?;
+        Ok(Hop { template: proxy.template().clone(), tls, credentials: proxy.credentials().clone() })
     }
+}
+
+/// As clients know MASQUE proxies.
+fn proxy(text: &str) -> Result<MasqueProxy, Failure> {
+    text.parse().map_err(|e| Failure::usage(format!("--proxy: {e}")))
 }
 
 /// HOST:PORT.
@@ -124,23 +122,6 @@ fn target(text: &str) -> Result<Target, String> {
     };
     let port = port.parse().map_err(|_| "the port is no number from 1 to 65535")?;
     Target::new(host, port).map_err(|e| e.to_string())
-}
-
-/// The template, and the user that stands in it. Never shows the latter.
-fn proxy(text: &str) -> Result<(Template, Credentials), Failure> {
-    let wrong = |e: &dyn std::fmt::Display| Failure::usage(format!("--proxy: {e}"));
-    let Some(rest) = text.strip_prefix("https://") else {
-        return Err(wrong(&"it does not begin with https://"));
-    };
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '{']).unwrap_or(rest.len()));
-    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-    // As in the URLs of other proxies.
-    let shown: Proxy = format!("https://{authority}").parse().map_err(|e| wrong(&e))?;
-    let template = match path {
-        "" | "/" => Template::default_of(shown.host(), shown.port()),
-        _ => Template::parse(&format!("https://{place}{path}")),
-    };
-    Ok((template.map_err(|e| wrong(&e))?, shown.credentials().clone()))
 }
 
 #[cfg(test)]
@@ -165,7 +146,9 @@ mod tests {
     #[test]
     fn proxies_are_templates_or_hosts_and_may_have_a_user() {
         let there = target("192.0.2.1:53").unwrap();
-        let at = |text: &str| proxy(text).map(|(template, shown)| (template.expand(&there), shown));
+        let at = |text: &str| {
+            proxy(text).map(|proxy| (proxy.template().expand(&there), proxy.credentials().clone()))
+        };
         let default = "/.well-known/masque/udp/192.0.2.1/53/";
         for text in ["https://p.example", "https://p.example/"] {
             let (uri, shown) = at(text).unwrap();
