@@ -12,8 +12,6 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION,
     SERVER, TRANSFER_ENCODING, VIA,
@@ -157,8 +155,8 @@ impl Connection {
         outer: Opened,
         tuning: &Tuning,
     ) -> Result<Arc<Self>, TunnelError> {
-        let (peer, tuning) = (outer.carrier.peer(), within(tuning));
-        let endpoint = QuicClient::http3_over(rt.clone(), outer.carrier, hop.tls.clone(), tuning)
+        let peer = outer.carrier.peer();
+        let endpoint = QuicClient::http3_over(rt.clone(), outer.carrier, hop.tls.clone(), tuning.clone())
             .map_err(LinkError::from)?;
         let connection = endpoint.connect_http3(peer, hop.template.host()).await?;
         Self::start(rt, hop, connection, endpoint, outer.keep).await
@@ -251,11 +249,6 @@ pub async fn over_stream(
     Ok(Opened { carrier: Arc::new(Carrier::stream(rt, stream, peer)), keep: None })
 }
 
-/// How QUIC behaves within a tunnel.
-pub fn within(tuning: &Tuning) -> Tuning {
-    Tuning { paths: None, ..tuning.clone() }
-}
-
 fn uri(hop: &Hop, target: &Target) -> Result<Uri, TunnelError> {
     hop.template
         .expand(target)
@@ -269,13 +262,7 @@ fn fields(hop: &Hop) -> Result<HeaderMap, TunnelError> {
     let mut fields = HeaderMap::new();
     let name = HeaderName::from_static(capsule_protocol::NAME);
     fields.insert(name, HeaderValue::from_static(capsule_protocol::ON));
-    let shown = match &hop.credentials {
-        Credentials::None => return Ok(fields),
-        Credentials::Basic { user, password } => {
-            format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
-        }
-        Credentials::Bearer(token) => format!("Bearer {token}"),
-    };
+    let Some(shown) = hop.credentials.header() else { return Ok(fields) };
     let mut shown = HeaderValue::try_from(shown)
         .map_err(|_| TunnelError::Request("the credentials for the proxy".to_owned()))?;
     shown.set_sensitive(true);

@@ -15,7 +15,7 @@ use metra_fallback::tls::TlsClient;
 use metra_fallback::{Dialed, Target as Place, dial, race, udp};
 use metra_transport::quic::QuicClient;
 use metra_transport::{LinkError, Packets};
-use metra_tunnel::client::{Hop, Opened, TunnelError, over_http3, over_stream, over_tunnel, within};
+use metra_tunnel::client::{Hop, Opened, TunnelError, over_http3, over_stream, over_tunnel};
 use metra_tunnel::proto::{Target, Template};
 use rustls::client::Resumption;
 
@@ -158,8 +158,7 @@ impl Reach {
         let peer = carrier.peer();
         // Nothing but QUIC goes through it.
         opened.defer();
-        let tuning = within(&self.tuning);
-        let quic = QuicClient::over(self.rt.clone(), carrier, self.tls.clone(), tuning)
+        let quic = QuicClient::over(self.rt.clone(), carrier, self.tls.clone(), self.tuning.clone())
             .map_err(|e| Unreached::refused(Code::Internal, e.to_string()))?;
         let link = quic.connect(peer, &self.address.host).await.map_err(Unreached::link)?;
         Ok(Reached { link, endpoint: Some(Endpoint { quic, _tunnel: Some(opened) }), stream: None })

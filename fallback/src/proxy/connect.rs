@@ -2,8 +2,6 @@
 
 use std::io;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -111,13 +109,8 @@ fn request(proxy: &Proxy, target: &Target) -> Vec<u8> {
         "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: metra/{}\r\n",
         env!("CARGO_PKG_VERSION")
     );
-    match proxy.credentials() {
-        Credentials::None => {}
-        Credentials::Basic { user, password } => {
-            let both = STANDARD.encode(format!("{user}:{password}"));
-            head.push_str(&format!("Proxy-Authorization: Basic {both}\r\n"));
-        }
-        Credentials::Bearer(token) => head.push_str(&format!("Proxy-Authorization: Bearer {token}\r\n")),
+    if let Some(shown) = proxy.credentials().header() {
+        head.push_str(&format!("Proxy-Authorization: {shown}\r\n"));
     }
     head.push_str("\r\n");
     head.into_bytes()

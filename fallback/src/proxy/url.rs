@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 /// How a proxy is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -45,6 +48,19 @@ pub enum Credentials {
     },
     /// `Proxy-Authorization: Bearer` (RFC 6750). Not with SOCKS.
     Bearer(String),
+}
+
+impl Credentials {
+    /// As the value of `Authorization` or `Proxy-Authorization`; `None`: nothing is shown. Not to be logged.
+    pub fn header(&self) -> Option<String> {
+        match self {
+            Credentials::None => None,
+            Credentials::Basic { user, password } => {
+                Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
+            }
+            Credentials::Bearer(token) => Some(format!("Bearer {token}")),
+        }
+    }
 }
 
 /// Why a text is no proxy, or credentials are none for it. Fault: whoever wrote them. Never shows what was written,

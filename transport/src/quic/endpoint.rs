@@ -302,10 +302,7 @@ impl QuicClient {
     /// `InvalidInput` if `tls` cannot do TLS 1.3 (fault: the configuration); else what the system says of the
     /// address.
     pub fn new(rt: Rt, bind: SocketAddr, tls: Arc<rustls::ClientConfig>, tuning: Tuning) -> io::Result<Self> {
-        let unmarked = Arc::default();
-        let socket = rt.bind(bind, &tuning, &unmarked)?;
-        let socket = (socket, rt.quinn_runtime());
-        Self::start(rt, socket, unmarked, Some(bind), false, tls, tuning)
+        Self::bound(rt, bind, false, tls, tuning)
     }
 
     /// Opens links that travel as `packets`, of kind [`LinkKind::Masque`]; connect to [`Packets::peer`]. There is no memory of
@@ -319,8 +316,7 @@ impl QuicClient {
         tls: Arc<rustls::ClientConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
-        let carried = rt.carried(packets);
-        Self::start(rt, carried, Arc::default(), None, false, tls, Tuning { paths: None, ..tuning })
+        Self::carried(rt, packets, false, tls, tuning)
     }
 
     /// As [`QuicClient::new`], for HTTP/3: see [`QuicClient::connect_http3`].
@@ -333,10 +329,7 @@ impl QuicClient {
         tls: Arc<rustls::ClientConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
-        let unmarked = Arc::default();
-        let socket = rt.bind(bind, &tuning, &unmarked)?;
-        let socket = (socket, rt.quinn_runtime());
-        Self::start(rt, socket, unmarked, Some(bind), true, tls, tuning)
+        Self::bound(rt, bind, true, tls, tuning)
     }
 
     /// As [`QuicClient::over`], for HTTP/3.
@@ -349,8 +342,31 @@ impl QuicClient {
         tls: Arc<rustls::ClientConfig>,
         tuning: Tuning,
     ) -> io::Result<Self> {
+        Self::carried(rt, packets, true, tls, tuning)
+    }
+
+    fn bound(
+        rt: Rt,
+        bind: SocketAddr,
+        is_http3: bool,
+        tls: Arc<rustls::ClientConfig>,
+        tuning: Tuning,
+    ) -> io::Result<Self> {
+        let unmarked = Arc::default();
+        let socket = rt.bind(bind, &tuning, &unmarked)?;
+        let socket = (socket, rt.quinn_runtime());
+        Self::start(rt, socket, unmarked, Some(bind), is_http3, tls, tuning)
+    }
+
+    fn carried(
+        rt: Rt,
+        packets: Arc<dyn Packets>,
+        is_http3: bool,
+        tls: Arc<rustls::ClientConfig>,
+        tuning: Tuning,
+    ) -> io::Result<Self> {
         let carried = rt.carried(packets);
-        Self::start(rt, carried, Arc::default(), None, true, tls, Tuning { paths: None, ..tuning })
+        Self::start(rt, carried, Arc::default(), None, is_http3, tls, Tuning { paths: None, ..tuning })
     }
 
     fn start(
