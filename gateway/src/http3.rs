@@ -8,7 +8,7 @@ use metra_tunnel::http3::{Limits, serve};
 
 use crate::http::{Connection, Site, Sites};
 use crate::measure::{Dropped, connection_dropped, http3_failed};
-use crate::places::{NoPlace, Places};
+use crate::places::Places;
 
 /// Requests at a time. Tunnels are counted elsewhere.
 const STREAMS: u32 = 256;
@@ -24,10 +24,7 @@ pub(crate) async fn http3(
     let place = match pending.take(peer.ip()) {
         Ok(place) => place,
         Err(why) => {
-            connection_dropped(match why {
-                NoPlace::Address => Dropped::Address,
-                NoPlace::Full => Dropped::Full,
-            });
+            connection_dropped(why.into());
             return connection.close();
         }
     };

@@ -14,6 +14,7 @@ use metra_tunnel::server::Traffic;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
+use crate::places::NoPlace;
 use crate::sessions::Live;
 
 /// How often a running job is looked at. Full seconds are cut from what grew between two looks.
@@ -74,6 +75,15 @@ pub(crate) enum Dropped {
     Draining,
     /// The system had no file or memory for it. It may be taken later.
     System,
+}
+
+impl From<NoPlace> for Dropped {
+    fn from(why: NoPlace) -> Self {
+        match why {
+            NoPlace::Address => Dropped::Address,
+            NoPlace::Full => Dropped::Full,
+        }
+    }
 }
 
 /// Counts a connection that was dropped.

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::http::{Connection, Site, Sites};
 use crate::measure::{Dropped, connection_dropped, handshake_failed, http_failed};
 use crate::open::{Arrival, admit};
-use crate::places::{NoPlace, Place, Places};
+use crate::places::{Place, Places};
 
 /// Connections that are no links: in all, and from one address.
 const PENDING: (usize, usize) = (2048, 256);
@@ -106,12 +106,8 @@ impl TcpServer {
             }
             let place = match self.settings.pending.take(peer.ip()) {
                 Ok(place) => place,
-                Err(NoPlace::Address) => {
-                    connection_dropped(Dropped::Address);
-                    continue;
-                }
-                Err(NoPlace::Full) => {
-                    connection_dropped(Dropped::Full);
+                Err(why) => {
+                    connection_dropped(why.into());
                     continue;
                 }
             };

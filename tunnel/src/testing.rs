@@ -20,6 +20,7 @@ use metra_policy::{Host, Own, Permit, TunnelRules};
 use metra_transport::quic::{Accepted, QuicServer, Serves, Tuning};
 use metra_transport::{AbortOnDrop, Rt};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use crate::carrier::{Carrier, Ended};
@@ -32,6 +33,19 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     Rt::tokio().timeout(PATIENCE, future).await.expect("in time")
+}
+
+/// A target that sends back what comes.
+pub(crate) async fn echo() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut room = vec![0; 65_536];
+        while let Ok((length, from)) = socket.recv_from(&mut room).await {
+            let _ = socket.send_to(&room[..length], from).await;
+        }
+    });
+    address
 }
 
 /// How a tunnel is asked for.

@@ -6,19 +6,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::testing::{Proxy, soon, target};
-
-async fn echo() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut room = vec![0; 65_536];
-        while let Ok((length, from)) = socket.recv_from(&mut room).await {
-            let _ = socket.send_to(&room[..length], from).await;
-        }
-    });
-    address
-}
+use crate::testing::{Proxy, echo, soon, target};
 
 /// A port that leads to `to`, and what happens there.
 fn forward(

@@ -9,7 +9,7 @@ use tokio::net::UdpSocket;
 
 use super::super::{Bounds, RelayEnd, Traffic, dial};
 use crate::carrier::{Carrier, Ended};
-use crate::testing::{BOUNDS, permit, recv, soon};
+use crate::testing::{BOUNDS, echo, permit, recv, soon};
 
 /// The client's side of a tunnel that is relayed to `target`.
 fn relayed(target: SocketAddr, bounds: Bounds) -> (Carrier, Task<(RelayEnd, Traffic)>) {
@@ -20,18 +20,6 @@ fn relayed(target: SocketAddr, bounds: Bounds) -> (Carrier, Task<(RelayEnd, Traf
     let dialled = dial(&permit(target)).unwrap();
     let end = rt.spawn(async move { dialled.relay(&Rt::tokio(), &far, bounds).await });
     (near, end)
-}
-
-async fn echo() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut room = vec![0; 65_536];
-        while let Ok((length, from)) = socket.recv_from(&mut room).await {
-            let _ = socket.send_to(&room[..length], from).await;
-        }
-    });
-    address
 }
 
 #[tokio::test]
