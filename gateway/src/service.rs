@@ -136,10 +136,9 @@ impl Gateway {
         );
         let (opener, drain) = (stack(sessions.clone()), Drain::new());
         let sockets = servers.iter().filter_map(|server| server.local_addr().ok()).collect();
-        let tunnels = Tunnels::new(rt.clone(), sessions.clone(), opener.clone(), drain.clone(), sockets);
-        if let Some(first) = servers.first() {
-            tunnels.serve_as(first.clone());
-        }
+        let native = servers.first().expect("invariant: a configuration has an address").clone();
+        let tunnels =
+            Tunnels::new(rt.clone(), sessions.clone(), opener.clone(), drain.clone(), sockets, native);
         let sites = Arc::new(Sites {
             rt: rt.clone(),
             pin: identity.pin(),

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -48,43 +48,39 @@ pub(crate) struct Tunnels {
     rt: Rt,
     sessions: Arc<Sessions>,
     rules: TunnelRules,
-    own: Own,
+    /// Where the gateway listens.
+    sockets: Vec<SocketAddr>,
     places: Arc<Places>,
     bounds: Bounds,
     opener: Opener,
     drain: Drain,
     /// Whose links those within tunnels are.
-    native: OnceLock<Arc<QuicServer>>,
+    native: Arc<QuicServer>,
 }
 
 impl Tunnels {
-    /// Of a gateway that listens at `sockets`.
+    /// Of a gateway that listens at `sockets`, among them that of `native`.
     pub(crate) fn new(
         rt: Rt,
         sessions: Arc<Sessions>,
         opener: Opener,
         drain: Drain,
         sockets: Vec<SocketAddr>,
+        native: Arc<QuicServer>,
     ) -> Self {
         let config = &sessions.config().tunnel;
-        let own = Own { sockets, addresses: addresses() };
+        let own = Own { sockets: sockets.clone(), addresses: addresses() };
         Self {
-            rules: config.rules(own.clone()),
-            own,
+            rules: config.rules(own),
+            sockets,
             places: Places::new(config.tunnels, config.tunnels_per_address),
             bounds: Bounds { idle: config.idle, lifetime: config.lifetime, rate: config.rate / 8 },
             rt,
             sessions,
             opener,
             drain,
-            native: OnceLock::new(),
+            native,
         }
-    }
-
-    /// Links within tunnels are as those of this server.
-    pub(crate) fn serve_as(&self, native: Arc<QuicServer>) {
-        // Once, at the start.
-        let _ = self.native.set(native);
     }
 
     /// Answers a request for a tunnel, and carries it.
@@ -123,7 +119,7 @@ impl Tunnels {
         });
         let address =
             target.host().parse::<IpAddr>().map(|ip| SocketAddr::new(ip.to_canonical(), target.port()));
-        is_named || address.is_ok_and(|address| self.own.sockets.contains(&address))
+        is_named || address.is_ok_and(|address| self.sockets.contains(&address))
     }
 
     fn to_self<B: Send + 'static>(
@@ -132,10 +128,6 @@ impl Tunnels {
         about: &Arc<Connection>,
     ) -> Answered {
         let place = self.place(about.peer().ip())?;
-        let Some(native) = self.native.get().cloned() else {
-            let refusal = Refusal::of(ErrorType::DestinationUnavailable, "not yet");
-            return Err((TunnelOpened::Failed, refusal));
-        };
         let (response, opened) = server::grant(&self.rt, request, about.peer());
         let (this, about) = (self.clone(), about.clone());
         self.rt.spawn(async move {
@@ -147,19 +139,19 @@ impl Tunnels {
             tokio::select! {
                 () = place.displaced() => tracing::debug!("a tunnel makes way"),
                 () = this.cut() => {}
-                () = this.links(native, tunnel) => {}
+                () = this.links(tunnel) => {}
             }
         });
         Ok((TunnelOpened::Own, response))
     }
 
     /// Lets links in that come through a tunnel, until it ends.
-    async fn links(&self, native: Arc<QuicServer>, tunnel: Tunnel) {
+    async fn links(&self, tunnel: Tunnel) {
         let _running = measure::tunnel_running();
         let Tunnel { carrier, busy: _busy } = tunnel;
         let carrier = Arc::new(carrier);
         let peer = carrier.peer();
-        let server = match native.beside(carrier) {
+        let server = match self.native.beside(carrier) {
             Ok(server) => Arc::new(server),
             Err(error) => return tracing::warn!(%error, "no QUIC within a tunnel"),
         };
