@@ -15,7 +15,7 @@ use metra_fallback::tls::{Protocol, Secured, TlsClient};
 use metra_fallback::ws::{self, WsError};
 use metra_fallback::{DialError, DialOptions, Dialed, ProxyTls, Target, dial, race, udp};
 use metra_transport::quic::{QuicClient, Tuning};
-use metra_transport::{Link, LinkError, Rt, source};
+use metra_transport::{Link, LinkError, Rt, any, source};
 use metra_tunnel::client::Opened as Tunnel;
 
 use self::masque::Chain;
@@ -203,25 +203,13 @@ impl Reach {
     }
 
     async fn quic_at(&self, address: SocketAddr) -> Result<Reached, Unreached> {
-        let any: SocketAddr = if address.is_ipv6() {
-            (Ipv6Addr::UNSPECIFIED, 0).into()
-        } else {
-            (Ipv4Addr::UNSPECIFIED, 0).into()
-        };
         // A socket of its own for each link: several links are several flows, and run on several cores.
-        let endpoint = QuicClient::new(self.rt.clone(), any, self.tls.clone(), self.tuning.clone())
+        let endpoint = QuicClient::new(self.rt.clone(), any(address), self.tls.clone(), self.tuning.clone())
             .map_err(|e| Unreached::refused(Code::Internal, e.to_string()))?;
-        let rejected = async {
-            if self.has_others {
-                udp::rejected(&self.rt, address).await
-            } else {
-                std::future::pending().await
-            }
-        };
         let connected = tokio::select! {
             biased;
             link = endpoint.connect(address, &self.address.host) => link.map_err(Unreached::link),
-            error = rejected => {
+            error = self.udp_rejected(address) => {
                 Err(Unreached::refused(Code::Timeout, format!("{UDP_REFUSED}{error}")))
             }
         };
@@ -230,6 +218,11 @@ impl Reach {
             endpoint: Some(Endpoint { quic: endpoint, _tunnel: None }),
             stream: None,
         })
+    }
+
+    /// As [`udp::rejected`], where it is worth to know soon that UDP does not work; else never.
+    async fn udp_rejected(&self, address: SocketAddr) -> std::io::Error {
+        if self.has_others { udp::rejected(&self.rt, address).await } else { std::future::pending().await }
     }
 
     /// The gateway's addresses.

@@ -4,10 +4,10 @@
 //! socket that is, so that a refusal is known after a round trip and not by silence.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use metra_transport::Rt;
+use metra_transport::{Rt, any};
 use tokio::net::UdpSocket;
 
 /// How long a connection has before the question is asked: on most paths it stands by then.
@@ -23,11 +23,9 @@ const VERSION: [u8; 4] = [0x4a, 0x6a, 0x0a, 0x8a];
 /// Resolves when the network, or the host, refuses UDP to `peer`, with what it says; never, if it is let through or
 /// dropped.
 pub async fn rejected(rt: &Rt, peer: SocketAddr) -> io::Error {
-    let any: IpAddr =
-        if peer.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let asked = async {
         rt.sleep(PATIENCE).await;
-        let socket = UdpSocket::bind((any, 0)).await?;
+        let socket = UdpSocket::bind(any(peer)).await?;
         socket.connect(peer).await?;
         let mut answer = [0; 64];
         for wait in AGAIN {

@@ -30,4 +30,4 @@ pub use link::{
     LinkStats,
 };
 pub use rt::{AbortOnDrop, Elapsed, Executor, Rt, Task, TaskError};
-pub use socket::{EcnSeen, Grants, Packets, ROOM, grants, interface_mtu, source};
+pub use socket::{EcnSeen, Grants, Packets, ROOM, any, grants, interface_mtu, source};

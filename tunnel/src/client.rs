@@ -9,7 +9,7 @@
 //! Non-goals: names (the caller resolves that of the first proxy; all others are resolved by the proxy before them), deadlines
 //! (dropping the future gives up), and which way is tried first.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{
@@ -22,7 +22,7 @@ use metra_fallback::http::{OpenError, open};
 use metra_fallback::proxy::Credentials;
 use metra_fallback::tls::{Protocol as Alpn, Secured};
 use metra_transport::quic::{Deferral, Http3Connection, QuicClient, Tuning};
-use metra_transport::{LinkError, Packets, Rt};
+use metra_transport::{LinkError, Packets, Rt, any};
 
 use crate::carrier::{Carrier, Side};
 use crate::http3::{Client, Http3Error, Limits};
@@ -135,12 +135,8 @@ impl Connection {
         address: SocketAddr,
         tuning: &Tuning,
     ) -> Result<Arc<Self>, TunnelError> {
-        let any: SocketAddr = match address {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let endpoint =
-            QuicClient::http3(rt.clone(), any, hop.tls.clone(), tuning.clone()).map_err(LinkError::from)?;
+        let endpoint = QuicClient::http3(rt.clone(), any(address), hop.tls.clone(), tuning.clone())
+            .map_err(LinkError::from)?;
         let connection = endpoint.connect_http3(address, hop.template.host()).await?;
         Self::start(rt, hop, connection, endpoint, None).await
     }

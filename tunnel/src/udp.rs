@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::poll_fn;
+use metra_transport::any;
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use tokio::io::Interest;
 
@@ -22,11 +23,7 @@ impl Udp {
     /// # Errors
     /// What the system says.
     pub fn connected(target: SocketAddr) -> io::Result<Self> {
-        let any: SocketAddr = match target {
-            SocketAddr::V4(_) => ([0; 4], 0).into(),
-            SocketAddr::V6(_) => ([0; 16], 0).into(),
-        };
-        let socket = std::net::UdpSocket::bind(any)?;
+        let socket = std::net::UdpSocket::bind(any(target))?;
         socket.connect(target)?;
         Self::new(socket)
     }

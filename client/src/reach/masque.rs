@@ -12,7 +12,7 @@ use metra_core::code::Code;
 use metra_fallback::ladder::{Outcome, Rung};
 use metra_fallback::proxy::Credentials;
 use metra_fallback::tls::TlsClient;
-use metra_fallback::{Dialed, Target as Place, dial, race, udp};
+use metra_fallback::{Dialed, Target as Place, dial, race};
 use metra_transport::quic::QuicClient;
 use metra_transport::{LinkError, Packets};
 use metra_tunnel::client::{Hop, Opened, TunnelError, over_http3, over_stream, over_tunnel};
@@ -104,19 +104,12 @@ impl Reach {
         let at = |address| {
             let (rt, tuning, target) = (self.rt.clone(), self.tuning.clone(), &target);
             async move {
-                let rejected = async {
-                    if self.has_others {
-                        udp::rejected(&rt, address).await
-                    } else {
-                        std::future::pending().await
-                    }
-                };
                 tokio::select! {
                     biased;
                     opened = over_http3(&rt, hop, address, target, &tuning) => {
                         opened.map_err(|error| chain.failed(&error))
                     }
-                    error = rejected => {
+                    error = self.udp_rejected(address) => {
                         Err(chain.unreached(Code::Timeout, format!("{UDP_REFUSED}{error}")))
                     }
                 }

@@ -34,16 +34,20 @@ pub(crate) fn bind(address: SocketAddr, tuning: &Tuning) -> io::Result<Arc<dyn A
     Ok(Arc::new(udp::Socket::bind(address, tuning)?))
 }
 
+/// Where to bind a socket that sends to `peer`, and that may be any: the unspecified address of the same family, port 0.
+pub fn any(peer: SocketAddr) -> SocketAddr {
+    match peer {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}
+
 /// The address from which the system would send to `peer`, whose port may be any but 0. Nothing is sent to find out.
 ///
 /// # Errors
 /// What the system says: there is no route, mostly.
 pub fn source(peer: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match peer {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind(any(peer))?;
     socket.connect(peer)?;
     Ok(socket.local_addr()?.ip())
 }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,8 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, poll_fn};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, UdpPoller};
+
+use super::any;
 
 /// Carries datagrams to one peer and back. As UDP it promises neither that they arrive nor in which order.
 ///
@@ -118,11 +120,7 @@ impl AsyncUdpSocket for PacketSocket {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        let any: IpAddr = match self.packets.peer() {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        Ok((any, 0).into())
+        Ok(any(self.packets.peer()))
     }
 
     fn max_transmit_segments(&self) -> usize {
