@@ -360,14 +360,18 @@ impl Source {
         Ok(())
     }
 
-    /// A link is gone: what was in flight on it is queued again, at the front. Returns how many chunks.
+    /// A link is gone: what was in flight on it is queued again, at the front. If no sink is attached, as the link had the
+    /// control, it is left to be asked for: the next that attaches asks for all that has not begun to arrive, and what
+    /// was sent before would be sent twice. Returns how many chunks.
     pub fn link_lost(&mut self, link: LinkNumber) -> usize {
         let mut lost: Vec<u32> =
             self.in_flight.iter().filter(|(_, (l, _))| *l == link).map(|(i, _)| *i).collect();
         lost.sort_unstable_by(|a, b| b.cmp(a));
         for index in &lost {
             self.in_flight.remove(index);
-            self.queue_first(ChunkIndex(*index));
+            if self.attached {
+                self.queue_first(ChunkIndex(*index));
+            }
         }
         lost.len()
     }

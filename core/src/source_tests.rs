@@ -17,6 +17,13 @@ fn source(chunks: u32) -> Source {
     source
 }
 
+/// As [`source`], with a sink that holds nothing.
+fn attached(chunks: u32) -> Source {
+    let mut source = source(chunks);
+    source.ready(0).unwrap();
+    source
+}
+
 fn range(first: u32, count: u32) -> IndexRange {
     IndexRange { first: ChunkIndex(first), count }
 }
@@ -112,7 +119,7 @@ fn what_the_sink_holds_is_not_sent_and_is_counted_once() {
 
 #[test]
 fn a_lost_link_gives_back_what_was_on_it_in_order_and_first() {
-    let mut source = source(6);
+    let mut source = attached(6);
     source.want(&[range(0, 6)]).unwrap();
     for link in [1, 2, 1] {
         source.next_chunk(link).unwrap();
@@ -125,7 +132,7 @@ fn a_lost_link_gives_back_what_was_on_it_in_order_and_first() {
 #[test]
 fn what_becomes_of_an_earlier_sending_says_nothing_of_a_later_one() {
     for end in [Source::send_failed, Source::not_wanted, Source::gone] {
-        let mut source = source(1);
+        let mut source = attached(1);
         source.want(&[range(0, 1)]).unwrap();
         let first = source.next_chunk(1).unwrap();
         source.want(&[range(0, 1)]).unwrap();
@@ -220,6 +227,21 @@ fn a_new_attachment_forgets_what_was_asked_for() {
     assert_eq!(source.link_lost(1), 0);
     source.want(&[range(2, 1)]).unwrap();
     assert_eq!(drain(&mut source, 1), [2]);
+}
+
+#[test]
+fn what_went_with_the_control_waits_to_be_asked_for() {
+    let mut source = attached(4);
+    source.want(&[range(0, 4)]).unwrap();
+    for link in [1, 2] {
+        source.next_chunk(link).unwrap();
+    }
+    source.detach();
+    assert_eq!(source.link_lost(1), 1);
+    assert_eq!(drain(&mut source, 2), [2, 3], "it would be sent twice");
+    source.ready(5).unwrap();
+    source.want(&[range(0, 1)]).unwrap();
+    assert_eq!(drain(&mut source, 3), [0]);
 }
 
 #[test]

@@ -17,23 +17,41 @@ const ROUND_TRIPS: u32 = 4;
 /// What is known of one link.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Silence {
-    /// What it had carried when something was last heard. Bytes.
-    received: u64,
-    sent: u64,
-    /// Since when something that was sent after that has no answer.
-    waits_since: Option<Instant>,
+    /// Whether anything comes.
+    heard: Answer,
+    /// Whether what goes out arrives: a path may carry one direction only, and a peer that hears nothing goes on asking.
+    acknowledged: Answer,
 }
 
 impl Silence {
     /// A look at what the link has carried so far: whether it is silent. A link over which nothing was sent owes no answer.
     pub(crate) fn look(&mut self, now: Instant, stats: &LinkStats) -> bool {
-        if stats.received_bytes != self.received {
-            *self = Self { received: stats.received_bytes, sent: stats.sent_bytes, waits_since: None };
-        } else if stats.sent_bytes > self.sent {
-            let since = *self.waits_since.get_or_insert(now);
-            return now.saturating_duration_since(since) >= SILENT.max(stats.rtt * ROUND_TRIPS);
+        let patience = SILENT.max(stats.rtt * ROUND_TRIPS);
+        let unheard = self.heard.waited(now, stats.sent_bytes, stats.received_bytes);
+        let unacknowledged = self.acknowledged.waited(now, stats.eliciting_frames, stats.acked_bytes);
+        unheard >= patience || unacknowledged >= patience
+    }
+}
+
+/// What is asked, and what comes back for it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answer {
+    /// How much there was when an answer last came.
+    answered: u64,
+    asked: u64,
+    /// Since when something that was asked after that has no answer.
+    waits_since: Option<Instant>,
+}
+
+impl Answer {
+    /// For how long an answer is overdue, as far as looks can tell.
+    fn waited(&mut self, now: Instant, asked: u64, answered: u64) -> Duration {
+        if answered != self.answered {
+            *self = Self { answered, asked, waits_since: None };
+        } else if asked > self.asked {
+            return now.saturating_duration_since(*self.waits_since.get_or_insert(now));
         }
-        false
+        Duration::ZERO
     }
 }
 
@@ -57,6 +75,22 @@ mod tests {
         assert!(silence.look(at(61_100), &stats(90, 10, 50)));
         assert!(!silence.look(at(61_200), &stats(90, 11, 50)), "it is heard again");
         assert!(!silence.look(at(99_000), &stats(90, 11, 50)));
+    }
+
+    #[test]
+    fn a_path_that_carries_one_direction_only_is_silent() {
+        let (mut silence, start) = (Silence::default(), Instant::now());
+        let mut look = |ms: u64, eliciting_frames, acked_bytes| {
+            let stats = LinkStats { eliciting_frames, acked_bytes, ..stats(ms, ms, 50) };
+            silence.look(start + Duration::from_millis(ms), &stats)
+        };
+        assert!(!look(1, 5, 500));
+        assert!(!look(60_000, 5, 500), "acknowledgements are not acknowledged");
+        assert!(!look(60_100, 6, 500));
+        assert!(!look(61_099, 9, 500));
+        assert!(look(61_100, 9, 500), "the peer sends, and says nothing of what was sent");
+        assert!(!look(61_200, 9, 501));
+        assert!(!look(99_000, 9, 501));
     }
 
     #[test]

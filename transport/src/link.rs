@@ -209,6 +209,8 @@ pub struct LinkStats {
     pub received_bytes: u64,
     /// Of what was sent, packets that the peer has acknowledged, but for those that only acknowledge. Bytes.
     pub acked_bytes: u64,
+    /// Frames sent that the peer must acknowledge (RFC 9000 section 13.2.1). 0 where only the transport itself knows.
+    pub eliciting_frames: u64,
     /// Datagrams sent.
     pub sent_datagrams: u64,
     /// Datagrams received.

@@ -436,11 +436,11 @@ impl SourceJob {
     pub(crate) fn link_lost(&self, link: LinkId) {
         let mut state = self.lock();
         state.links.remove(&link);
-        state.source.link_lost(link.0);
         if state.control.as_ref().is_some_and(|c| c.id() == link) {
             state.control = None;
             state.source.detach();
         }
+        state.source.link_lost(link.0);
         drop(state);
         self.out.notify_waiters();
         self.send.notify_waiters();
@@ -455,11 +455,11 @@ impl SourceJob {
         if !state.links.remove(&link) {
             return;
         }
-        state.source.link_lost(link.0);
         if opened_here && state.control.as_ref().is_some_and(|c| c.id() == link) {
             state.control = None;
             state.source.detach();
         }
+        state.source.link_lost(link.0);
         drop(state);
         self.out.notify_waiters();
         self.send.notify_waiters();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use metra_core::code::Code;
 use metra_core::rate::RatePolicy;
-use quinn::{Connection, RecvStream, SendStream, Side, ZeroRttAccepted};
+use quinn::{Connection, ConnectionStats, RecvStream, SendStream, Side, ZeroRttAccepted};
 use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
@@ -154,6 +154,17 @@ impl MinRtt {
     }
 }
 
+/// Frames that ask for an acknowledgement: all but ACK, PADDING and CONNECTION_CLOSE, and but for those that a link sends once
+/// or never. Probes of the path's MTU are left out, as they are sent to be lost.
+fn eliciting(stats: &ConnectionStats) -> u64 {
+    let sent = &stats.frame_tx;
+    let pings = sent.ping.saturating_sub(stats.path.sent_plpmtud_probes);
+    let credit = sent.max_data + sent.max_stream_data + sent.max_streams_bidi + sent.max_streams_uni;
+    let blocked = sent.data_blocked + sent.stream_data_blocked;
+    let ends = sent.reset_stream + sent.stop_sending;
+    sent.stream + sent.datagram + sent.crypto + pings + credit + blocked + ends
+}
+
 impl fmt::Debug for QuicLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "QuicLink({}, {}, {:?})", self.id, self.peer(), self.handshake)
@@ -186,6 +197,7 @@ impl Link for QuicLink {
             sent_bytes: stats.udp_tx.bytes,
             received_bytes: stats.udp_rx.bytes,
             acked_bytes: look.bytes,
+            eliciting_frames: eliciting(&stats),
             sent_datagrams: stats.udp_tx.datagrams,
             received_datagrams: stats.udp_rx.datagrams,
             sent_packets: stats.path.sent_packets,
