@@ -3,7 +3,8 @@
 //! - [`DevCa`] makes the certificates of a first run, so that nothing has to be set up to try Metra.
 //! - [`ServerIdentity`] and [`server_config`] are the TLS side of a gateway, [`TrustAnchors`] and
 //!   [`client_config`] that of a client. Both speak TLS 1.3 only.
-//! - [`ReceiptKey`] signs receipts, [`TicketKey`] seals session tickets, [`TokenHash`] recognises bearer tokens.
+//! - [`ReceiptKey`] signs receipts, [`TicketKey`] seals session tickets, [`TokenHash`] recognises bearer tokens, [`KeySet`]
+//!   those that an identity provider has signed.
 //!
 //! Not here: what a name may do (the gateway decides), ALPN and transport parameters (the transport sets them),
 //! and revocation lists.
@@ -14,6 +15,7 @@ mod error;
 mod files;
 mod identity;
 mod inspect;
+mod jwt;
 mod pin;
 mod receipt;
 mod reset;
@@ -30,6 +32,7 @@ pub use client::{TrustAnchors, Untrusted, client_config};
 pub use dev::DevCa;
 pub use error::Error;
 pub use identity::{ClientName, ServerIdentity, client_identity, client_names};
+pub use jwt::{Identity, Issuer, JwtError, KeySet, KeySetError};
 pub use pin::{Pin, PinError, pin_of};
 pub use receipt::{ReceiptKey, SignatureError, verify};
 pub use reset::ResetKey;
