@@ -20,9 +20,10 @@ mod users;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use raw::{
-    OneOrMany, RawConfig, RawLimits, RawLog, RawQuic, RawRates, RawTcp, RawTls, RawTunnel, RawUser,
+    OneOrMany, RawConfig, RawJwt, RawLimits, RawLog, RawQuic, RawRates, RawTcp, RawTls, RawTunnel, RawUser,
 };
-pub use users::{User, Users};
+pub(crate) use users::is_user_name;
+pub use users::{Jwt, JwtKeys, User, Users};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,8 @@ pub struct Config {
     pub tls: Tls,
     /// Who may do what.
     pub users: Users,
+    /// Identity providers whose tokens are accepted.
+    pub jwt: Vec<Jwt>,
     /// Who may come without credentials.
     pub anonymous: Anonymous,
     /// What the gateway accepts at most.

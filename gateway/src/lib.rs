@@ -14,6 +14,7 @@ pub mod config;
 mod drain;
 mod http;
 mod http3;
+mod identities;
 mod jobs;
 mod measure;
 mod open;

@@ -18,6 +18,7 @@ use crate::config::{self, Config};
 use crate::drain::Drain;
 use crate::http::Sites;
 use crate::http3::http3;
+use crate::identities::Identities;
 use crate::measure;
 use crate::open::{Arrival, admit, stack};
 use crate::sessions::Sessions;
@@ -54,6 +55,14 @@ pub enum StartError {
     /// The metrics. Fault: the configuration, or somebody else listens there.
     #[error("metrics_listen: {0}")]
     Metrics(String),
+    /// The keys of an identity provider. Fault: the configuration.
+    #[error("jwt.{name}: {reason}")]
+    Identities {
+        /// The provider.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The root or a home. Fault: the configuration, or the disk.
     #[error("{path}: {source}")]
     Root {
@@ -91,6 +100,7 @@ impl Gateway {
         let receipts = ReceiptKey::load_or_create(&config.state)?;
         let tickets = TicketKey::load_or_create(&config.state)?;
         let reset = ResetKey::load_or_create(&config.state)?;
+        let identities = Identities::start(&rt, &config)?;
         let tuning = tuning(&config);
         let (mut servers, mut tcp) = (Vec::new(), Vec::new());
         let serves = if config.quic.http3 { Serves::MtpAndHttp3 } else { Serves::Mtp };
@@ -133,6 +143,7 @@ impl Gateway {
             receipts,
             tickets,
             identity.pin().to_string(),
+            identities,
         );
         let (opener, drain) = (stack(sessions.clone()), Drain::new());
         let sockets = servers.iter().filter_map(|server| server.local_addr().ok()).collect();

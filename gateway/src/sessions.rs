@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::account::Account;
 use crate::config::Config;
+use crate::identities::Identities;
 use crate::jobs::{Claims, Memory, serve_requests};
 use crate::measure;
 use crate::open::Refused;
@@ -43,6 +44,7 @@ pub(crate) struct Sessions {
     rates: Rates,
     /// The pin of the gateway's certificate: its name in receipts.
     pin: String,
+    identities: Identities,
     state: Mutex<State>,
 }
 
@@ -109,6 +111,7 @@ impl Sessions {
         receipts: ReceiptKey,
         tickets: TicketKey,
         pin: String,
+        identities: Identities,
     ) -> Arc<Self> {
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         Arc::new(Self {
@@ -121,6 +124,7 @@ impl Sessions {
             claims: Claims::default(),
             memory,
             pin,
+            identities,
             state: Mutex::default(),
         })
     }
@@ -145,6 +149,18 @@ impl Sessions {
 
     pub(crate) fn pin(&self) -> &str {
         &self.pin
+    }
+
+    /// Who is who.
+    pub(crate) fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    /// The account of a session that lives, if it is that of this user.
+    pub(crate) fn account(&self, id: SessionId, name: &str) -> Option<Arc<Account>> {
+        let state = self.lock();
+        let live = state.live.get(&id).filter(|live| live.account.name == name)?;
+        Some(live.account.clone())
     }
 
     pub(crate) fn claims(&self) -> &Claims {

@@ -28,8 +28,6 @@ use metra_tunnel::proto::{ErrorType, Target};
 use metra_tunnel::server::{self, Bounds, Dialled, Refusal, RelayEnd, Tunnel};
 use tracing::Instrument;
 
-use crate::account;
-use crate::config::Config;
 use crate::drain::Drain;
 use crate::http::Connection;
 use crate::measure::{self, TunnelOpened};
@@ -203,7 +201,7 @@ impl Tunnels {
         about: &Arc<Connection>,
     ) -> Answered {
         let place = self.place(about.peer().ip())?;
-        let user = self.user(request.headers(), about)?;
+        let user = self.user(request.headers(), about).await?;
         let host = Host::parse(target.host())
             .map_err(|error| (TunnelOpened::Malformed, Refusal::malformed(&error.to_string())))?;
         let named = self.rules.name(&host, target.port()).map_err(denied)?;
@@ -268,16 +266,17 @@ impl Tunnels {
     }
 
     /// Who asks, and whether they may have tunnels.
-    fn user(&self, headers: &HeaderMap, about: &Connection) -> Result<String, (TunnelOpened, Refusal)> {
+    async fn user(&self, headers: &HeaderMap, about: &Connection) -> Result<String, (TunnelOpened, Refusal)> {
         let config = self.sessions.config();
         let auth = match shown(headers) {
             Some(token) => Auth::Bearer(token),
             None => Auth::None,
         };
-        let account = account::authenticate(config, &auth, about.certificates(), about.peer().ip());
+        let identities = self.sessions.identities();
+        let account = identities.authenticate(config, &auth, about.certificates(), about.peer().ip()).await;
         let account = account
             .map_err(|refused| (TunnelOpened::Unauthenticated, Refusal::unauthenticated(&refused.reason)))?;
-        if !may_tunnel(config, &account.name) {
+        if !account.tunnel {
             let refusal = Refusal::of(ErrorType::HttpRequestDenied, "this user may not open tunnels");
             return Err((TunnelOpened::Denied, refusal));
         }
@@ -339,11 +338,6 @@ fn shown(headers: &HeaderMap) -> Option<String> {
     }
     let both = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
     Some(both.split_once(':')?.1.to_owned())
-}
-
-/// Who has no credentials may come from this machine only, and may do all.
-fn may_tunnel(config: &Config, name: &str) -> bool {
-    config.users.by_name(name).is_none_or(|user| user.tunnel)
 }
 
 /// The addresses of this machine.

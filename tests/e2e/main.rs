@@ -31,6 +31,7 @@ mod harness;
 mod hostile;
 mod idle;
 mod interrupt;
+mod jwt;
 mod measured;
 mod names;
 mod options;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         names::tests(),
         hostile::tests(),
         auth::tests(),
+        jwt::tests(),
         receipts::tests(),
         tunnel::tests(),
     ]

@@ -1,5 +1,6 @@
 //! From [`RawConfig`] to [`Config`]: every rule, and all that is broken at once.
 
+mod jwt;
 mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use metra_certs::TokenHash;
 use metra_core::limits;
 
 use super::document::{Origin, quoted};
+use super::users::{USER_NAME_MAX, is_user_name};
 use super::{
     Anonymous, CertificateFiles, Config, ConfigErrors, Limits, Log, LogFormat, LogLevel, OneOrMany, Quic,
     Rates, RawConfig, RawLimits, RawQuic, RawRates, RawTls, RawUser, Tcp, Tls, User, Users,
@@ -46,7 +48,8 @@ impl RawConfig {
         let tls = check.tls(self.tls);
         let asks_clients = tls.client_ca.is_some() || check.is_broken("tls.client_ca");
         let users = check.users(self.users, asks_clients, env);
-        let anonymous = check.anonymous(self.anonymous, users.is_empty());
+        let jwt = check.jwt(self.jwt);
+        let anonymous = check.anonymous(self.anonymous, users.is_empty() && jwt.is_empty());
         let limits = check.limits(&self.limits);
         let quic = check.quic(&self.quic);
         let tcp = Tcp { listen: self.tcp.listen.unwrap_or(true), http: self.tcp.http.unwrap_or(true) };
@@ -66,6 +69,7 @@ impl RawConfig {
                     state,
                     tls,
                     users,
+                    jwt,
                     anonymous,
                     limits,
                     quic,
@@ -220,11 +224,10 @@ impl Check {
         asks_clients: bool,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> User {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
         if name == crate::ANONYMOUS {
             self.error(key, "is the name of whoever comes without credentials; choose another");
         }
-        if name.is_empty() || name.len() > USER_NAME_MAX || !name.chars().all(allowed) {
+        if !is_user_name(&name) {
             self.error(key, format!("a user's name is 1 to {USER_NAME_MAX} letters, digits and . _ @ -"));
         }
         let ways = [raw.token_hash.is_some(), raw.token_file.is_some(), raw.token_env.is_some()];
@@ -259,7 +262,10 @@ impl Check {
         }
         let home = self.home(&format!("{key}.home"), raw.home);
         let tunnel = raw.tunnel.unwrap_or(true);
-        User { name, token, cert_names: BTreeSet::from_iter(raw.cert_names), read, write, tunnel, home }
+        let cert_names = BTreeSet::from_iter(raw.cert_names);
+        let groups = self.named(&format!("{key}.groups"), raw.groups);
+        let tenant = self.named(&format!("{key}.tenant"), raw.tenant.into_iter().collect()).pop();
+        User { name, token, cert_names, read, write, tunnel, home, groups, tenant }
     }
 
     fn token_in_file(&mut self, key: &str, path: &Path) -> Option<TokenHash> {
@@ -475,7 +481,6 @@ pub(super) const BOUNDS: [Bound; 19] = [
 ];
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:4443";
-const USER_NAME_MAX: usize = 64;
 /// Shorter ones can be guessed.
 const TOKEN_MIN: usize = 16;
 const MIB: u64 = 1024 * 1024;

@@ -24,6 +24,8 @@ pub struct RawConfig {
     pub tls: RawTls,
     /// Users by name (letters, digits and `. _ @ -`, at most 64).
     pub users: BTreeMap<String, RawUser>,
+    /// Identity providers by name, whose tokens (JWT) are accepted besides those of `users`.
+    pub jwt: BTreeMap<String, RawJwt>,
     /// Who may come without credentials: `loopback` (this machine) or `never`. Default: `loopback` without users,
     /// else `never`.
     pub anonymous: Option<Anonymous>,
@@ -79,6 +81,36 @@ pub struct RawUser {
     /// Whether the user may open tunnels to what `tunnel.allow` names. Default true.
     pub tunnel: Option<bool>,
     /// Directory below `root` that this user sees as `/` instead; relative, must be there. Default: `root` itself.
+    pub home: Option<PathBuf>,
+    /// The groups that the user is in, for policies. Default: none.
+    pub groups: Vec<String>,
+    /// The tenant that the user belongs to, for policies and shares. Default: none.
+    pub tenant: Option<String>,
+}
+
+/// An identity provider. Who shows a token that it has signed is the user that the token names, and may read, write and open
+/// tunnels as policies say; a user of `users` is not to be had that way. One of `jwks_file` and `jwks_url` is needed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawJwt {
+    /// The `iss` of its tokens, to the letter. Required.
+    pub issuer: Option<String>,
+    /// What its tokens must be for: one of these must be in their `aud`. Required.
+    pub audience: Option<OneOrMany>,
+    /// File with its public keys, a JWK set (RFC 7517). Read again when it changes.
+    pub jwks_file: Option<PathBuf>,
+    /// `https` URL of its public keys. Read at the start, every ten minutes, and when a token is signed with a key that is not
+    /// known. The server must speak TLS 1.3.
+    pub jwks_url: Option<String>,
+    /// PEM file of the authorities that the server of `jwks_url` is known by. Default: those of the system.
+    pub jwks_ca: Option<PathBuf>,
+    /// The claim that is the user's name (letters, digits and `. _ @ -`, at most 64). Default `sub`.
+    pub user_claim: Option<String>,
+    /// The claim that lists the user's groups. Default `groups`.
+    pub groups_claim: Option<String>,
+    /// The claim that is the user's tenant. Default: none.
+    pub tenant_claim: Option<String>,
+    /// Directory below `root` that these users see as `/` instead; relative, must be there. Default: `root` itself.
     pub home: Option<PathBuf>,
 }
 
@@ -230,7 +262,9 @@ impl RawConfig {
     pub(super) fn resolve(&mut self, base: &Path) {
         let tls = [&mut self.tls.cert, &mut self.tls.key, &mut self.tls.client_ca];
         let tokens = self.users.values_mut().map(|u| &mut u.token_file);
-        for path in [&mut self.root, &mut self.state].into_iter().chain(tls).chain(tokens).flatten() {
+        let keys = self.jwt.values_mut().flat_map(|jwt| [&mut jwt.jwks_file, &mut jwt.jwks_ca]);
+        let paths = [&mut self.root, &mut self.state].into_iter().chain(tls).chain(tokens).chain(keys);
+        for path in paths.flatten() {
             *path = base.join(&*path);
         }
     }

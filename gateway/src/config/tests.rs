@@ -19,7 +19,7 @@ impl Place {
     fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         fs::create_dir_all(place.path("root/in")).unwrap();
-        for file in ["cert.pem", "key.pem", "ca.pem"] {
+        for file in ["cert.pem", "key.pem", "ca.pem", "id-ca.pem", "jwks.json"] {
             fs::write(place.path(file), "").unwrap();
         }
         for file in ["token", "root/file"] {
@@ -371,15 +371,57 @@ fn the_example_shows_every_key_and_its_default() {
         .replace("/etc/metra/", "")
         .replace("/var/lib/metra", "state")
         .replace("METRA_BOB_TOKEN", "TOKEN")
-        .replace("home = \"alice\"", "home = \"in\"");
+        .replace("home = \"alice\"", "home = \"in\"")
+        .replace("home = \"company\"", "home = \"in\"");
     let config = place.load(&all).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(config.users.iter().count(), 3);
+    assert_eq!((config.users.iter().count(), config.jwt.len()), (3, 2));
     let default = place.load("root = 'root'").unwrap();
     assert_eq!((config.limits, config.rates), (default.limits, default.rates));
     assert!(config.tunnel.is_enabled() && !config.tunnel.dangerous.is_empty());
     for bound in &BOUNDS {
         let (_, key) = bound.key.split_once('.').unwrap();
         assert!(all.contains(&format!("\n{key} = {}\n", bound.default)), "{} = {}", bound.key, bound.default);
+    }
+}
+
+#[test]
+fn identity_providers() {
+    let place = Place::new();
+    let provider = |rest: &str| format!("root = 'root'\n[jwt.id]\n{rest}");
+    let of = "issuer = 'https://id.example'\naudience = 'metra'\n";
+    let config = place.load(&provider(&format!("{of}jwks_file = 'jwks.json'\nhome = 'in'"))).unwrap();
+    let [jwt] = &config.jwt[..] else { panic!("{:?}", config.jwt) };
+    assert_eq!((jwt.name.as_str(), jwt.issuer.user.as_str()), ("id", "sub"));
+    assert_eq!((&jwt.issuer.audiences[..], jwt.issuer.tenant.as_ref()), (&["metra".to_owned()][..], None));
+    assert_eq!(jwt.keys, JwtKeys::File(place.path("jwks.json")));
+    assert_eq!(jwt.home, fs::canonicalize(place.path("root/in")).unwrap());
+    // Whoever has a provider has users.
+    assert_eq!(config.anonymous, Anonymous::Never);
+    let cases = [
+        ("", vec!["jwt.id.issuer: is required", "jwt.id.audience: is required"]),
+        (of, vec!["jwt.id: needs jwks_file or jwks_url, and not both"]),
+        (
+            &format!("{of}jwks_file = 'jwks.json'\njwks_url = 'https://x.example/'"),
+            vec!["jwt.id: needs jwks_file or jwks_url, and not both"],
+        ),
+        (
+            &format!("{of}jwks_url = 'http://x.example/'"),
+            vec!["jwt.id.jwks_url: \"http://x.example/\" is not"],
+        ),
+        (&format!("{of}jwks_file = 'root/file'"), vec!["jwt.id.jwks_file: "]),
+        (&format!("{of}jwks_file = 'absent'"), vec!["jwt.id.jwks_file: "]),
+        (&format!("{of}jwks_file = 'jwks.json'\nhome = '..'"), vec!["jwt.id.home: "]),
+        (
+            &format!("{of}jwks_file = 'jwks.json'\n[jwt.other]\n{of}jwks_file = 'jwks.json'"),
+            vec!["jwt.other.issuer: is also that of jwt.id"],
+        ),
+    ];
+    for (rest, expected) in cases {
+        let errors = place.errors(&provider(rest));
+        assert_eq!(errors.len(), expected.len(), "{rest}: {errors:?}");
+        for (error, part) in errors.iter().zip(expected) {
+            assert!(error.contains(part), "{rest}: {error}");
+        }
     }
 }
 

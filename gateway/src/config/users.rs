@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use metra_certs::{ClientName, TokenHash};
+use http::Uri;
+use metra_certs::{ClientName, Issuer, TokenHash};
 
 /// Somebody who may use the gateway.
 #[derive(Clone, Debug)]
@@ -22,7 +23,47 @@ pub struct User {
     pub tunnel: bool,
     /// What the user sees as `/`: an existing directory, absolute, without symbolic links: the root or below it.
     pub home: PathBuf,
+    /// The groups that the user is in.
+    pub groups: Vec<String>,
+    /// The tenant that the user belongs to.
+    pub tenant: Option<String>,
 }
+
+/// An identity provider.
+#[derive(Clone, Debug)]
+pub struct Jwt {
+    /// What it is called in the configuration.
+    pub name: String,
+    /// What its tokens must say.
+    pub issuer: Issuer,
+    /// Where its public keys are.
+    pub keys: JwtKeys,
+    /// What its users see as `/`; as [`User::home`].
+    pub home: PathBuf,
+}
+
+/// Where the public keys of an identity provider are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JwtKeys {
+    /// In a file.
+    File(PathBuf),
+    /// At a server.
+    Url {
+        /// An `https` URL with a host.
+        url: Uri,
+        /// The authorities that it is known by; `None`: those of the system.
+        ca: Option<PathBuf>,
+    },
+}
+
+/// Whether a text may be a user's name: 1 to 64 letters, digits and `. _ @ -`.
+pub(crate) fn is_user_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
+    !text.is_empty() && text.len() <= USER_NAME_MAX && text.chars().all(allowed)
+}
+
+/// Letters of the longest name of a user.
+pub(super) const USER_NAME_MAX: usize = 64;
 
 /// All users. No two have the same token or share a name in certificates.
 #[derive(Clone, Debug, Default)]

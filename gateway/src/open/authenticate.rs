@@ -67,8 +67,12 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
     let from = greeted.arrival.peer.ip();
     if let Auth::Ticket(ticket) = &greeted.hello.auth {
         let known = sessions.open_ticket(ticket);
-        let known =
-            known.and_then(|(id, name)| Some((id, account::by_name(sessions.config(), &name, from)?)));
+        let known = known.and_then(|(id, name)| {
+            let account = account::by_name(sessions.config(), &name, from);
+            // Whom the configuration does not know, a provider's token stood for: for as long as the session lives, no
+            // new token is asked for.
+            Some((id, account.or_else(|| sessions.account(id, &name))?))
+        });
         let Some((session, account)) = known else {
             return Err(Refused::new(
                 Code::Unauthenticated,
@@ -84,7 +88,7 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
         link.handshake_confirmed().await.map_err(|e| Refused::new(Code::Timeout, e.to_string()))?;
     }
     let certificates = if by_certificate { greeted.arrival.link.peer_certificates() } else { None };
-    let account =
-        account::authenticate(sessions.config(), &greeted.hello.auth, certificates.as_deref(), from)?;
+    let (config, auth) = (sessions.config(), &greeted.hello.auth);
+    let account = sessions.identities().authenticate(config, auth, certificates.as_deref(), from).await?;
     Ok(Known { greeted, account, session: None })
 }
