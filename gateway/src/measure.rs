@@ -51,7 +51,7 @@ const RECEIVED_DATAGRAMS: &str = "metra_wire_received_datagrams_total";
 const SENT_PACKETS: &str = "metra_packets_sent_total";
 const LOST_PACKETS: &str = "metra_packets_lost_total";
 const CONGESTION: &str = "metra_congestion_events_total";
-
+const PUT_OFF: &str = "metra_attempts_put_off_total";
 const DROPPED: &str = "metra_connections_dropped_total";
 const HANDSHAKES_FAILED: &str = "metra_handshakes_failed_total";
 const HTTP_FAILED: &str = "metra_http_failed_total";
@@ -96,6 +96,11 @@ pub(crate) fn connection_dropped(why: Dropped) {
         Dropped::System => "system",
     };
     counter!(DROPPED, "reason" => reason).increment(1);
+}
+
+/// Counts credentials that were not looked at, as too many had failed at that address.
+pub(crate) fn attempt_put_off() {
+    counter!(PUT_OFF).increment(1);
 }
 
 /// Counts a handshake that failed.
@@ -203,6 +208,7 @@ pub(crate) fn buckets(builder: PrometheusBuilder) -> Result<PrometheusBuilder, B
 
 /// Says what the numbers are, for whoever reads the endpoint.
 pub(crate) fn describe() {
+    describe_counter!(PUT_OFF, "Attempts to show credentials that came too soon after failed ones");
     describe_counter!(DROPPED, "Connections over TCP that were ended because there was no place for them");
     describe_counter!(HANDSHAKES_FAILED, "Handshakes of QUIC and TLS that did not end well");
     describe_counter!(HTTP_FAILED, "Connections of HTTP that ended in time-outs, errors and refusals");

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, PROXY_AUTHORIZATION};
 use http::{Request, Response};
 use http_body_util::Full;
+use metra_core::code::Code;
 use metra_core::wire::Auth;
 use metra_policy::{Denied, Host, Own, Permit, Refused, TunnelRules};
 use metra_transport::quic::QuicServer;
@@ -191,7 +192,7 @@ impl Tunnels {
             () = accept => {}
             () = drained => {}
         }
-        server.close(metra_core::code::Code::Ok, "");
+        server.close(Code::Ok, "");
     }
 
     async fn to_target<B: Send + 'static>(
@@ -274,8 +275,12 @@ impl Tunnels {
         };
         let identities = self.sessions.identities();
         let account = identities.authenticate(config, &auth, about.certificates(), about.peer().ip()).await;
-        let account = account
-            .map_err(|refused| (TunnelOpened::Unauthenticated, Refusal::unauthenticated(&refused.reason)))?;
+        let account = account.map_err(|refused| match refused.code {
+            Code::Busy => {
+                (TunnelOpened::Busy, Refusal::of(ErrorType::ConnectionLimitReached, refused.reason))
+            }
+            _ => (TunnelOpened::Unauthenticated, Refusal::unauthenticated(&refused.reason)),
+        })?;
         if !account.tunnel {
             let refusal = Refusal::of(ErrorType::HttpRequestDenied, "this user may not open tunnels");
             return Err((TunnelOpened::Denied, refusal));

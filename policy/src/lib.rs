@@ -12,6 +12,7 @@
 //!
 //! Non-goals: who may open tunnels at all and how many (the gateway), status codes (the tunnel's responses).
 
+mod attempts;
 mod cidr;
 mod host;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod tunnel;
 #[cfg(test)]
 mod tunnel_tests;
 
+pub use attempts::Attempts;
 pub use cidr::{Cidr, CidrError};
 pub use host::{Host, HostError};
 pub use permit::Permit;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
 
 use metra_core::id::Digest;
 
@@ -16,6 +18,7 @@ tests![
     may_only_read,
     may_only_write,
     homes,
+    guessing_is_slowed_down,
 ];
 
 const ALICE: &str = "alices-token-0123456789";
@@ -233,4 +236,23 @@ fn homes(bed: &Bed) {
     let run = bed.client(&gateway, ["send"]).arg(&mine).arg(gateway.url("mine")).env("METRA_TOKEN", ALICE);
     let done = run.expect(0);
     assert_eq!(done.number("chunks_sent"), 1, "that bob has these bytes is not told\n{done}");
+}
+
+/// After ten failures at an address, the next attempts there wait, whatever they show; who has a session does not.
+fn guessing_is_slowed_down(bed: &Bed) {
+    let gateway = bed.gateway_with(&user("alice", ALICE, ""));
+    let impatient =
+        |token: &str| put(bed, &gateway, "a").args(["--timeout", "1"]).env("METRA_TOKEN", token).run();
+    for number in 0..11 {
+        let refused = impatient("no-such-token-0123456789");
+        assert_eq!(refused.code(), 10, "attempt {number}: {refused}");
+    }
+    // A second, and two after one more failure that is looked at.
+    sleep(Duration::from_millis(1100));
+    assert_eq!(impatient("no-such-token-0123456789").code(), 10);
+    sleep(Duration::from_millis(100));
+    let put_off = impatient(ALICE);
+    assert!(put_off.code() != 0 && put_off.stderr.contains("too many failed attempts"), "{put_off}");
+    sleep(Duration::from_secs(2));
+    impatient(ALICE).expect(0);
 }

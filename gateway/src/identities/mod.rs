@@ -7,17 +7,19 @@ mod fetch;
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use metra_certs::{JwtError, KeySet, client_names};
 use metra_core::code::Code;
 use metra_core::wire::Auth;
+use metra_policy::Attempts;
 use metra_transport::{AbortOnDrop, Rt};
 use tokio::sync::{Notify, watch};
 
 use crate::account::{self, Account};
 use crate::config::{Config, Jwt, JwtKeys, is_user_name};
+use crate::measure;
 use crate::open::Refused;
 use crate::service::StartError;
 use crate::sessions::unix_now;
@@ -36,6 +38,7 @@ const KEYS_MAX: usize = 256 * 1024;
 pub(crate) struct Identities {
     rt: Rt,
     providers: Vec<Arc<Provider>>,
+    attempts: Mutex<Attempts>,
     _kept: Vec<AbortOnDrop<()>>,
 }
 
@@ -72,14 +75,35 @@ impl Identities {
             kept.push(task.abort_on_drop());
             providers.push(provider);
         }
-        Ok(Self { rt: rt.clone(), providers, _kept: kept })
+        Ok(Self { rt: rt.clone(), providers, attempts: Mutex::default(), _kept: kept })
     }
 
     /// The account of somebody who shows `auth`, or one of these verified certificates.
     ///
     /// # Errors
-    /// [`Code::Unauthenticated`]; which part was wrong is not said.
+    /// [`Code::Unauthenticated`]; which part was wrong is not said. [`Code::Busy`]: too many have failed at that address.
     pub(crate) async fn authenticate(
+        &self,
+        config: &Config,
+        auth: &Auth,
+        certificates: Option<&[Vec<u8>]>,
+        from: IpAddr,
+    ) -> Result<Arc<Account>, Refused> {
+        let attempts = || self.attempts.lock().expect("no panic while held");
+        if let Err(wait) = attempts().may_try(from, self.rt.now()) {
+            measure::attempt_put_off();
+            let seconds = wait.as_secs() + 1;
+            let reason = format!("too many failed attempts from this address; try again in {seconds} s");
+            return Err(Refused::new(Code::Busy, reason));
+        }
+        let known = self.known(config, auth, certificates, from).await;
+        if known.as_ref().is_err_and(|refused| refused.code == Code::Unauthenticated) {
+            attempts().failed(from, self.rt.now());
+        }
+        known
+    }
+
+    async fn known(
         &self,
         config: &Config,
         auth: &Auth,
