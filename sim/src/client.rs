@@ -9,7 +9,7 @@ use std::time::Duration;
 use metra_client::{Client, ClientError, ConnectOptions, GetRequest, GetTo, JobReport, SendRequest, Watch};
 use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
 use metra_session::Progress;
-use metra_store::source::{Filters, Root, SourceSpec};
+use metra_store::source::{Root, SourceSpec};
 use metra_transport::Rt;
 
 use crate::clock::{Clock, lock};
@@ -120,13 +120,7 @@ async fn transfer(
         Way::Push => {
             let root = Root::Random { size: flow.bytes, seed: number, name: data(number) };
             let request = SendRequest {
-                spec: SourceSpec {
-                    roots: vec![root],
-                    filters: Filters::default(),
-                    symlinks: Symlinks::Keep,
-                    keep: Keep { mode: true, times: true },
-                    confine: None,
-                },
+                spec: SourceSpec::new(vec![root]),
                 dest: "null:".to_owned(),
                 placement: Placement::Auto,
                 overwrite: Overwrite::Always,

@@ -141,7 +141,7 @@ fn spec(home: &Path, pull: &Pull) -> Result<SourceSpec, (Code, String)> {
         }
     }
     let confine = Some(home.to_path_buf());
-    Ok(SourceSpec { roots, filters, symlinks: pull.symlinks, keep: pull.keep, confine })
+    Ok(SourceSpec { roots, filters, symlinks: pull.symlinks, keep: pull.keep, confine, guard: None })
 }
 
 fn expand_in(home: &Path, pattern: &str) -> Result<Vec<std::path::PathBuf>, (Code, String)> {

@@ -8,7 +8,8 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -79,6 +80,16 @@ impl At {
     /// A directory, for its names.
     pub(super) fn open_directory(&self) -> io::Result<OwnedFd> {
         Ok(rustix::fs::openat(&self.dir, &self.name, LISTED, Mode::empty())?)
+    }
+
+    /// The path of the name, with the real one of its directory: what the system says of the directory that is open, so no
+    /// link that is swapped meanwhile makes it another.
+    pub(super) fn real(&self) -> io::Result<PathBuf> {
+        let fd = self.dir.as_fd().as_raw_fd();
+        let dir = PathBuf::from(OsString::from_vec(
+            rustix::fs::readlink(format!("/proc/self/fd/{fd}"), Vec::new())?.into_bytes(),
+        ));
+        Ok(if self.name == "." { dir } else { dir.join(&self.name) })
     }
 
     /// The text of a link.

@@ -14,7 +14,7 @@ use metra_core::wire::Symlinks;
 use super::place::{At, PlaceError, Places, has_dot_dot, plain, split};
 use super::reader::Problem;
 use super::stat::{Kind, Stat};
-use super::{Filters, Root, SourceSpec};
+use super::{Filters, Guard, Root, SourceSpec};
 
 /// One thing that the walk came by.
 #[derive(Debug)]
@@ -51,6 +51,7 @@ pub(super) struct Walk {
     next: (usize, usize),
     filters: Filters,
     symlinks: Symlinks,
+    guard: Option<Guard>,
     /// The directories that are open, outermost first.
     frames: Vec<Frame>,
     /// Path of the entry of the innermost directory, from the anchor of its root on.
@@ -81,6 +82,7 @@ impl Walk {
             next: (0, 0),
             filters: spec.filters.clone(),
             symlinks: spec.symlinks,
+            guard: spec.guard.clone(),
             frames: Vec::new(),
             path: String::new(),
             root: 0,
@@ -243,6 +245,12 @@ impl Walk {
         };
         if !admitted {
             return Walked::Nothing;
+        }
+        if let Some(Guard(judge)) = &self.guard {
+            let may = at.real().map_err(|e| e.to_string()).and_then(|path| judge(&path));
+            if let Err(reason) = may {
+                return self.problem(Code::Denied, reason);
+            }
         }
         match stat.kind {
             Kind::Other(what) => return self.problem(Code::Unsupported, format!("it is {what}")),

@@ -221,3 +221,41 @@ fn more_roots_than_can_be_numbered_are_refused_aloud() {
     assert_eq!(all.ledger.entries(), 65_536);
     assert_eq!(all.problem("4 more").code, Code::Limit);
 }
+
+#[test]
+fn a_guard_sees_real_paths_and_what_it_refuses_is_not_entered() {
+    let dir = TempDir::new().unwrap();
+    for path in ["a/open", "a/shut", "secret/key", "b"] {
+        put(&dir, path, b"x");
+    }
+    // By the name of a link, and through a directory that is one.
+    symlink("../secret/key", dir.path().join("a/by-link")).unwrap();
+    symlink("secret", dir.path().join("also")).unwrap();
+    let real = dir.path().canonicalize().unwrap();
+    let (shut, secret) = (real.join("a/shut"), real.join("secret"));
+    let guard = Guard::new(move |path: &std::path::Path| {
+        if path == shut || path.starts_with(&secret) {
+            Err(format!("no: {}", path.display()))
+        } else {
+            Ok(())
+        }
+    });
+    let follow = SourceSpec {
+        symlinks: Symlinks::Follow,
+        confine: Some(real.clone()),
+        guard: Some(guard),
+        ..contents_of(dir.path())
+    };
+    let all = read(&follow);
+    assert_eq!(all.paths(), ["a", "a/open", "b"]);
+    for path in ["a/shut", "a/by-link", "also", "secret"] {
+        let problem = all.problem(path);
+        assert_eq!(problem.code, Code::Denied, "{path}");
+        assert!(problem.reason.starts_with("no: "), "{path}: {}", problem.reason);
+    }
+    assert_eq!(all.problems.len(), 4, "nothing below them is looked at");
+    // What is asked for by name, through a link.
+    let root = Root::Path { path: "also/key".into(), contents: false };
+    let named = read(&SourceSpec { roots: vec![root], ..follow });
+    assert!(named.paths().is_empty() && named.problems.len() == 1, "{:?}", named.problems);
+}
