@@ -14,6 +14,7 @@
 
 mod attempts;
 mod cidr;
+pub mod engine;
 mod host;
 #[cfg(test)]
 mod host_tests;

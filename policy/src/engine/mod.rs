@@ -1,0 +1,153 @@
+//! Decisions by policies: the Cedar language, with the schema of `policy/schema.cedarschema`.
+//!
+//! ```text
+//! files --Engine::parse--> parsed, checked against the schema as a whole, indexed --decide(request)--> Decision
+//! ```
+//!
+//! What no policy permits is denied, and what one forbids is denied whatever others permit. Cedar passes over a policy that cannot
+//! be evaluated; of one that forbids, that would let in what it was written against, so here its error denies.
+//!
+//! Cedar evaluates every policy for every request. Here a policy is only looked at if its scope (principal, action, resource) can
+//! hold for the request at all, which an index finds; what is decided is the same.
+//!
+//! An engine never changes: a gateway that reads its policies again makes another one and swaps them.
+
+mod index;
+mod request;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use request::{Action, Context, Principal, Request, Resource, WAYS};
+pub use source::{PolicyError, PolicyErrors};
+
+use std::fmt;
+
+use cedar_policy::{Authorizer, Effect, PolicySet, Schema};
+
+use index::Index;
+use source::Source;
+
+/// Policies in force.
+pub struct Engine {
+    index: Index,
+    /// By the number of each policy.
+    sources: Vec<Source>,
+    vocabulary: index::Vocabulary,
+    authorizer: Authorizer,
+}
+
+/// What was decided, and by which policies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it is permitted.
+    pub allowed: bool,
+    /// The policies that decided: those that permit, or those that forbid; none, if nothing permits. In the order of the files.
+    pub policies: Vec<PolicyRef>,
+    /// Policies that could not be evaluated for this request, and why.
+    pub errors: Vec<(PolicyRef, String)>,
+}
+
+/// A policy, by its name and by where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRef {
+    /// Its `@id`, or file and line without one.
+    pub id: String,
+    /// File and line, as in `office.cedar:12`.
+    pub place: String,
+}
+
+impl fmt::Display for PolicyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.id == self.place { f.write_str(&self.id) } else { write!(f, "{} ({})", self.id, self.place) }
+    }
+}
+
+/// The schema that policies are checked against, in Cedar's own syntax.
+pub const SCHEMA: &str = include_str!("../../schema.cedarschema");
+
+impl Engine {
+    /// Policies of files, each a name and its text. An engine of no files denies everything.
+    ///
+    /// # Errors
+    /// All that is wrong with them: text that is not Cedar, what the schema does not know, two policies of one name, templates. Fault:
+    /// whoever wrote them.
+    ///
+    /// # Panics
+    /// If the schema of this crate is none, which a test excludes.
+    pub fn parse<N: AsRef<str>, T: AsRef<str>>(files: &[(N, T)]) -> Result<Self, PolicyErrors> {
+        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("invariant: the schema of this crate");
+        let (sources, policies) = source::read(files, schema)?;
+        let texts = files.iter().map(|(_, text)| text.as_ref());
+        Ok(Self {
+            index: Index::new(policies),
+            sources,
+            vocabulary: index::Vocabulary::new(texts),
+            authorizer: Authorizer::new(),
+        })
+    }
+
+    /// How many policies there are.
+    pub fn len(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Whether there are none, and everything is denied.
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    /// Decides. Takes some microseconds, and longer the more policies have the request in their scope.
+    pub fn decide(&self, request: &Request) -> Decision {
+        let none = Decision { allowed: false, policies: Vec::new(), errors: Vec::new() };
+        let Some(question) = self.vocabulary.question(request) else { return none };
+        let candidates = self.index.candidates(&question);
+        if candidates.is_empty() {
+            return none;
+        }
+        let policies = match PolicySet::from_policies(candidates) {
+            Ok(policies) => policies,
+            // Each policy has a number of its own.
+            Err(error) => return Decision { errors: vec![(PolicyRef::nobody(), error.to_string())], ..none },
+        };
+        let response = self.authorizer.is_authorized(&question.request, &policies, &question.entities);
+        let diagnostics = response.diagnostics();
+        let mut failed = Vec::new();
+        for error in diagnostics.errors() {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
+            failed.push((source::number(error.policy_id()), error.inner().to_string()));
+        }
+        failed.sort();
+        let forbids = |number: usize| self.sources.get(number).is_some_and(|s| s.effect == Effect::Forbid);
+        let closed: Vec<usize> = failed.iter().map(|(number, _)| *number).filter(|n| forbids(*n)).collect();
+        let permitted = response.decision() == cedar_policy::Decision::Allow;
+        let mut deciding: Vec<usize> = diagnostics.reason().map(source::number).collect();
+        if permitted && !closed.is_empty() {
+            deciding = closed;
+            return Decision { allowed: false, policies: self.named(deciding), errors: self.told(failed) };
+        }
+        deciding.sort_unstable();
+        Decision { allowed: permitted, policies: self.named(deciding), errors: self.told(failed) }
+    }
+
+    fn named(&self, numbers: Vec<usize>) -> Vec<PolicyRef> {
+        numbers.into_iter().filter_map(|number| self.sources.get(number)).map(Source::named).collect()
+    }
+
+    fn told(&self, failed: Vec<(usize, String)>) -> Vec<(PolicyRef, String)> {
+        let named = |(number, why): (usize, String)| Some((self.sources.get(number)?.named(), why));
+        failed.into_iter().filter_map(named).collect()
+    }
+}
+
+impl PolicyRef {
+    fn nobody() -> Self {
+        Self { id: String::new(), place: String::new() }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Engine({} policies)", self.len())
+    }
+}
