@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex};
 
 use cedar_policy::{
-    ActionConstraint, Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy,
+    ActionConstraint, Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicySet,
     PrincipalConstraint, Request, ResourceConstraint, RestrictedExpression,
 };
 
@@ -13,17 +14,25 @@ use time::OffsetDateTime;
 use super::request::{self, Action, Resource};
 use crate::Host;
 
+/// By an entity that one of the request must be, or be in. `None`: any.
+type ByEntity<T> = HashMap<Option<EntityUid>, T>;
+
 /// Policies by their scope.
 pub(super) struct Index {
     policies: Vec<Policy>,
-    /// For each action, by principal and resource: entities that the request's must be, or be in. `None`: any.
-    by_scope: HashMap<Action, HashMap<Option<EntityUid>, HashMap<Option<EntityUid>, Vec<u32>>>>,
+    /// The numbers of policies by action, principal and resource.
+    by_scope: HashMap<Action, ByEntity<ByEntity<Vec<u32>>>>,
+    /// Sets that were put together before, by the numbers in them: few differ, and making one takes longer than evaluating it.
+    sets: Mutex<HashMap<Vec<u32>, Arc<PolicySet>>>,
 }
+
+/// Sets that are kept.
+const SETS_MAX: usize = 1024;
 
 impl Index {
     /// The policies, in the order of their numbers.
     pub(super) fn new(policies: Vec<Policy>) -> Self {
-        let mut by_scope: HashMap<Action, HashMap<_, HashMap<_, Vec<u32>>>> = HashMap::new();
+        let mut by_scope: HashMap<Action, ByEntity<ByEntity<Vec<u32>>>> = HashMap::new();
         for (number, policy) in (0..).zip(&policies) {
             let principal = match policy.principal_constraint() {
                 PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
@@ -52,30 +61,48 @@ impl Index {
                 of_principal.entry(resource.clone()).or_default().push(number);
             }
         }
-        Self { policies, by_scope }
+        Self { policies, by_scope, sets: Mutex::default() }
     }
 
-    /// Policies in whose scope the request can be.
-    pub(super) fn candidates(&self, question: &Question) -> Vec<Policy> {
+    /// Policies in whose scope the request can be. `None`: there is none.
+    pub(super) fn candidates(&self, scope: &Scope) -> Option<Arc<PolicySet>> {
         let mut numbers = Vec::new();
-        let Some(of_action) = self.by_scope.get(&question.action) else { return Vec::new() };
-        for principal in std::iter::once(&None).chain(&question.principals) {
+        let of_action = self.by_scope.get(&scope.action)?;
+        for principal in std::iter::once(&None).chain(&scope.principals) {
             let Some(of_principal) = of_action.get(principal) else { continue };
-            for resource in std::iter::once(&None).chain(&question.resources) {
+            for resource in std::iter::once(&None).chain(&scope.resources) {
                 numbers.extend(of_principal.get(resource).into_iter().flatten());
             }
         }
-        let policy = |number: u32| self.policies.get(number as usize).cloned();
-        numbers.into_iter().filter_map(policy).collect()
+        if numbers.is_empty() {
+            return None;
+        }
+        let mut sets = self.sets.lock().expect("no panic while held");
+        if let Some(set) = sets.get(&numbers) {
+            return Some(set.clone());
+        }
+        let policies = numbers.iter().filter_map(|number| self.policies.get(*number as usize)).cloned();
+        let set = PolicySet::from_policies(policies).expect("invariant: each policy has a number of its own");
+        if sets.len() >= SETS_MAX {
+            sets.clear();
+        }
+        let set = Arc::new(set);
+        sets.insert(numbers, set.clone());
+        Some(set)
     }
+}
+
+/// The entities of a request. Each is `Some`, as the index has them.
+pub(super) struct Scope {
+    action: Action,
+    /// The principal, and after it all that it is in.
+    principals: Vec<Option<EntityUid>>,
+    /// The resource, and after it all that it is in.
+    resources: Vec<Option<EntityUid>>,
 }
 
 /// A request as Cedar wants it.
 pub(super) struct Question {
-    pub(super) action: Action,
-    /// The principal and all that it is in; likewise the resource. Each is `Some`, as the index has them.
-    pub(super) principals: Vec<Option<EntityUid>>,
-    pub(super) resources: Vec<Option<EntityUid>>,
     pub(super) request: Request,
     pub(super) entities: Entities,
 }
@@ -91,6 +118,8 @@ pub(super) struct Vocabulary {
     gateway: EntityUid,
     actions: HashMap<Action, EntityUid>,
     mentioned: HashSet<&'static str>,
+    /// The entities that policies name. In which others somebody or something is, nobody can ask.
+    pub(super) named: HashSet<EntityUid>,
 }
 
 /// What entities and contexts have.
@@ -114,7 +143,7 @@ const ATTRIBUTES: [&str; 15] = [
 
 impl Vocabulary {
     /// Of policies with these texts. What is not mentioned in any of them, in whatever sense, no policy can look at.
-    pub(super) fn new<'t>(texts: impl Iterator<Item = &'t str>) -> Self {
+    pub(super) fn new<'t>(texts: impl Iterator<Item = &'t str>, policies: &[Policy]) -> Self {
         let kind = |name: &str| {
             EntityTypeName::from_str(&format!("Metra::{name}")).expect("invariant: the name of a type")
         };
@@ -135,103 +164,93 @@ impl Vocabulary {
             gateway: uid(&kind("Gateway"), "gateway"),
             actions: Action::ALL.into_iter().map(|one| (one, action(one))).collect(),
             mentioned,
+            named: policies.iter().flat_map(Policy::entity_literals).collect(),
         }
     }
 
-    /// `None`: the resource does not go with the action, or the request says what Cedar has no words for.
-    pub(super) fn question(&self, request: &request::Request) -> Option<Question> {
-        let goes = match &request.resource {
-            Resource::Path(_) => {
-                matches!(request.action, Action::Send | Action::Get | Action::List | Action::Delete)
-            }
-            Resource::Target { .. } => request.action == Action::OpenTunnel,
-            Resource::Gateway => {
-                matches!(request.action, Action::OpenSession | Action::UseRate | Action::Administer)
-            }
-        };
-        if !goes {
-            return None;
-        }
-        let mut entities = Vec::new();
+    /// `None`: the resource does not go with the action.
+    pub(super) fn scope(&self, request: &request::Request) -> Option<Scope> {
+        use Action::{Administer, Delete, Get, List, OpenSession, OpenTunnel, Send, UseRate};
         let who = &request.principal;
-        let user = uid(&self.user, &who.user);
-        let mut above: Vec<EntityUid> = who.groups.iter().map(|group| uid(&self.group, group)).collect();
-        above.extend(who.tenant.iter().map(|tenant| uid(&self.tenant, tenant)));
-        entities.push(Entity::new_no_attrs(user.clone(), above.iter().cloned().collect()));
-        let principals = std::iter::once(user.clone()).chain(above).map(Some).collect();
-
-        let (resource, above) = match &request.resource {
-            Resource::Path(path) => self.path(path, &mut entities)?,
-            Resource::Target { host, port } => self.target(host, *port, &mut entities)?,
-            Resource::Gateway => {
-                entities.push(Entity::with_uid(self.gateway.clone()));
-                (self.gateway.clone(), Vec::new())
+        let mut principals = vec![uid(&self.user, &who.user)];
+        principals.extend(who.groups.iter().map(|group| uid(&self.group, group)));
+        principals.extend(who.tenant.iter().map(|tenant| uid(&self.tenant, tenant)));
+        let resources = match (&request.resource, request.action) {
+            (Resource::Path(path), Send | Get | List | Delete) => {
+                let full = format!("/{path}");
+                // Every folder that it is in, the root last.
+                let above = path.rmatch_indices('/').map(|(at, _)| &full[..=at]);
+                let root = (!path.is_empty()).then_some("/");
+                let all = std::iter::once(full.as_str()).chain(above).chain(root);
+                all.map(|path| uid(&self.path, path)).collect()
             }
+            (Resource::Target { host, .. }, OpenTunnel) => {
+                let mut all = vec![uid(&self.target, &request.resource.to_string())];
+                if let Host::Name(name) = host {
+                    let parts = name.match_indices('.').map(|(at, _)| &name[at + 1..]);
+                    all.extend(
+                        std::iter::once(name.as_str()).chain(parts).map(|part| uid(&self.domain, part)),
+                    );
+                }
+                all
+            }
+            (Resource::Gateway, OpenSession | UseRate | Administer) => vec![self.gateway.clone()],
+            _ => return None,
         };
-        let resources = std::iter::once(resource.clone()).chain(above).map(Some).collect();
+        let some = |uids: Vec<EntityUid>| uids.into_iter().map(Some).collect();
+        Some(Scope { action: request.action, principals: some(principals), resources: some(resources) })
+    }
+
+    /// `None`: the request says what Cedar has no words for.
+    pub(super) fn question(&self, scope: Scope, request: &request::Request) -> Option<Question> {
+        let (user, principal) = self.entity(scope.principals, HashMap::new())?;
+        let (resource, of) = self.entity(scope.resources, self.attributes(&request.resource))?;
         let action = self.actions.get(&request.action)?.clone();
         let context = Context::from_pairs(self.context(&request.context)).ok()?;
         Some(Question {
-            action: request.action,
-            principals,
-            resources,
             request: Request::new(user, action, resource, context, None).ok()?,
-            entities: Entities::from_entities(entities, None).ok()?,
+            entities: Entities::from_entities([principal, of], None).ok()?,
         })
     }
 
-    fn path(&self, path: &str, entities: &mut Vec<Entity>) -> Option<(EntityUid, Vec<EntityUid>)> {
-        let full = format!("/{path}");
-        // Every folder that it is in, the root last.
-        let mut above: Vec<EntityUid> =
-            path.rmatch_indices('/').map(|(at, _)| uid(&self.path, &full[..=at])).collect();
-        if !path.is_empty() {
-            above.push(uid(&self.path, "/"));
+    /// The first of these, in all others.
+    fn entity(
+        &self,
+        uids: Vec<Option<EntityUid>>,
+        attributes: HashMap<String, RestrictedExpression>,
+    ) -> Option<(EntityUid, Entity)> {
+        let mut uids = uids.into_iter().flatten();
+        let own = uids.next()?;
+        let above = uids.filter(|uid| self.named.contains(uid)).collect();
+        if attributes.is_empty() {
+            return Some((own.clone(), Entity::new_no_attrs(own, above)));
         }
-        let name = path.rsplit('/').next().unwrap_or("");
-        let extension = name.rsplit_once('.').map_or(String::new(), |(_, last)| last.to_lowercase());
-        let attributes = [
-            ("name", RestrictedExpression::new_string(name.to_owned())),
-            ("extension", RestrictedExpression::new_string(extension)),
-        ];
-        let own = uid(&self.path, &full);
-        entities.push(self.entity(own.clone(), attributes, &above)?);
-        Some((own, above))
+        Some((own.clone(), Entity::new(own, attributes, above).ok()?))
     }
 
-    fn target(
-        &self,
-        host: &Host,
-        port: u16,
-        entities: &mut Vec<Entity>,
-    ) -> Option<(EntityUid, Vec<EntityUid>)> {
-        let text = host.to_string();
-        let above: Vec<EntityUid> = match host {
-            Host::Name(name) => {
-                let parts = name.match_indices('.').map(|(at, _)| &name[at + 1..]);
-                std::iter::once(name.as_str()).chain(parts).map(|part| uid(&self.domain, part)).collect()
+    fn attributes(&self, resource: &Resource) -> HashMap<String, RestrictedExpression> {
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        let mut all = HashMap::new();
+        let mut add = |name: &str, value: &dyn Fn() -> RestrictedExpression| {
+            if self.mentioned.contains(name) {
+                all.insert(name.to_owned(), value());
             }
-            Host::Ip(_) => Vec::new(),
         };
-        let own = uid(&self.target, &Resource::Target { host: host.clone(), port }.to_string());
-        let attributes = [
-            ("host", RestrictedExpression::new_string(text)),
-            ("port", RestrictedExpression::new_long(port.into())),
-        ];
-        entities.push(self.entity(own.clone(), attributes, &above)?);
-        Some((own, above))
-    }
-
-    fn entity<const N: usize>(
-        &self,
-        own: EntityUid,
-        attributes: [(&'static str, RestrictedExpression); N],
-        above: &[EntityUid],
-    ) -> Option<Entity> {
-        let above = above.iter().cloned().collect();
-        let looked_at = attributes.into_iter().filter(|(name, _)| self.mentioned.contains(name));
-        let attributes: HashMap<_, _> = looked_at.map(|(name, value)| (name.to_owned(), value)).collect();
-        Entity::new(own, attributes, above).ok()
+        match resource {
+            Resource::Path(path) => {
+                let name = path.rsplit('/').next().unwrap_or("");
+                let extension =
+                    || name.rsplit_once('.').map_or(String::new(), |(_, last)| last.to_lowercase());
+                add("name", &|| text(name));
+                add("extension", &|| text(&extension()));
+            }
+            Resource::Target { host, port } => {
+                add("host", &|| text(&host.to_string()));
+                add("port", &|| RestrictedExpression::new_long((*port).into()));
+            }
+            Resource::Gateway => {}
+        }
+        all
     }
 
     fn context(&self, context: &request::Context) -> Vec<(String, RestrictedExpression)> {

@@ -23,7 +23,7 @@ pub use source::{PolicyError, PolicyErrors};
 
 use std::fmt;
 
-use cedar_policy::{Authorizer, Effect, PolicySet, Schema};
+use cedar_policy::{Authorizer, Effect, Schema};
 
 use index::Index;
 use source::Source;
@@ -80,9 +80,9 @@ impl Engine {
         let (sources, policies) = source::read(files, schema)?;
         let texts = files.iter().map(|(_, text)| text.as_ref());
         Ok(Self {
+            vocabulary: index::Vocabulary::new(texts, &policies),
             index: Index::new(policies),
             sources,
-            vocabulary: index::Vocabulary::new(texts),
             authorizer: Authorizer::new(),
         })
     }
@@ -100,16 +100,9 @@ impl Engine {
     /// Decides. Takes some microseconds, and longer the more policies have the request in their scope.
     pub fn decide(&self, request: &Request) -> Decision {
         let none = Decision { allowed: false, policies: Vec::new(), errors: Vec::new() };
-        let Some(question) = self.vocabulary.question(request) else { return none };
-        let candidates = self.index.candidates(&question);
-        if candidates.is_empty() {
-            return none;
-        }
-        let policies = match PolicySet::from_policies(candidates) {
-            Ok(policies) => policies,
-            // Each policy has a number of its own.
-            Err(error) => return Decision { errors: vec![(PolicyRef::nobody(), error.to_string())], ..none },
-        };
+        let Some(scope) = self.vocabulary.scope(request) else { return none };
+        let Some(policies) = self.index.candidates(&scope) else { return none };
+        let Some(question) = self.vocabulary.question(scope, request) else { return none };
         let response = self.authorizer.is_authorized(&question.request, &policies, &question.entities);
         let diagnostics = response.diagnostics();
         let mut failed = Vec::new();
@@ -137,12 +130,6 @@ impl Engine {
     fn told(&self, failed: Vec<(usize, String)>) -> Vec<(PolicyRef, String)> {
         let named = |(number, why): (usize, String)| Some((self.sources.get(number)?.named(), why));
         failed.into_iter().filter_map(named).collect()
-    }
-}
-
-impl PolicyRef {
-    fn nobody() -> Self {
-        Self { id: String::new(), place: String::new() }
     }
 }
 

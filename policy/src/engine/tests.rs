@@ -92,8 +92,7 @@ fn targets_are_in_their_domains() {
         assert!(allows(policy, &alice(Action::OpenTunnel, target(host, 443))), "{host}");
         assert!(!allows(policy, &alice(Action::OpenTunnel, target(host, 80))), "{host}");
     }
-    for host in ["example.com", "badexample.org", "org", "example.org.evil.net", "192.0.2.1", "2001:db8::1"]
-    {
+    for host in ["example.com", "badexample.org", "org", "example.org.evil.net", "192.0.2.1", "2001:db8::1"] {
         assert!(!allows(policy, &alice(Action::OpenTunnel, target(host, 443))), "{host}");
     }
     let address = "forbid(principal, action, resource) when { context has address && context.address.isInRange(ip(\"192.0.2.0/24\")) };\npermit(principal, action, resource);";
@@ -275,7 +274,12 @@ proptest! {
         request.context.way = way;
         let ours = engine.decide(&request);
 
-        let question = engine.vocabulary.question(&request).unwrap();
+        let question = {
+            let mut vocabulary = index::Vocabulary::new([text.as_str()].into_iter(), &[]);
+            let scope = vocabulary.scope(&request).unwrap();
+            vocabulary.named = ["Metra::Group::\"staff\"", "Metra::Group::\"ops\"", "Metra::Tenant::\"acme\"", "Metra::Path::\"/\"", "Metra::Path::\"/a\"", "Metra::Path::\"/a/c\""].map(|uid| uid.parse().unwrap()).into();
+            vocabulary.question(scope, &request).unwrap()
+        };
         let schema = Schema::from_cedarschema_str(SCHEMA).unwrap().0;
         let (sources, all) = source::read(&[("p", &text)], schema).unwrap();
         let all = PolicySet::from_policies(all).unwrap();
