@@ -147,7 +147,7 @@ impl Client {
         let opened = self.rt.blocking(move || {
             let (root, dest, placement) = place(&path, into)?;
             let user = String::new();
-            let target = TreeTarget { root, dest, placement, overwrite, keep, user, key };
+            let target = TreeTarget { root, dest, placement, overwrite, keep, user, key, guard: None };
             TreeLanding::open(target, catalogue).map_err(|e| ClientError::new(e.code(), e.to_string()))
         });
         Ok(Arc::new(opened.await?))

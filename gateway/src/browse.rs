@@ -9,11 +9,13 @@ use metra_core::limits::FRAME_MAX;
 use metra_core::manifest::{Entry, EntryKind, Timestamp};
 use metra_core::path;
 use metra_core::wire::Frame;
+use metra_policy::engine::{Action, Resource};
 use metra_session::LinkHandle;
-use metra_store::Beneath;
+use metra_store::{Beneath, Guard};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
+use crate::authority::Asker;
 use crate::sessions::{Live, Sessions};
 
 /// The folder of the gateway itself beneath a root.
@@ -33,11 +35,19 @@ pub(crate) async fn list(
     depth: u32,
 ) {
     let mut count = 0;
-    let result = match allowed(live.account().read, "list", &path) {
+    let account = live.account();
+    let result = match allowed(account.read, "list", &path).and_then(|path| {
+        let asked =
+            Asker::over(account, link).asks(Action::List, Resource::path(&sessions.named(account, &path)));
+        sessions.authority().permit(&asked).map_err(|refused| (refused.code, refused.reason))?;
+        Ok(path)
+    }) {
         Ok(path) => {
+            let guard =
+                Asker::over(account, link).guard(sessions.authority(), Action::List, &sessions.config().root);
             let home = live.account().home.clone();
             let (tx, mut rx) = mpsc::channel(QUEUE);
-            let walk = sessions.rt().blocking(move || walk(&home, &path, depth, &tx));
+            let walk = sessions.rt().blocking(move || walk(&home, &path, depth, guard.as_ref(), &tx));
             let send = async {
                 while let Some(entries) = rx.recv().await {
                     let entries: Vec<Entry> = entries;
@@ -63,19 +73,44 @@ pub(crate) async fn remove(
     path: String,
     recursive: bool,
 ) {
-    let result = match allowed(live.account().write, "remove", &path) {
+    let account = live.account();
+    let result = match allowed(account.write, "remove", &path).and_then(|path| {
+        let asked =
+            Asker::over(account, link).asks(Action::Delete, Resource::path(&sessions.named(account, &path)));
+        sessions.authority().permit(&asked).map_err(|refused| (refused.code, refused.reason))?;
+        Ok(path)
+    }) {
         Ok(path) if path.is_empty() => Err((Code::Denied, "the root is not removed".to_owned())),
         Ok(path) => {
+            let guard = Asker::over(account, link).guard(
+                sessions.authority(),
+                Action::Delete,
+                &sessions.config().root,
+            );
             let home = live.account().home.clone();
-            let named = path.clone();
-            let removed =
-                sessions.rt().blocking(move || Beneath::open(&home)?.remove(&path, recursive)).await;
-            removed.map_err(|e| refusal(&named, &e))
+            sessions.rt().blocking(move || take_away(&home, &path, recursive, guard.as_ref())).await
         }
         Err(refused) => Err(refused),
     };
     let count = *result.as_ref().unwrap_or(&0);
     answer(link, request, result.map(|_| ()), count).await;
+}
+
+/// Removes what is there, if all of it may be removed.
+fn take_away(home: &Path, path: &str, recursive: bool, guard: Option<&Guard>) -> Result<u64, (Code, String)> {
+    let beneath = Beneath::open(home).map_err(|e| refusal(path, &e))?;
+    if let (true, Some(guard)) = (recursive, guard) {
+        let mut open = vec![path.to_owned()];
+        while let Some(full) = open.pop() {
+            guard.may(&home.join(&full), None).map_err(|reason| (Code::Denied, reason))?;
+            let is_directory = matches!(describe(&beneath, &full, ""), Ok(Some(entry)) if entry.kind == EntryKind::Directory);
+            if is_directory {
+                let names = beneath.names(&full).map_err(|e| refusal(&full, &e))?;
+                open.extend(names.into_iter().map(|name| path::join(&full, &name)));
+            }
+        }
+    }
+    beneath.remove(path, recursive).map_err(|e| refusal(path, &e))
 }
 
 async fn answer(link: &LinkHandle, request: u64, result: Result<(), (Code, String)>, count: u64) {
@@ -96,13 +131,23 @@ fn allowed(permitted: bool, what: &str, raw: &str) -> Result<String, (Code, Stri
 }
 
 /// Sends the entries at and below `path`, the path itself first, in batches.
-fn walk(home: &Path, path: &str, depth: u32, out: &mpsc::Sender<Vec<Entry>>) -> Result<(), (Code, String)> {
+/// What `guard` says no to is left out, but for the path itself.
+fn walk(
+    home: &Path,
+    path: &str,
+    depth: u32,
+    guard: Option<&Guard>,
+    out: &mpsc::Sender<Vec<Entry>>,
+) -> Result<(), (Code, String)> {
     let beneath = Beneath::open(home).map_err(|e| refusal(path, &e))?;
     let mut batch = Vec::new();
     let mut bytes = 0;
     let mut open = vec![(String::new(), 0)];
     while let Some((name, level)) = open.pop() {
         let full = path::join(path, &name);
+        if level > 0 && guard.is_some_and(|guard| guard.may(&home.join(&full), None).is_err()) {
+            continue;
+        }
         let entry = match describe(&beneath, &full, &name) {
             Ok(Some(entry)) => entry,
             Ok(None) if level == 0 => {

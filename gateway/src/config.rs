@@ -20,7 +20,8 @@ mod users;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use raw::{
-    OneOrMany, RawConfig, RawJwt, RawLimits, RawLog, RawQuic, RawRates, RawTcp, RawTls, RawTunnel, RawUser,
+    OneOrMany, RawConfig, RawJwt, RawLimits, RawLog, RawPolicy, RawQuic, RawRates, RawTcp, RawTls, RawTunnel,
+    RawUser,
 };
 pub(crate) use users::is_user_name;
 pub use users::{Jwt, JwtKeys, User, Users};
@@ -59,6 +60,8 @@ pub struct Config {
     pub rates: Rates,
     /// Tunnels.
     pub tunnel: Tunnel,
+    /// Policies.
+    pub policy: Policy,
     /// The log.
     pub log: Log,
     /// Where metrics are served, if anywhere.
@@ -194,6 +197,15 @@ impl Tunnel {
     pub fn rules(&self, own: Own) -> TunnelRules {
         TunnelRules::new(self.allow.clone(), self.dangerous.clone(), own)
     }
+}
+
+/// Policies in force besides the flags of users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The files; none: there are no policies, and only the flags count.
+    pub files: Vec<PathBuf>,
+    /// Denials are logged, and nothing is denied.
+    pub dry_run: bool,
 }
 
 /// A congestion controller.

@@ -9,6 +9,7 @@
 //! A listener produces links; whichever way they came, the stack decides, and after it nothing can tell the difference.
 
 mod account;
+mod authority;
 mod browse;
 pub mod config;
 mod drain;

@@ -51,6 +51,8 @@ const RECEIVED_DATAGRAMS: &str = "metra_wire_received_datagrams_total";
 const SENT_PACKETS: &str = "metra_packets_sent_total";
 const LOST_PACKETS: &str = "metra_packets_lost_total";
 const CONGESTION: &str = "metra_congestion_events_total";
+const DENIED: &str = "metra_denied_total";
+const POLICIES_REFUSED: &str = "metra_policies_refused_total";
 const PUT_OFF: &str = "metra_attempts_put_off_total";
 const DROPPED: &str = "metra_connections_dropped_total";
 const HANDSHAKES_FAILED: &str = "metra_handshakes_failed_total";
@@ -96,6 +98,17 @@ pub(crate) fn connection_dropped(why: Dropped) {
         Dropped::System => "system",
     };
     counter!(DROPPED, "reason" => reason).increment(1);
+}
+
+/// Counts what policies denied; `dry_run`: it was done all the same.
+pub(crate) fn denied(action: &'static str, dry_run: bool) {
+    let dry_run = if dry_run { "true" } else { "false" };
+    counter!(DENIED, "action" => action, "dry_run" => dry_run).increment(1);
+}
+
+/// Counts policies that were not taken.
+pub(crate) fn policies_refused() {
+    counter!(POLICIES_REFUSED).increment(1);
 }
 
 /// Counts credentials that were not looked at, as too many had failed at that address.
@@ -208,6 +221,11 @@ pub(crate) fn buckets(builder: PrometheusBuilder) -> Result<PrometheusBuilder, B
 
 /// Says what the numbers are, for whoever reads the endpoint.
 pub(crate) fn describe() {
+    describe_counter!(DENIED, "What policies denied, or would have");
+    describe_counter!(
+        POLICIES_REFUSED,
+        "Policies that were read again, and wrong: those before stayed in force"
+    );
     describe_counter!(PUT_OFF, "Attempts to show credentials that came too soon after failed ones");
     describe_counter!(DROPPED, "Connections over TCP that were ended because there was no place for them");
     describe_counter!(HANDSHAKES_FAILED, "Handshakes of QUIC and TLS that did not end well");

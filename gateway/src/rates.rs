@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use metra_core::rate::{Policy, RatePolicy};
 use metra_core::wire::Frame;
+use metra_policy::engine::{Action, Resource};
 use metra_session::LinkHandle;
 use metra_transport::LinkId;
 
+use crate::authority::Asker;
 use crate::config;
 use crate::sessions::{Live, Sessions};
 
@@ -59,8 +61,23 @@ impl Rates {
     }
 }
 
+/// Whether policies let this user share the path so. Fair is everybody's.
+fn permitted(sessions: &Sessions, live: &Live, link: &LinkHandle, asked: RatePolicy) -> bool {
+    let name = match asked.policy() {
+        Policy::Fair => return true,
+        Policy::Fixed => "fixed",
+        Policy::High => "high",
+        Policy::Low => "low",
+    };
+    let mut request = Asker::over(live.account(), link).asks(Action::UseRate, Resource::Gateway);
+    request.context.rate = Some(name);
+    request.context.mbit = asked.rate().map(|rate| rate / 1_000_000);
+    sessions.authority().permit(&request).is_ok()
+}
+
 /// Answers a `Rate`, and uses what is granted for what goes to the client.
 pub(crate) async fn serve(sessions: &Arc<Sessions>, live: &Live, link: &LinkHandle, asked: RatePolicy) {
+    let asked = if permitted(sessions, live, link, asked) { asked } else { asked.as_fair() };
     let (mut granted, is_new) = sessions.rates().grant(link.id(), asked);
     if is_new {
         let (sessions, lost) = (sessions.clone(), link.link().clone());

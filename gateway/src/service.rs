@@ -14,6 +14,7 @@ use metra_transport::quic::{Accepted, Congestion, Paths, QuicServer, Serves, Tun
 use metra_transport::{AbortOnDrop, LinkKind, Rt};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
+use crate::authority::Authority;
 use crate::config::{self, Config};
 use crate::drain::Drain;
 use crate::http::Sites;
@@ -55,6 +56,9 @@ pub enum StartError {
     /// The metrics. Fault: the configuration, or somebody else listens there.
     #[error("metrics_listen: {0}")]
     Metrics(String),
+    /// The policies, a line for each thing that is wrong. Fault: whoever wrote them.
+    #[error("{0}")]
+    Policies(String),
     /// The keys of an identity provider. Fault: the configuration.
     #[error("jwt.{name}: {reason}")]
     Identities {
@@ -101,6 +105,7 @@ impl Gateway {
         let tickets = TicketKey::load_or_create(&config.state)?;
         let reset = ResetKey::load_or_create(&config.state)?;
         let identities = Identities::start(&rt, &config)?;
+        let (authority, follow) = Authority::start(&rt, &config.policy).map_err(StartError::Policies)?;
         let tuning = tuning(&config);
         let (mut servers, mut tcp) = (Vec::new(), Vec::new());
         let serves = if config.quic.http3 { Serves::MtpAndHttp3 } else { Serves::Mtp };
@@ -144,6 +149,7 @@ impl Gateway {
             tickets,
             identity.pin().to_string(),
             identities,
+            authority,
         );
         let (opener, drain) = (stack(sessions.clone()), Drain::new());
         let sockets = servers.iter().filter_map(|server| server.local_addr().ok()).collect();
@@ -163,7 +169,7 @@ impl Gateway {
         };
         let listen_tcp =
             |server: &Arc<TcpServer>| rt.spawn(server.clone().run(sites.clone())).abort_on_drop();
-        let listeners = servers.iter().map(listen).chain(tcp.iter().map(listen_tcp)).collect();
+        let listeners = servers.iter().map(listen).chain(tcp.iter().map(listen_tcp)).chain(follow).collect();
         // The disk work of a prune is nobody's concern at the start.
         rt.spawn(rt.blocking(move || {
             if let Err(error) = catalogue.prune(KEEP_DAYS, SystemTime::now()) {
@@ -187,6 +193,11 @@ impl Gateway {
     /// What is known of paths to clients, if that is remembered.
     pub fn paths(&self) -> Option<&Paths> {
         self.paths.as_ref()
+    }
+
+    /// Reads the policies again, as when one of their files has changed.
+    pub fn reload(&self) {
+        self.sessions.authority().reload();
     }
 
     /// Lets nobody in any more, journals what is in flight, tells the clients, and ends; within about `grace`.

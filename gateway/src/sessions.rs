@@ -8,12 +8,14 @@ use metra_certs::{ReceiptKey, TicketKey};
 use metra_core::code::Code;
 use metra_core::id::{JobId, SessionId};
 use metra_core::wire::PeerLimits;
+use metra_policy::engine::Request;
 use metra_session::{Session, SessionConfig};
 use metra_store::Catalogue;
-use metra_transport::Rt;
+use metra_transport::{AbortOnDrop, Link, Rt};
 use tokio::sync::mpsc;
 
 use crate::account::Account;
+use crate::authority::Authority;
 use crate::config::Config;
 use crate::identities::Identities;
 use crate::jobs::{Claims, Memory, serve_requests};
@@ -45,6 +47,7 @@ pub(crate) struct Sessions {
     /// The pin of the gateway's certificate: its name in receipts.
     pin: String,
     identities: Identities,
+    authority: Arc<Authority>,
     state: Mutex<State>,
 }
 
@@ -91,6 +94,15 @@ impl Live {
         });
     }
 
+    /// A link has been closed as policies no longer permit it. Without another the session ends: its client may not come back
+    /// that way, and what it has begun must not go on.
+    pub(crate) fn link_revoked(&self, link: &Arc<dyn Link>, why: &Refused) {
+        if self.session.links().iter().all(|other| other.id() == link.id()) {
+            self.session.cancel_jobs(why.code, &why.reason);
+            self.session.close(why.code, &why.reason);
+        }
+    }
+
     /// Its links and jobs.
     pub(crate) fn session(&self) -> &Session {
         &self.session
@@ -112,6 +124,7 @@ impl Sessions {
         tickets: TicketKey,
         pin: String,
         identities: Identities,
+        authority: Arc<Authority>,
     ) -> Arc<Self> {
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         Arc::new(Self {
@@ -125,6 +138,7 @@ impl Sessions {
             memory,
             pin,
             identities,
+            authority,
             state: Mutex::default(),
         })
     }
@@ -154,6 +168,31 @@ impl Sessions {
     /// Who is who.
     pub(crate) fn identities(&self) -> &Identities {
         &self.identities
+    }
+
+    /// A path beneath a user's home, as policies name it.
+    pub(crate) fn named(&self, account: &Account, path: &str) -> String {
+        let home = account.home.strip_prefix(&self.config.root).unwrap_or(&account.home);
+        format!("{}/{path}", home.display())
+    }
+
+    /// Does something once one of those that were permitted no longer is; never, when what it returns is dropped. `None`: there are no policies.
+    pub(crate) fn until_revoked(
+        &self,
+        requests: Vec<Request>,
+        then: impl FnOnce(Refused) + Send + 'static,
+    ) -> Option<AbortOnDrop<()>> {
+        if !self.authority.is_on() {
+            return None;
+        }
+        let authority = self.authority.clone();
+        let watch = async move { then(authority.revoked(requests).await) };
+        Some(self.rt.spawn(watch).abort_on_drop())
+    }
+
+    /// The policies.
+    pub(crate) fn authority(&self) -> &Arc<Authority> {
+        &self.authority
     }
 
     /// The account of a session that lives, if it is that of this user.

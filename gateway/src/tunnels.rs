@@ -21,6 +21,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use metra_core::code::Code;
 use metra_core::wire::Auth;
+use metra_policy::engine::{Action, Resource};
 use metra_policy::{Denied, Host, Own, Permit, Refused, TunnelRules};
 use metra_transport::quic::QuicServer;
 use metra_transport::{LinkKind, Packets, Rt};
@@ -29,10 +30,12 @@ use metra_tunnel::proto::{ErrorType, Target};
 use metra_tunnel::server::{self, Bounds, Dialled, Refusal, RelayEnd, Tunnel};
 use tracing::Instrument;
 
+use crate::account::Account;
+use crate::authority::Asker;
 use crate::drain::Drain;
 use crate::http::Connection;
 use crate::measure::{self, TunnelOpened};
-use crate::open::{Arrival, Opener, admit};
+use crate::open::{self, Arrival, Opener, admit};
 use crate::places::{NoPlace, Place, Places};
 use crate::sessions::Sessions;
 
@@ -202,16 +205,39 @@ impl Tunnels {
         about: &Arc<Connection>,
     ) -> Answered {
         let place = self.place(about.peer().ip())?;
-        let user = self.user(request.headers(), about).await?;
+        let account = self.user(request.headers(), about).await?;
         let host = Host::parse(target.host())
             .map_err(|error| (TunnelOpened::Malformed, Refusal::malformed(&error.to_string())))?;
         let named = self.rules.name(&host, target.port()).map_err(denied)?;
+        // Policies are asked twice as well: what they forbid by name is not resolved.
+        let asker = Asker::new(&account, about.peer().ip(), "http");
+        let mut asked = asker.asks(Action::OpenTunnel, Resource::Target { host, port: target.port() });
+        let authority = self.sessions.authority();
+        let forbidden = |refused: open::Refused| {
+            (TunnelOpened::Denied, Refusal::of(ErrorType::HttpRequestDenied, refused.reason))
+        };
+        authority.permit(&asked).map_err(forbidden)?;
         let resolved = match named.literal() {
             Some(address) => vec![address],
             None => self.resolve(target).await?,
         };
-        let permits = named.addresses(resolved).map_err(denied)?;
+        let mut permits = named.addresses(resolved).map_err(denied)?;
+        if authority.is_on() {
+            let mut why = None;
+            permits.retain(|permit| {
+                asked.context.address = Some(permit.permitted().ip());
+                let may = authority.permit(&asked);
+                why = may.as_ref().err().cloned().or(why.take());
+                may.is_ok()
+            });
+            if let Some(refused) = why.filter(|_| permits.is_empty()) {
+                let refusal = Refusal::of(ErrorType::DestinationIpProhibited, refused.reason);
+                return Err((TunnelOpened::Denied, refusal));
+            }
+        }
         let (dialled, address) = dial(&permits)?;
+        asked.context.address = Some(address.ip());
+        let user = account.name.clone();
         let (response, opened) = server::grant(&self.rt, request, about.peer());
         let (this, about) = (self.clone(), about.clone());
         let span = tracing::info_span!("tunnel", peer = %about.peer(), %user, %target, %address);
@@ -223,6 +249,7 @@ impl Tunnels {
             tokio::select! {
                 () = place.displaced() => tracing::info!("makes way"),
                 () = this.cut() => tracing::info!("cut by the shutdown"),
+                refused = this.sessions.authority().revoked(vec![asked]) => tracing::info!(%refused, "no longer permitted"),
                 () = this.relay(dialled, tunnel) => {}
             }
         };
@@ -267,7 +294,11 @@ impl Tunnels {
     }
 
     /// Who asks, and whether they may have tunnels.
-    async fn user(&self, headers: &HeaderMap, about: &Connection) -> Result<String, (TunnelOpened, Refusal)> {
+    async fn user(
+        &self,
+        headers: &HeaderMap,
+        about: &Connection,
+    ) -> Result<Arc<Account>, (TunnelOpened, Refusal)> {
         let config = self.sessions.config();
         let auth = match shown(headers) {
             Some(token) => Auth::Bearer(token),
@@ -285,7 +316,7 @@ impl Tunnels {
             let refusal = Refusal::of(ErrorType::HttpRequestDenied, "this user may not open tunnels");
             return Err((TunnelOpened::Denied, refusal));
         }
-        Ok(account.name.clone())
+        Ok(account)
     }
 
     async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, (TunnelOpened, Refusal)> {

@@ -8,8 +8,10 @@
 pub mod beneath;
 pub mod catalogue;
 mod existing;
+mod guard;
 pub mod landing;
 pub mod source;
 
 pub use beneath::Beneath;
 pub use catalogue::{Catalogue, CatalogueError};
+pub use guard::Guard;

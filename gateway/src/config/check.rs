@@ -15,8 +15,8 @@ use metra_core::limits;
 use super::document::{Origin, quoted};
 use super::users::{USER_NAME_MAX, is_user_name};
 use super::{
-    Anonymous, CertificateFiles, Config, ConfigErrors, Limits, Log, LogFormat, LogLevel, OneOrMany, Quic,
-    Rates, RawConfig, RawLimits, RawQuic, RawRates, RawTls, RawUser, Tcp, Tls, User, Users,
+    Anonymous, CertificateFiles, Config, ConfigErrors, Limits, Log, LogFormat, LogLevel, OneOrMany, Policy,
+    Quic, Rates, RawConfig, RawLimits, RawPolicy, RawQuic, RawRates, RawTls, RawUser, Tcp, Tls, User, Users,
 };
 
 impl RawConfig {
@@ -55,6 +55,7 @@ impl RawConfig {
         let tcp = Tcp { listen: self.tcp.listen.unwrap_or(true), http: self.tcp.http.unwrap_or(true) };
         let rates = check.rates(&self.rates);
         let tunnel = check.tunnel(&self.tunnel);
+        let policy = check.policy(self.policy);
         let log = Log {
             format: self.log.format.unwrap_or(LogFormat::Text),
             level: self.log.level.unwrap_or(LogLevel::Info),
@@ -76,6 +77,7 @@ impl RawConfig {
                     tcp,
                     rates,
                     tunnel,
+                    policy,
                     log,
                     metrics_listen,
                 })
@@ -374,6 +376,14 @@ impl Check {
             high: raw.high.unwrap_or(false),
             fixed: self.number(&FIXED_MBIT, raw.fixed_mbit) * MBIT,
         }
+    }
+
+    fn policy(&mut self, raw: RawPolicy) -> Policy {
+        for file in &raw.files {
+            self.readable("policy.files", file);
+            self.outside_root("policy.files", file, "clients could change the policies");
+        }
+        Policy { files: raw.files, dry_run: raw.dry_run.unwrap_or(false) }
     }
 
     /// A value within the bound: the given one, or the default.

@@ -39,6 +39,8 @@ pub struct RawConfig {
     pub rates: RawRates,
     /// Tunnels to UDP targets.
     pub tunnel: RawTunnel,
+    /// Policies: who may do what, beyond what `users` and `tunnel` say.
+    pub policy: RawPolicy,
     /// The log.
     pub log: RawLog,
     /// Address (`IP:PORT`) on which metrics are served over plain HTTP, to anyone who can reach it. Default: nowhere.
@@ -216,6 +218,18 @@ pub struct RawTunnel {
     pub rate_mbit: Option<u64>,
 }
 
+/// Policies in the Cedar language; `docs/policy.md` says what they can speak of. They restrict: what the flags of a user and
+/// `tunnel.allow` do not allow, no policy does. Without any, those alone decide; with some, what no policy permits is denied.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPolicy {
+    /// Files of policies. They are read again when one of them changes, and on SIGHUP; what is wrong then leaves the policies before in
+    /// force, and is logged. Default: none.
+    pub files: Vec<PathBuf>,
+    /// Whether what policies deny is only logged, and done. Default false.
+    pub dry_run: Option<bool>,
+}
+
 /// The log, on standard error.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -264,7 +278,7 @@ impl RawConfig {
         let tokens = self.users.values_mut().map(|u| &mut u.token_file);
         let keys = self.jwt.values_mut().flat_map(|jwt| [&mut jwt.jwks_file, &mut jwt.jwks_ca]);
         let paths = [&mut self.root, &mut self.state].into_iter().chain(tls).chain(tokens).chain(keys);
-        for path in paths.flatten() {
+        for path in paths.flatten().chain(&mut self.policy.files) {
             *path = base.join(&*path);
         }
     }

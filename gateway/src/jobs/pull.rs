@@ -9,10 +9,12 @@ use metra_core::limits::SECRET_MAX;
 use metra_core::manifest::LedgerLimits;
 use metra_core::receipt::Direction;
 use metra_core::wire::{Frame, Pull};
+use metra_policy::engine::{Action, Resource};
 use metra_session::{LinkHandle, SourceConfig, SourceJob};
 use metra_store::source::{Filters, Loader, ManifestCache, Reader, Root, SourceSpec, expand};
 
 use super::{Counted, Receipt, sign, unix_millis};
+use crate::authority::Asker;
 use crate::measure;
 use crate::sessions::{Live, Sessions, random};
 
@@ -37,7 +39,17 @@ pub(super) async fn serve(
     let home = account.home.clone();
     let request = pull.clone();
     let rt = sessions.rt().clone();
-    let spec = rt.blocking(move || spec(&home, &request)).await?;
+    let mut spec = rt.blocking(move || spec(&home, &request)).await?;
+    let asker = Asker::over(account, link);
+    let mut may = Vec::new();
+    for root in &spec.roots {
+        let Root::Path { path, .. } = root else { continue };
+        let path = sessions.named(account, &path.to_string_lossy());
+        let asked = asker.asks(Action::Get, Resource::path(path.trim_end_matches("/.")));
+        sessions.authority().permit(&asked).map_err(|refused| (refused.code, refused.reason))?;
+        may.push(asked);
+    }
+    spec.guard = asker.guard(sessions.authority(), Action::Get, &sessions.config().root);
     let random: [u8; 8] = random().map_err(|e| (e.code, e.reason))?;
     let incarnation = Incarnation(u64::from_be_bytes(random));
     let limits = &sessions.config().limits;
@@ -62,6 +74,10 @@ pub(super) async fn serve(
     }
     let path = first_path(&pull);
     tracing::info!(user = account.name, job = pull.job.0, path, "pull begins");
+    let _watched = sessions.until_revoked(may, {
+        let job = job.clone();
+        move |refused| job.cancel(refused.code, &refused.reason)
+    });
     let progress = || job.progress();
     let run = job.run(reader, false);
     let (result, kpis) =

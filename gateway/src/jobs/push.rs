@@ -7,10 +7,12 @@ use metra_core::manifest::LedgerLimits;
 use metra_core::path;
 use metra_core::receipt::Direction;
 use metra_core::wire::{Keep, Push};
+use metra_policy::engine::{Action, Resource};
 use metra_session::{LinkHandle, SinkConfig, SinkJob};
 use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
 
 use super::{Counted, Receipt, sign, unix_millis};
+use crate::authority::Asker;
 use crate::measure;
 use crate::sessions::{Live, Sessions};
 
@@ -34,6 +36,9 @@ pub(super) async fn serve(
     if !dest.is_empty() && dest != NULL {
         path::check(&dest).map_err(|e| (Code::BadName, format!("destination {dest:?}: {e}")))?;
     }
+    let asker = Asker::over(account, link);
+    let may = asker.asks(Action::Send, Resource::path(&sessions.named(account, &dest)));
+    sessions.authority().permit(&may).map_err(|refused| (refused.code, refused.reason))?;
     let started = unix_millis();
     sessions.memory().admit().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let claim = sessions.claims().take(&account.name, push.key).await;
@@ -41,7 +46,7 @@ pub(super) async fn serve(
     if attached(live, link, &push)? {
         return Ok(());
     }
-    let landing = open_landing(sessions, live, &push, dest.clone()).await?;
+    let landing = open_landing(sessions, live, &asker, &push, dest.clone()).await?;
     let limits = &sessions.config().limits;
     let config = SinkConfig {
         ledger: LedgerLimits {
@@ -59,6 +64,10 @@ pub(super) async fn serve(
     live.session().add_sink(job.clone(), Some(link.clone())).map_err(|e| (e.code, e.reason))?;
     sessions.memory().add(&job);
     tracing::info!(user = account.name, job = push.job.0, dest, key = %push.key, "push begins");
+    let _watched = sessions.until_revoked(vec![may], {
+        let job = job.clone();
+        move |refused| job.cancel(refused.code, &refused.reason)
+    });
     let progress = || job.progress();
     let run = job.run(planner);
     let (result, kpis) = measure::watched(&rt, live.session(), Direction::Push, progress, run).await;
@@ -119,6 +128,7 @@ fn attached(live: &Live, link: &LinkHandle, push: &Push) -> Result<bool, (Code, 
 async fn open_landing(
     sessions: &Arc<Sessions>,
     live: &Arc<Live>,
+    asker: &Asker,
     push: &Push,
     dest: String,
 ) -> Result<Arc<dyn Landing>, (Code, String)> {
@@ -134,6 +144,7 @@ async fn open_landing(
         keep: Keep { mode: true, times: true },
         user: live.account().name.clone(),
         key: push.key,
+        guard: asker.guard(sessions.authority(), Action::Send, &sessions.config().root),
     };
     let catalogue = sessions.catalogue().clone();
     let opened = sessions.rt().blocking(move || TreeLanding::open(target, catalogue)).await;

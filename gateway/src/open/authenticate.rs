@@ -79,7 +79,7 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
                 "the ticket has expired or is not of this gateway",
             ));
         };
-        return Ok(Known { greeted, account, session: Some(session) });
+        return Ok(Known { greeted, account, session: Some(session), permitted: None });
     }
     let by_certificate = greeted.hello.auth == Auth::None && sessions.config().tls.client_ca.is_some();
     if by_certificate {
@@ -90,5 +90,5 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
     let certificates = if by_certificate { greeted.arrival.link.peer_certificates() } else { None };
     let (config, auth) = (sessions.config(), &greeted.hello.auth);
     let account = sessions.identities().authenticate(config, auth, certificates.as_deref(), from).await?;
-    Ok(Known { greeted, account, session: None })
+    Ok(Known { greeted, account, session: None, permitted: None })
 }

@@ -42,7 +42,7 @@ impl Service<Known> for Join {
 }
 
 async fn join(sessions: Arc<Sessions>, known: Known) -> Result<Joined, Refused> {
-    let Known { mut greeted, account, session } = known;
+    let Known { mut greeted, account, session, permitted } = known;
     let id = sessions.admit(&account, session)?;
     let (ticket, ticket_lifetime) = sessions.ticket(&id, &account);
     let welcome = Frame::Welcome(Welcome {
@@ -62,6 +62,19 @@ async fn join(sessions: Arc<Sessions>, known: Known) -> Result<Joined, Refused> 
     greeted.send.send(bytes.into()).await.map_err(lost)?;
     link.handshake_confirmed().await.map_err(lost)?;
     let (live, resumed) = sessions.enter(id, &account)?;
+    if let Some(permitted) = permitted.filter(|_| sessions.authority().is_on()) {
+        let (rt, authority) = (sessions.rt(), sessions.authority().clone());
+        let (watched, live) = (link.clone(), live.clone());
+        rt.spawn(async move {
+            tokio::select! {
+                refused = authority.revoked(vec![permitted]) => {
+                    watched.close(refused.code, &refused.reason);
+                    live.link_revoked(&watched, &refused);
+                }
+                _ = watched.closed() => {}
+            }
+        });
+    }
     live.session()
         .attach(link, greeted.send, greeted.recv, greeted.decoder)
         .map_err(|e| Refused::new(e.code, e.reason))?;

@@ -4,6 +4,7 @@
 //! (jobs, chunks) goes over the session and does not pass here again.
 
 mod authenticate;
+mod authorize;
 mod deadline;
 mod greet;
 mod join;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use metra_core::code::Code;
 use metra_core::id::SessionId;
 use metra_core::wire::{FrameDecoder, Hello};
+use metra_policy::engine::Request;
 use metra_transport::{ControlRecv, ControlSend, Link, LinkError, LinkKind};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -23,6 +25,7 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 use crate::account::Account;
 use crate::sessions::Sessions;
 use authenticate::AuthenticateLayer;
+use authorize::AuthorizeLayer;
 use deadline::DeadlineLayer;
 use greet::GreetLayer;
 use join::Join;
@@ -55,6 +58,8 @@ pub(crate) struct Known {
     account: Arc<Account>,
     /// The session that it wants to join, as its ticket says.
     session: Option<SessionId>,
+    /// What the policies were asked, once they were.
+    permitted: Option<Request>,
 }
 
 /// A link that is part of a session now.
@@ -116,6 +121,8 @@ pub(crate) fn stack(sessions: Arc<Sessions>) -> Opener {
         .layer(GreetLayer)
         // Who is it? Nothing below sees a connection without an account.
         .layer(AuthenticateLayer::new(sessions.clone()))
+        // May they come in? Policies say.
+        .layer(AuthorizeLayer::new(sessions.clone()))
         // Limits per user, the session, the welcome.
         .service(Join::new(sessions));
     BoxCloneSyncService::new(stack)

@@ -187,6 +187,7 @@ fn tree_landing(root: &FsPath, catalogue: &Arc<Catalogue>) -> Arc<TreeLanding> {
         keep: Keep { mode: true, times: true },
         user: "ann".to_owned(),
         key: JobKey(Digest([1; 32])),
+        guard: None,
     };
     Arc::new(TreeLanding::open(target, catalogue.clone()).unwrap())
 }

@@ -98,7 +98,15 @@ impl Names {
         {
             return Err((Code::LinkEscapes, format!("the link points out of the tree, to {target}")));
         }
-        Ok(to.place.path(&entry.path))
+        let path = to.place.path(&entry.path);
+        if let Some(guard) = &to.target.guard {
+            let size = match entry.kind {
+                EntryKind::File { size } => Some(size),
+                _ => None,
+            };
+            guard.may(&to.target.root.join(&path), size).map_err(|reason| (Code::Denied, reason))?;
+        }
+        Ok(path)
     }
 }
 

@@ -35,6 +35,7 @@ use super::staging::{FILES, Staging};
 use super::{FinishReport, LandError, Landing, Piece, Planned};
 use crate::beneath::Beneath;
 use crate::catalogue::{Catalogue, Phase};
+use crate::guard::Guard;
 
 /// The folder of all staging folders, beneath a root. Its first component belongs to Metra; no entry may be named so.
 pub(super) const JOBS: &str = ".metra/jobs";
@@ -56,6 +57,9 @@ pub struct TreeTarget {
     pub user: String,
     /// Which job.
     pub key: JobKey,
+    /// Who says of each file, directory and link, by its final path, whether it may be written: what may not is refused
+    /// ([`Code::Denied`](metra_core::code::Code::Denied)). `None`: all may.
+    pub guard: Option<Guard>,
 }
 
 /// See the documentation of its file, `landing/tree.rs`.

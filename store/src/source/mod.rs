@@ -29,11 +29,11 @@ mod stat;
 mod tests;
 mod walk;
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use metra_core::wire::{Keep, Symlinks};
+
+use crate::Guard;
 
 pub use cache::{CachedFile, FileIdentity, ManifestCache};
 pub use expand::{ExpandError, expand};
@@ -56,29 +56,9 @@ pub struct SourceSpec {
     /// A folder outside of which nothing is read, whatever links say. Relative roots are relative to it, and `..` in
     /// a root is refused. `None`: the roots are the user's own, and are taken as they are.
     pub confine: Option<PathBuf>,
-    /// Who says of each file, directory and link whether it may be read. `None`: all may.
+    /// Who says of each file, directory and link whether it may be read: what may not is reported as a problem
+    /// ([`Code::Denied`](metra_core::code::Code::Denied)), and nothing below it is looked at. `None`: all may.
     pub guard: Option<Guard>,
-}
-
-/// Says of a path whether what is there may be read, and if not, why. The path is absolute and real: where a link was followed, it is
-/// what the link leads to, and no directory in it is a link. What may not be read is reported as a problem
-/// ([`Code::Denied`](metra_core::code::Code::Denied)), and nothing below it is looked at.
-#[derive(Clone)]
-pub struct Guard(Arc<Judge>);
-
-type Judge = dyn Fn(&Path) -> Result<(), String> + Send + Sync;
-
-impl Guard {
-    /// Asks `judge`, from whatever thread reads.
-    pub fn new(judge: impl Fn(&Path) -> Result<(), String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(judge))
-    }
-}
-
-impl fmt::Debug for Guard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Guard(..)")
-    }
 }
 
 /// One thing to read.

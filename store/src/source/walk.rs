@@ -14,7 +14,8 @@ use metra_core::wire::Symlinks;
 use super::place::{At, PlaceError, Places, has_dot_dot, plain, split};
 use super::reader::Problem;
 use super::stat::{Kind, Stat};
-use super::{Filters, Guard, Root, SourceSpec};
+use super::{Filters, Root, SourceSpec};
+use crate::Guard;
 
 /// One thing that the walk came by.
 #[derive(Debug)]
@@ -246,8 +247,9 @@ impl Walk {
         if !admitted {
             return Walked::Nothing;
         }
-        if let Some(Guard(judge)) = &self.guard {
-            let may = at.real().map_err(|e| e.to_string()).and_then(|path| judge(&path));
+        if let Some(guard) = &self.guard {
+            let size = (stat.kind == Kind::File).then_some(stat.size);
+            let may = at.real().map_err(|e| e.to_string()).and_then(|path| guard.may(&path, size));
             if let Err(reason) = may {
                 return self.problem(Code::Denied, reason);
             }

@@ -343,6 +343,7 @@ impl Ground {
             keep: self.keep,
             user: "u".into(),
             key: JobKey(Digest::of(b"job")),
+            guard: None,
         }
     }
 

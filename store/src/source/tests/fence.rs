@@ -233,7 +233,8 @@ fn a_guard_sees_real_paths_and_what_it_refuses_is_not_entered() {
     symlink("secret", dir.path().join("also")).unwrap();
     let real = dir.path().canonicalize().unwrap();
     let (shut, secret) = (real.join("a/shut"), real.join("secret"));
-    let guard = Guard::new(move |path: &std::path::Path| {
+    let guard = crate::Guard::new(move |path: &std::path::Path, size: Option<u64>| {
+        assert_eq!(size.is_some(), path.is_file(), "{}", path.display());
         if path == shut || path.starts_with(&secret) {
             Err(format!("no: {}", path.display()))
         } else {

@@ -1,0 +1,221 @@
+//! Applies the policies: asks them, reads them again when they change, and says to what runs that it may no longer.
+//!
+//! ```text
+//! session, job, path, tunnel --permit(question)--> may, or refused with the policy's name
+//!                            --revoked(question)--> resolves when new policies, or the time, no longer permit it
+//! ```
+//!
+//! Without files there are no policies, and nothing is refused here.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use metra_core::code::Code;
+use metra_policy::engine::{Action, Context, Engine, Principal, Request, Resource};
+use metra_session::LinkHandle;
+use metra_store::Guard;
+use metra_transport::{AbortOnDrop, Rt};
+use tokio::sync::{Notify, watch};
+
+use crate::account::Account;
+use crate::config::Policy;
+use crate::measure;
+use crate::open::Refused;
+use crate::sessions::unix_now;
+
+/// How often the files are looked at. What runs is to hear of a change within a second.
+const LOOK: Duration = Duration::from_millis(300);
+/// How often what runs is decided on again, for policies that look at the time.
+const AGAIN: Duration = Duration::from_secs(10);
+/// Bytes of the longest file.
+const FILE_MAX: u64 = 16 << 20;
+
+/// The policies of a gateway.
+pub(crate) struct Authority {
+    rt: Rt,
+    dry_run: bool,
+    /// `None`: there are no policies.
+    engine: watch::Sender<Option<Arc<Engine>>>,
+    /// Somebody wants the files read now.
+    reload: Notify,
+}
+
+impl Authority {
+    /// Reads the files that the configuration names, and follows them for as long as what it returns lives.
+    ///
+    /// # Errors
+    /// What is wrong with them, a line for each. Fault: whoever wrote them.
+    pub(crate) fn start(rt: &Rt, config: &Policy) -> Result<(Arc<Self>, Option<AbortOnDrop<()>>), String> {
+        let first = if config.files.is_empty() { None } else { Some(Arc::new(read(&config.files)?)) };
+        let follows = first.is_some();
+        let this = Arc::new(Self {
+            rt: rt.clone(),
+            dry_run: config.dry_run,
+            engine: watch::Sender::new(first),
+            reload: Notify::new(),
+        });
+        let follow = follows.then(|| rt.spawn(this.clone().follow(config.files.clone())).abort_on_drop());
+        Ok((this, follow))
+    }
+
+    /// Reads the files again now.
+    pub(crate) fn reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Whether there are policies at all.
+    pub(crate) fn is_on(&self) -> bool {
+        self.engine.borrow().is_some()
+    }
+
+    /// Asks the policies.
+    ///
+    /// # Errors
+    /// [`Code::Denied`], with the policies that forbid it.
+    pub(crate) fn permit(&self, request: &Request) -> Result<(), Refused> {
+        let engine = self.engine.borrow().clone();
+        let Some(engine) = engine else { return Ok(()) };
+        let decision = engine.decide(request);
+        for (policy, error) in &decision.errors {
+            tracing::warn!(%policy, error, action = %request.action, "a policy cannot be evaluated");
+        }
+        if decision.allowed {
+            return Ok(());
+        }
+        let by: Vec<String> = decision.policies.iter().map(|policy| policy.id.clone()).collect();
+        let by = if by.is_empty() {
+            "no policy permits it".to_owned()
+        } else {
+            format!("policy {}", by.join(", "))
+        };
+        let (user, action, resource) = (&request.principal.user, request.action, &request.resource);
+        measure::denied(action.name(), self.dry_run);
+        if self.dry_run {
+            tracing::info!(user, %action, %resource, by, "would be denied");
+            return Ok(());
+        }
+        tracing::info!(user, %action, %resource, by, "denied");
+        Err(Refused::new(Code::Denied, format!("{action} on {resource} is denied: {by}")))
+    }
+
+    /// Resolves when one of those that were permitted no longer is, with why.
+    pub(crate) async fn revoked(&self, mut requests: Vec<Request>) -> Refused {
+        let mut engine = self.engine.subscribe();
+        if engine.borrow_and_update().is_none() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            let _ = self.rt.timeout(AGAIN, engine.changed()).await;
+            engine.mark_unchanged();
+            for request in &mut requests {
+                request.context.time = unix_now();
+                if let Err(refused) = self.permit(request) {
+                    return refused;
+                }
+            }
+        }
+    }
+
+    async fn follow(self: Arc<Self>, files: Vec<PathBuf>) {
+        let mut before = stamps(&files);
+        loop {
+            let asked = self.rt.timeout(LOOK, self.reload.notified()).await.is_ok();
+            let now = stamps(&files);
+            if !asked && now == before {
+                continue;
+            }
+            before = now;
+            let paths = files.clone();
+            match self.rt.blocking(move || read(&paths)).await {
+                Ok(engine) => {
+                    tracing::info!(policies = engine.len(), "policies read");
+                    self.engine.send_replace(Some(Arc::new(engine)));
+                }
+                Err(errors) => {
+                    measure::policies_refused();
+                    for error in errors.lines() {
+                        tracing::error!(error, "the policies are wrong; those before stay in force");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Who asks, and from where: what all questions of a link have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    principal: Principal,
+    source: IpAddr,
+    way: &'static str,
+}
+
+impl Asker {
+    /// The user, who comes from there by this way.
+    pub(crate) fn new(account: &Account, source: IpAddr, way: &'static str) -> Self {
+        let principal = Principal {
+            user: account.name.clone(),
+            groups: account.groups.clone(),
+            tenant: account.tenant.clone(),
+        };
+        Self { principal, source, way }
+    }
+
+    /// The user, by a link.
+    pub(crate) fn over(account: &Account, link: &LinkHandle) -> Self {
+        Self::new(account, link.link().peer().ip(), link.link().kind().name())
+    }
+
+    /// A question, now.
+    pub(crate) fn asks(&self, action: Action, resource: Resource) -> Request {
+        let context = Context::new(self.source, self.way, unix_now());
+        Request { principal: self.principal.clone(), action, resource, context }
+    }
+
+    /// A question of each path below `root` (the gateway's, a real path), for whoever reads or writes there. `None`: there are no
+    /// policies.
+    pub(crate) fn guard(
+        &self,
+        authority: &Arc<Authority>,
+        action: Action,
+        root: &std::path::Path,
+    ) -> Option<Guard> {
+        if !authority.is_on() {
+            return None;
+        }
+        let (authority, asker, root) = (authority.clone(), self.clone(), root.to_path_buf());
+        Some(Guard::new(move |path, size| {
+            // What is outside of the root is for nobody; names that are not UTF-8 are carried by nobody.
+            let Some(within) = path.strip_prefix(&root).ok().and_then(|path| path.to_str()) else {
+                return Err("it is outside of what is served".to_owned());
+            };
+            let mut request = asker.asks(action, Resource::path(within));
+            request.context.size = size;
+            authority.permit(&request).map_err(|refused| refused.reason)
+        }))
+    }
+}
+
+fn read(files: &[PathBuf]) -> Result<Engine, String> {
+    let mut texts = Vec::new();
+    for file in files {
+        let about = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
+        let meta = std::fs::metadata(file).map_err(|e| about(&e))?;
+        if meta.len() > FILE_MAX {
+            return Err(about(&"longer than 16 MiB"));
+        }
+        texts.push((file.display().to_string(), std::fs::read_to_string(file).map_err(|e| about(&e))?));
+    }
+    Engine::parse(&texts).map_err(|errors| errors.to_string())
+}
+
+/// What tells that files are others: also where a link to one is turned.
+fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+    let stamp = |file: &PathBuf| {
+        let meta = std::fs::metadata(file).ok()?;
+        Some((meta.modified().ok()?, meta.len()))
+    };
+    files.iter().map(stamp).collect()
+}
