@@ -5,6 +5,7 @@
 mod connect;
 mod filters;
 mod output;
+mod policy;
 mod rate;
 mod size;
 mod source;
@@ -19,6 +20,7 @@ use metra_client::Url;
 
 pub(crate) use connect::{Asked, ConnectArgs, Inspection, MASQUE_MAX, Way};
 pub(crate) use output::OutputArgs;
+pub(crate) use policy::{PolicyArgs, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs, PolicyTestArgs};
 pub(crate) use source::{Source, Target};
 pub(crate) use tree::{ShapeArgs, TreeArgs};
 pub(crate) use tunnel::TunnelArgs;
@@ -48,6 +50,7 @@ pub(crate) enum Command {
     Hash(HashArgs),
     Verify(VerifyArgs),
     Tunnel(TunnelArgs),
+    Policy(PolicyArgs),
     Doctor(DoctorArgs),
     Demo(DemoArgs),
     /// Say what the exit codes mean

@@ -7,6 +7,7 @@ mod get;
 mod hash;
 mod listing;
 mod ls;
+mod policy;
 mod rm;
 mod select;
 mod send;
@@ -37,6 +38,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, Failure> {
         Command::Hash(args) => hash::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Tunnel(args) => tunnel::run(args),
+        Command::Policy(args) => policy::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(args),
         Command::ExitCodes => exit_codes::run(),

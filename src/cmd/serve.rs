@@ -9,6 +9,7 @@ use metra_gateway::config::{Anonymous, Config, LogFormat, OneOrMany, RawConfig};
 use metra_gateway::{Gateway, StartError};
 use metra_transport::Rt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::session;
@@ -94,7 +95,11 @@ async fn serve(config: Config, ready_file: Option<PathBuf>) -> Result<Exit, Fail
     if let Some(file) = ready_file {
         write_ready(&file, &addresses).map_err(|e| Failure::io(file.display(), &e))?;
     }
-    first.await;
+    let hangups = hangups(&gateway);
+    tokio::select! {
+        _ = first => {}
+        () = hangups => {}
+    }
     if !json {
         eprintln!("metra: shutting down; what is in flight is journaled (again: at once)");
     }
@@ -102,6 +107,16 @@ async fn serve(config: Config, ready_file: Option<PathBuf>) -> Result<Exit, Fail
         () = gateway.shutdown(GRACE) => Ok(Exit::Ok),
         exit = session::signalled() => Err(Failure::new(exit, "ended at once")),
     }
+}
+
+/// Reads the policies again at each SIGHUP; never ends.
+async fn hangups(gateway: &Gateway) {
+    // Without a handler the signal does what it always does.
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return std::future::pending().await };
+    while hangup.recv().await.is_some() {
+        gateway.reload();
+    }
+    std::future::pending().await
 }
 
 fn not_started(error: StartError) -> Failure {

@@ -19,7 +19,7 @@ impl Place {
     fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         fs::create_dir_all(place.path("root/in")).unwrap();
-        for file in ["cert.pem", "key.pem", "ca.pem", "id-ca.pem", "jwks.json"] {
+        for file in ["cert.pem", "key.pem", "ca.pem", "id-ca.pem", "jwks.json", "office.cedar"] {
             fs::write(place.path(file), "").unwrap();
         }
         for file in ["token", "root/file"] {
@@ -377,6 +377,10 @@ fn the_example_shows_every_key_and_its_default() {
     assert_eq!((config.users.iter().count(), config.jwt.len()), (3, 2));
     let default = place.load("root = 'root'").unwrap();
     assert_eq!((config.limits, config.rates), (default.limits, default.rates));
+    assert_eq!(
+        config.policy,
+        Policy { files: vec![place.path("office.cedar")], dry_run: default.policy.dry_run }
+    );
     assert!(config.tunnel.is_enabled() && !config.tunnel.dangerous.is_empty());
     for bound in &BOUNDS {
         let (_, key) = bound.key.split_once('.').unwrap();

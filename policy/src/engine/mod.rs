@@ -12,6 +12,7 @@
 //!
 //! An engine never changes: a gateway that reads its policies again makes another one and swaps them.
 
+pub mod cases;
 mod index;
 mod request;
 mod source;
