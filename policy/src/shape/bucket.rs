@@ -56,7 +56,9 @@ impl Bucket {
             return Some(self.at);
         }
         let wait = (1 - self.level) as u128;
-        let wait = wait.checked_div(u128::from(self.rate)).map(|n| n + u128::from(wait % u128::from(self.rate) > 0))?;
+        let wait = wait
+            .checked_div(u128::from(self.rate))
+            .map(|n| n + u128::from(wait % u128::from(self.rate) > 0))?;
         Some(self.at.saturating_add(u64::try_from(wait).unwrap_or(u64::MAX)))
     }
 

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn what_is_shown_can_be_read() {
-        for rate in [Rate::ZERO, Rate::from_bytes(1), Rate::from_mbit(250), Rate::from_mbit(2500), Rate::MAX] {
+        for rate in [Rate::ZERO, Rate::from_bytes(1), Rate::from_mbit(250), Rate::from_mbit(2500), Rate::MAX]
+        {
             assert_eq!(Rate::parse(&rate.to_string()), Ok(rate));
         }
         assert_eq!(Rate::from_mbit(250).to_string(), "250M");

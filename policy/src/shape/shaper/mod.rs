@@ -30,6 +30,8 @@
 //! who grants credit ahead has to send it. Uploads and downloads do not share a wire: each direction is a `Shaper` of its own.
 
 #[cfg(test)]
+mod driver;
+#[cfg(test)]
 mod fluid_tests;
 mod pick;
 #[cfg(test)]

@@ -120,7 +120,9 @@ impl Shaper {
                 // Small enough units that the division loses nothing that adds up: below a thousandth of a byte.
                 match step.right {
                     Right::Floor => inner.due.serve(step.node, &mut floor_turn, (wide << 64) / claim),
-                    Right::Lane(lane) => inner.lanes[lane].serve(step.node, &mut turns[lane], (wide << 44) / weight),
+                    Right::Lane(lane) => {
+                        inner.lanes[lane].serve(step.node, &mut turns[lane], (wide << 44) / weight)
+                    }
                 }
             }
             let node = &mut self.nodes[step.node as usize];

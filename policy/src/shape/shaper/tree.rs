@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::super::bucket::Bucket;
-use super::{MAX_CHUNK, MIN_BURST, Share, Shaper};
+use super::{MAX_CHUNK, MIN_BURST, Shaper, Share};
 
 /// Where the gateway is.
 pub(super) const ROOT: u32 = 0;
@@ -287,7 +287,11 @@ impl Shaper {
                 }
             }
             due &= shown != 0;
-            let claim = if wanted != 0 || claims != 0 { node.floor_rate.max(claims).min(node.ceiling_rate) } else { 0 };
+            let claim = if wanted != 0 || claims != 0 {
+                node.floor_rate.max(claims).min(node.ceiling_rate)
+            } else {
+                0
+            };
             let changed = (node.shown, node.due, node.claim) != (shown, due, claim);
             let parent = node.parent;
             self.set_timers(i, wake, floor_wake);
@@ -321,7 +325,8 @@ impl Shaper {
 
     fn set_timers(&mut self, i: u32, wake: Option<u64>, floor_wake: Option<u64>) {
         let node = &mut self.nodes[i as usize];
-        let timers = [(&mut node.wake, wake, &mut self.wakes), (&mut node.floor_wake, floor_wake, &mut self.floors)];
+        let timers =
+            [(&mut node.wake, wake, &mut self.wakes), (&mut node.floor_wake, floor_wake, &mut self.floors)];
         for (old, new, set) in timers {
             if *old == new {
                 continue;

@@ -1,1 +1,221 @@
+#![allow(clippy::unwrap_used)]
 
+//! What users would see, in virtual time.
+
+use super::driver::*;
+use super::*;
+
+const MBIT: f64 = 125_000.0;
+
+#[test]
+fn five_tenants_have_their_floors_and_the_hostile_one_what_its_weight_allows() {
+    let mut driver = Driver::new(ceiling(1000));
+    let mut tenants = Vec::new();
+    for mbit in [300, 200, 100, 50, 0] {
+        let tenant = driver.tenant(floor(mbit));
+        let jobs: Vec<_> = (0..if mbit == 0 { 64 } else { 1 }).map(|_| driver.hungry(tenant, 4)).collect();
+        tenants.push((mbit as f64, jobs));
+    }
+    driver.run(10.0);
+    let mut sum = 0.0;
+    for (mbit, jobs) in tenants {
+        let rate = driver.granted(&jobs, Duration::ZERO) as f64 / 10.0 / MBIT;
+        println!("floor {mbit:3} Mbit/s: {rate:.1} Mbit/s with {} jobs", jobs.len());
+        assert!(rate >= mbit * 0.97);
+        // What is above the floors is shared by weight: 350 Mbit/s by five.
+        assert!((rate - mbit - 70.0).abs() < 7.0, "{rate}");
+        sum += rate;
+    }
+    println!("sum {sum:.1} Mbit/s");
+    assert!((950.0..1000.0 + 8.0 * 8.4).contains(&sum));
+}
+
+#[test]
+fn floors_hold_in_every_window_of_a_second() {
+    let mut driver = Driver::new(ceiling(1000));
+    let tenant = driver.tenant(floor(300));
+    let mine = driver.hungry(tenant, 7);
+    let hostile = driver.tenant(Share::default());
+    for _ in 0..64 {
+        driver.hungry(hostile, 0);
+    }
+    for _ in 0..20 {
+        let since = driver.now + Duration::from_nanos(1);
+        driver.run(1.0);
+        let rate = driver.granted(&[mine], since) as f64 / MBIT;
+        assert!(rate > 300.0 - 3.0 * 8.4, "{rate}");
+    }
+}
+
+#[test]
+fn many_jobs_gain_nothing_over_one() {
+    let mut driver = Driver::new(ceiling(800));
+    let one = driver.tenant(Share::default());
+    let many = driver.tenant(Share::default());
+    let single = driver.hungry(one, 3);
+    let user = driver.user(many, Share::default());
+    let crowd: Vec<_> = (0..64)
+        .map(|_| {
+            let job = driver.job(user, 3, Share::default());
+            driver.ask(job, 1 << 50);
+            job
+        })
+        .collect();
+    driver.run(10.0);
+    let (single, crowd) = (driver.granted(&[single], Duration::ZERO), driver.granted(&crowd, Duration::ZERO));
+    assert!(single.abs_diff(crowd) <= 2 * PIECE, "{single} and {crowd}");
+}
+
+#[test]
+fn a_cap_acts_at_once_in_mid_transfer() {
+    let mut driver = Driver::new(ceiling(1000));
+    let share = Share::default();
+    let tenant = driver.tenant(share);
+    let job = driver.hungry(tenant, 4);
+    driver.run(5.0);
+    let rate = driver.granted(&[job], Duration::from_secs(4)) as f64 / MBIT;
+    assert!(rate > 950.0, "{rate}");
+
+    let now = driver.instant();
+    assert!(driver.shaper.set_tenant(tenant, share.capped(Some(Rate::from_mbit(100))), now));
+    let since = driver.now;
+    driver.run(1.0);
+    let rate = driver.granted(&[job], since) as f64 / MBIT;
+    println!("in the first second after the cap of 100 Mbit/s: {rate:.1} Mbit/s");
+    assert!((90.0..100.0 + 8.4 * 4.0).contains(&rate), "{rate}");
+    let since = driver.now + Duration::from_nanos(1);
+    driver.run(10.0);
+    let rate = driver.granted(&[job], since) as f64 / 10.0 / MBIT;
+    assert!((99.0..101.0).contains(&rate), "{rate}");
+
+    // And it is gone as fast.
+    let now = driver.instant();
+    assert!(driver.shaper.set_tenant(tenant, share, now));
+    let since = driver.now;
+    driver.run(1.0);
+    assert!(driver.granted(&[job], since) as f64 / MBIT > 950.0);
+}
+
+#[test]
+fn an_urgent_job_is_nearly_alone_among_those_in_the_background() {
+    let alone = urgent_job(0);
+    let among = urgent_job(64);
+    println!("100 MB alone {alone:?}, among 64 in the background {among:?}");
+    assert!(among < alone.mul_f64(1.3));
+}
+
+/// The time that 100 MB in lane 0 take beside so many jobs in lane 7, that have been there for five seconds.
+fn urgent_job(others: usize) -> Duration {
+    let mut driver = Driver::new(ceiling(1000));
+    for _ in 0..others {
+        let tenant = driver.tenant(Share::default());
+        driver.hungry(tenant, 7);
+    }
+    driver.run(5.0);
+    let tenant = driver.tenant(Share::default());
+    let user = driver.user(tenant, Share::default());
+    let job = driver.job(user, 0, Share::default());
+    driver.ask(job, 100_000_000);
+    let start = driver.now;
+    driver.run(10.0);
+    assert_eq!(driver.granted(&[job], start), 100_000_000);
+    driver.log.iter().rfind(|(_, grant)| grant.job == job).unwrap().0 - start
+}
+
+#[test]
+fn the_last_lane_goes_on_behind_all_others() {
+    let mut driver = Driver::new(ceiling(1000));
+    let jobs: Vec<_> = (0..8)
+        .map(|lane| {
+            let tenant = driver.tenant(Share::default());
+            driver.hungry(tenant, lane)
+        })
+        .collect();
+    driver.run(60.0);
+    let all = driver.granted(&jobs, Duration::ZERO) as f64;
+    for (lane, job) in jobs.iter().enumerate() {
+        let part = driver.granted(&[*job], Duration::ZERO) as f64 / all;
+        println!("lane {lane}: {:.2} %", part * 100.0);
+        let expected = if lane == 0 { 57.0 / 64.0 } else { 1.0 / 64.0 };
+        assert!((part - expected).abs() < 0.003, "lane {lane}: {part}");
+    }
+}
+
+#[test]
+fn the_last_lane_of_a_tenant_goes_on_though_others_have_the_same_lane_for_themselves() {
+    // The first tenant is at its ceiling with lane 0; lane 7 is served all the time, but by the other.
+    let mut driver = Driver::new(ceiling(1000));
+    let limited = driver.tenant(ceiling(600));
+    let (urgent, last) = (driver.hungry(limited, 0), driver.hungry(limited, 7));
+    let other = driver.tenant(Share::default());
+    driver.hungry(other, 7);
+    driver.run(60.0);
+    let part =
+        driver.granted(&[last], Duration::ZERO) as f64 / driver.granted(&[urgent], Duration::ZERO) as f64;
+    println!("lane 7 has {:.2} % of lane 0", part * 100.0);
+    assert!(part > 0.01);
+}
+
+#[test]
+fn floors_of_tenants_are_before_lanes_of_others() {
+    let mut driver = Driver::new(ceiling(1000));
+    let quiet = driver.tenant(floor(400));
+    let background = driver.hungry(quiet, 7);
+    let loud = driver.tenant(floor(100));
+    let urgent = driver.hungry(loud, 0);
+    driver.run(10.0);
+    let mbit = |job| driver.granted(&[job], Duration::ZERO) as f64 / 10.0 / MBIT;
+    assert!((400.0..420.0).contains(&mbit(background)), "{}", mbit(background));
+    assert!(mbit(urgent) > 580.0);
+}
+
+#[test]
+fn a_slow_gateway_honours_floors_that_are_less_than_a_chunk_a_second() {
+    let mut driver = Driver::new(ceiling(10));
+    let tenant = driver.tenant(floor(8));
+    let user = driver.user(tenant, Share::default());
+    let mine = driver.job(user, 7, Share::default());
+    let hostile = driver.tenant(Share::default());
+    let user = driver.user(hostile, Share::default());
+    let theirs: Vec<_> = (0..64).map(|_| driver.job(user, 0, Share::default())).collect();
+    // Everybody asks for the largest chunk, again and again.
+    let mut seen = 0;
+    for job in theirs.iter().chain([&mine]) {
+        driver.ask(*job, MAX_CHUNK);
+    }
+    while driver.now < Duration::from_secs(300) {
+        driver.run(0.05);
+        for (_, grant) in driver.log.clone().into_iter().skip(seen) {
+            driver.ask(grant.job, grant.bytes);
+        }
+        seen = driver.log.len();
+    }
+    let rate = driver.granted(&[mine], Duration::ZERO) as f64 / 300.0 / MBIT;
+    assert!(rate >= 8.0 * 0.97, "{rate}");
+}
+
+#[test]
+#[ignore = "a measurement: cargo test -p metra-policy cost_of_a_grant -- --ignored --nocapture"]
+fn cost_of_a_grant() {
+    let mut driver = Driver::new(ceiling(100_000));
+    for t in 0..10 {
+        let tenant = driver.tenant(Share { weight: t + 1, ..floor(5_000) });
+        for u in 0..10_u32 {
+            let share = if u % 3 == 0 { ceiling(3_000) } else { Share::default() };
+            let user = driver.user(tenant, Share { weight: u + 1, ..share });
+            for j in 0..64 {
+                let job = driver.job(user, j % 8, Share::default());
+                driver.ask(job, 1 << 60);
+            }
+        }
+    }
+    driver.run(1.0);
+    driver.log.clear();
+    driver.log.reserve(1_000_000);
+    #[allow(clippy::disallowed_methods)]
+    let clock = std::time::Instant::now();
+    driver.run(20.0);
+    let passed = clock.elapsed();
+    let grants = driver.log.len() as u32;
+    println!("{grants} grants among 6400 jobs, {:?} each", passed / grants);
+}
