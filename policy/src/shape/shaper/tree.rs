@@ -38,7 +38,7 @@ pub(super) struct Node {
     /// Its turn among its siblings with floors that are due.
     pub(super) floor_turn: u128,
     /// In which lanes of its parent it waits: a bit each.
-    shown: u8,
+    pub(super) shown: u8,
     /// Whether it is among the parent's `due`.
     due: bool,
     /// The floors that are to be honoured at and below it, as the parent counts it. Bytes per second.
@@ -64,7 +64,7 @@ pub(super) struct Inner {
     /// Those whose floor, or that of somebody below, is due.
     pub(super) due: Queue,
     /// The claims of the children.
-    claims: u64,
+    pub(super) claims: u64,
     /// What each lane has to its credit for having waited behind another. 1 / [`LANE_SHARE`](super::LANE_SHARE) bytes.
     pub(super) waited: [i64; LANES],
 }
