@@ -1,6 +1,6 @@
 //! Who is next, and how much it gets.
 
-use super::tree::{Kind, LANES, ROOT};
+use super::tree::{Kind, LANES, ROOT, floor_step, lane_step};
 use super::{Grant, JobId, LANE_SHARE, MAX_CHUNK, PIECE, Shaper};
 
 /// By what right a node is served.
@@ -100,11 +100,10 @@ impl Shaper {
 
     fn charge(&mut self, steps: &[Step; STEPS], bytes: u64) {
         let now = self.now;
-        let wide = u128::from(bytes);
         for step in steps {
             let node = &mut self.nodes[step.node as usize];
             let (mut turns, mut floor_turn) = (node.turns, node.floor_turn);
-            let (weight, claim) = (u128::from(node.weight), u128::from(node.claim.max(1)));
+            let (weight, claim) = (node.weight, node.claim);
             if let Some(ceiling) = &mut node.ceiling {
                 ceiling.take(bytes);
             }
@@ -117,11 +116,10 @@ impl Shaper {
                 leaf.granted = leaf.granted.saturating_add(bytes);
             }
             if let Some(inner) = self.nodes[step.parent as usize].kind.inner_mut() {
-                // Small enough units that the division loses nothing that adds up: below a thousandth of a byte.
                 match step.right {
-                    Right::Floor => inner.due.serve(step.node, &mut floor_turn, (wide << 64) / claim),
+                    Right::Floor => inner.due.serve(step.node, &mut floor_turn, floor_step(bytes, claim)),
                     Right::Lane(lane) => {
-                        inner.lanes[lane].serve(step.node, &mut turns[lane], (wide << 44) / weight)
+                        inner.lanes[lane].serve(step.node, &mut turns[lane], lane_step(bytes, weight))
                     }
                 }
             }

@@ -73,7 +73,7 @@ pub(super) struct Inner {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) waiting: BTreeSet<(u128, u32)>,
-    /// The turn of who was served last: who comes anew is not before it.
+    /// The turn of who was served last: the virtual time.
     pub(super) turn: u128,
 }
 
@@ -311,14 +311,14 @@ impl Shaper {
         let node = &mut self.nodes[i as usize];
         let (before, was_due, old_claim) = (node.shown, node.due, node.claim);
         (node.shown, node.due, node.claim) = (shown, due, claim);
-        let (mut turns, mut floor_turn) = (node.turns, node.floor_turn);
+        let (mut turns, mut floor_turn, weight) = (node.turns, node.floor_turn, node.weight);
         let Some(parent) = node.parent else { return };
         let Some(inner) = self.nodes[parent as usize].kind.inner_mut() else { return };
         inner.claims = (inner.claims + claim).saturating_sub(old_claim);
         for (lane, (queue, turn)) in inner.lanes.iter_mut().zip(&mut turns).enumerate() {
-            queue.put(i, turn, before >> lane & 1 != 0, shown >> lane & 1 != 0);
+            queue.put(i, turn, lane_step(MAX_CHUNK, weight), before >> lane & 1 != 0, shown >> lane & 1 != 0);
         }
-        inner.due.put(i, &mut floor_turn, was_due, due);
+        inner.due.put(i, &mut floor_turn, floor_step(MAX_CHUNK, claim), was_due, due);
         let node = &mut self.nodes[i as usize];
         (node.turns, node.floor_turn) = (turns, floor_turn);
     }
@@ -342,14 +342,28 @@ impl Shaper {
     }
 }
 
+/// How far a turn in a lane moves for so many bytes. In units so small that what a division leaves out never adds up to a byte
+/// in a thousand.
+pub(super) fn lane_step(bytes: u64, weight: u64) -> u128 {
+    (u128::from(bytes) << 44) / u128::from(weight)
+}
+
+/// How far a turn among floors moves for so many bytes.
+pub(super) fn floor_step(bytes: u64, claim: u64) -> u128 {
+    (u128::from(bytes) << 64) / u128::from(claim.max(1))
+}
+
 impl Queue {
-    fn put(&mut self, i: u32, turn: &mut u128, was: bool, is: bool) {
+    /// Puts a child in that was not there, or takes it out. One that comes back keeps its turn, but it is no further before the
+    /// others than by `lag`: who was held up by a ceiling for a moment is not a loser, and who was idle for long no
+    /// winner.
+    fn put(&mut self, i: u32, turn: &mut u128, lag: u128, was: bool, is: bool) {
         match (was, is) {
             (true, false) => {
                 self.waiting.remove(&(*turn, i));
             }
             (false, true) => {
-                *turn = self.turn.max(*turn);
+                *turn = self.turn.saturating_sub(lag).max(*turn);
                 self.waiting.insert((*turn, i));
             }
             _ => {}
