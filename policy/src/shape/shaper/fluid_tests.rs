@@ -23,7 +23,7 @@ impl Plan {
     fn share(&self) -> Share {
         let rate = |bytes: f64| Rate::from_bytes(bytes as u64);
         let ceiling = self.ceiling.is_finite().then(|| rate(self.ceiling));
-        Share { floor: rate(self.floor), ceiling, burst: 2 * PIECE, weight: self.weight }
+        Share { floor: rate(self.floor), ceiling, burst: DEFAULT_BURST, weight: self.weight }
     }
 
     /// What it could use if it were alone.
@@ -158,8 +158,8 @@ impl Running {
     fn run(&mut self) {
         for _ in 0..((WARM + WINDOW) / TICK) as u32 {
             for (id, plan) in &self.jobs {
-                // A job that is behind does not pile up more than a second of what it would like.
-                if plan.demand.is_finite() && self.driver.shaper.wanted(*id) < plan.demand as u64 {
+                // A job that is behind does not pile up more than eight seconds of what it would like: so long may others be before it.
+                if plan.demand.is_finite() && (self.driver.shaper.wanted(*id) as f64) < 8.0 * plan.demand {
                     self.driver.ask(*id, (plan.demand * TICK) as u64);
                 }
             }
@@ -374,14 +374,14 @@ fn assert_consistent(shaper: &mut Shaper) {
     assert_eq!(shaper.next_wake().is_some(), waiting);
     let claims = |parent: u32| {
         let children = shaper.nodes.iter().filter(|n| n.parent == Some(parent));
-        children.map(|n| n.claim).sum::<u64>()
+        children.map(|n| n.place.claim).sum::<u64>()
     };
     for (i, node) in shaper.nodes.iter().enumerate() {
         if let tree::Kind::Inner(inner) = &node.kind {
             assert_eq!(inner.claims, claims(i as u32));
             let shown = |lane: usize| {
                 let children = shaper.nodes.iter().filter(|n| n.parent == Some(i as u32));
-                children.filter(|n| n.shown >> lane & 1 != 0).count()
+                children.filter(|n| n.place.shown >> lane & 1 != 0).count()
             };
             for (lane, queue) in inner.lanes.iter().enumerate() {
                 assert_eq!(queue.waiting.len(), shown(lane));

@@ -103,7 +103,7 @@ impl Shaper {
         for step in steps {
             let node = &mut self.nodes[step.node as usize];
             let (mut turns, mut floor_turn) = (node.turns, node.floor_turn);
-            let (weight, claim) = (node.weight, node.claim);
+            let (weight, claim) = (node.weight, node.place.claim);
             if let Some(ceiling) = &mut node.ceiling {
                 ceiling.take(bytes);
             }

@@ -37,14 +37,22 @@ pub(super) struct Node {
     pub(super) turns: [u128; LANES],
     /// Its turn among its siblings with floors that are due.
     pub(super) floor_turn: u128,
-    /// In which lanes of its parent it waits: a bit each.
+    pub(super) place: Place,
+    pub(super) wake: Option<u64>,
+    floor_wake: Option<u64>,
+}
+
+/// What the parent of a node knows of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// In which lanes of the parent it waits: a bit each.
     pub(super) shown: u8,
     /// Whether it is among the parent's `due`.
     due: bool,
-    /// The floors that are to be honoured at and below it, as the parent counts it. Bytes per second.
+    /// Whether it or somebody below wants something, be it held up by a ceiling or not.
+    wants: bool,
+    /// The floors that are to be honoured at and below it. Bytes per second.
     pub(super) claim: u64,
-    pub(super) wake: Option<u64>,
-    floor_wake: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -63,6 +71,8 @@ pub(super) struct Inner {
     pub(super) lanes: [Queue; LANES],
     /// Those whose floor, or that of somebody below, is due.
     pub(super) due: Queue,
+    /// How many children want something.
+    wanting: usize,
     /// The claims of the children.
     pub(super) claims: u64,
     /// What each lane has to its credit for having waited behind another. 1 / [`LANE_SHARE`](super::LANE_SHARE) bytes.
@@ -140,9 +150,7 @@ impl Node {
             floor_rate: share.floor.bytes(),
             turns: [0; LANES],
             floor_turn: 0,
-            shown: 0,
-            due: false,
-            claim: 0,
+            place: Place::default(),
             wake: None,
             floor_wake: None,
         }
@@ -150,7 +158,7 @@ impl Node {
 
     /// Whether it can be granted something.
     pub(super) fn is_shown(&self) -> bool {
-        self.shown != 0
+        self.place.shown != 0
     }
 }
 
@@ -205,7 +213,7 @@ impl Shaper {
 
     /// Frees a node and all below it. The tree is no deeper than its four levels.
     fn uproot(&mut self, i: u32) {
-        self.show(i, 0, false, 0);
+        self.show(i, Place::default());
         self.set_timers(i, None, None);
         let node = &mut self.nodes[i as usize];
         let kind = std::mem::replace(&mut node.kind, Kind::Free);
@@ -223,7 +231,7 @@ impl Shaper {
     pub(super) fn set(&mut self, i: u32, share: Share) {
         let now = self.now;
         // What is queued by the old weight and claim is taken out, and comes back by the new ones.
-        self.show(i, 0, false, 0);
+        self.show(i, Place::default());
         let node = &mut self.nodes[i as usize];
         let new = Node::new(Kind::Free, None, share, 0, now);
         let (top, bottom) = sizes(share.burst);
@@ -274,9 +282,9 @@ impl Shaper {
                     wake = ceiling.opens_at().filter(|_| wanted != 0);
                 }
             }
-            let (mut due, claims) = match &node.kind {
-                Kind::Inner(inner) => (!inner.due.waiting.is_empty(), inner.claims),
-                Kind::Job(_) | Kind::Free => (false, 0),
+            let (mut due, wants, claims) = match &node.kind {
+                Kind::Inner(inner) => (!inner.due.waiting.is_empty(), inner.wanting > 0, inner.claims),
+                Kind::Job(_) | Kind::Free => (false, wanted != 0, 0),
             };
             let mut floor_wake = None;
             if let Some(floor) = &mut node.floor {
@@ -287,18 +295,15 @@ impl Shaper {
                 }
             }
             due &= shown != 0;
-            let claim = if wanted != 0 || claims != 0 {
-                node.floor_rate.max(claims).min(node.ceiling_rate)
-            } else {
-                0
-            };
-            let changed = (node.shown, node.due, node.claim) != (shown, due, claim);
+            let claim = if wants { node.floor_rate.max(claims).min(node.ceiling_rate) } else { 0 };
+            let place = Place { shown, due, wants, claim };
+            let changed = node.place != place;
             let parent = node.parent;
             self.set_timers(i, wake, floor_wake);
             if !changed {
                 return;
             }
-            self.show(i, shown, due, claim);
+            self.show(i, place);
             match parent {
                 Some(parent) => i = parent,
                 None => return,
@@ -307,18 +312,19 @@ impl Shaper {
     }
 
     /// Puts a node into the queues of its parent, or takes it out.
-    fn show(&mut self, i: u32, shown: u8, due: bool, claim: u64) {
+    fn show(&mut self, i: u32, place: Place) {
         let node = &mut self.nodes[i as usize];
-        let (before, was_due, old_claim) = (node.shown, node.due, node.claim);
-        (node.shown, node.due, node.claim) = (shown, due, claim);
+        let before = std::mem::replace(&mut node.place, place);
         let (mut turns, mut floor_turn, weight) = (node.turns, node.floor_turn, node.weight);
         let Some(parent) = node.parent else { return };
         let Some(inner) = self.nodes[parent as usize].kind.inner_mut() else { return };
-        inner.claims = (inner.claims + claim).saturating_sub(old_claim);
+        inner.claims = (inner.claims + place.claim).saturating_sub(before.claim);
+        inner.wanting = (inner.wanting + usize::from(place.wants)).saturating_sub(usize::from(before.wants));
         for (lane, (queue, turn)) in inner.lanes.iter_mut().zip(&mut turns).enumerate() {
-            queue.put(i, turn, lane_step(MAX_CHUNK, weight), before >> lane & 1 != 0, shown >> lane & 1 != 0);
+            let waits = |place: Place| place.shown >> lane & 1 != 0;
+            queue.put(i, turn, lane_step(MAX_CHUNK, weight), waits(before), waits(place));
         }
-        inner.due.put(i, &mut floor_turn, floor_step(MAX_CHUNK, claim), was_due, due);
+        inner.due.put(i, &mut floor_turn, floor_step(MAX_CHUNK, place.claim), before.due, place.due);
         let node = &mut self.nodes[i as usize];
         (node.turns, node.floor_turn) = (turns, floor_turn);
     }
