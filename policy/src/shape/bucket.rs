@@ -55,10 +55,9 @@ impl Bucket {
         if self.is_open() {
             return Some(self.at);
         }
-        let wait = (1 - self.level) as u128;
-        let wait = wait
-            .checked_div(u128::from(self.rate))
-            .map(|n| n + u128::from(wait % u128::from(self.rate) > 0))?;
+        let rate = u128::from(self.rate);
+        let missing = (1 - self.level) as u128;
+        let wait = (missing + rate.saturating_sub(1)).checked_div(rate)?;
         Some(self.at.saturating_add(u64::try_from(wait).unwrap_or(u64::MAX)))
     }
 

@@ -73,7 +73,7 @@ impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = self.bits();
         let units = [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M"), (1_000, "K")];
-        match units.into_iter().find(|(unit, _)| bits > 0 && bits % unit == 0) {
+        match units.into_iter().find(|(unit, _)| bits > 0 && bits.is_multiple_of(*unit)) {
             Some((unit, name)) => write!(f, "{}{name}", bits / unit),
             None => write!(f, "{bits}"),
         }

@@ -37,7 +37,7 @@ impl Zone {
     /// that there are.
     pub(super) fn begin(&self, date: Date, minutes: i64) -> Option<Timestamp> {
         let reading = self.0.to_ambiguous_timestamp(at_minute(date, minutes)?);
-        let earliest = reading.clone().earlier().ok()?;
+        let earliest = reading.earlier().ok()?;
         match reading.offset() {
             AmbiguousOffset::Gap { .. } => Some(self.0.following(earliest).next()?.timestamp()),
             AmbiguousOffset::Unambiguous { .. } | AmbiguousOffset::Fold { .. } => Some(earliest),

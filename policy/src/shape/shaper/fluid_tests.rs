@@ -325,7 +325,7 @@ proptest! {
                 Event::Leave(_) => {}
                 Event::Join(i) => {
                     let i = i % tenants.len();
-                    let share = if i % 2 == 0 { Share::default() } else { floor(3) };
+                    let share = if i.is_multiple_of(2) { Share::default() } else { floor(3) };
                     jobs.push((driver.job(tenants[i].1, (i % 8) as u8, share), i));
                 }
                 Event::Tenant => {

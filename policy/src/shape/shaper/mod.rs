@@ -82,7 +82,7 @@ impl Default for Share {
 }
 
 /// How urgent a job is: 0 (urgent) to 7 (background).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane(u8);
 
 impl Lane {
