@@ -206,3 +206,59 @@ fn a_new_weight_and_a_new_burst_act_at_the_next_poll() {
     driver.drain();
     assert!(driver.granted(&[tenants[0].1], since) <= 2 * MIN_BURST);
 }
+
+#[test]
+fn who_was_idle_is_no_winner_and_who_worked_no_loser() {
+    let mut driver = Driver::new(ceiling(100));
+    let busy = driver.tenant(Share::default());
+    let busy = driver.hungry(busy, 4);
+    let idle = driver.tenant(Share::default());
+    let user = driver.user(idle, Share::default());
+    let early = driver.job(user, 4, Share::default());
+    driver.ask(early, 1);
+    driver.run(60.0);
+    // It comes back after a minute, and another one comes anew.
+    let new = driver.tenant(Share::default());
+    let new = driver.hungry(new, 4);
+    driver.ask(early, 1 << 50);
+    let since = driver.now + Duration::from_nanos(1);
+    driver.run(6.0);
+    let [busy, early, new] = [busy, early, new].map(|job| driver.granted(&[job], since));
+    assert!(early.abs_diff(new) <= 2 * PIECE && early.abs_diff(busy) <= 2 * PIECE, "{busy} {early} {new}");
+}
+
+#[test]
+fn nothing_comes_back_twice() {
+    let mut driver = Driver::new(Share { burst: 4 * MAX_CHUNK, ..ceiling(0) });
+    let tenant = driver.tenant(Share::default());
+    let user = driver.user(tenant, Share::default());
+    let honest = driver.hungry(tenant, 4);
+    driver.shaper.retract(honest);
+    let sly = driver.job(user, 4, Share::default());
+    driver.ask(sly, PIECE);
+    driver.drain();
+    driver.shaper.refund(sly, u64::MAX);
+    driver.ask(honest, 1 << 40);
+    driver.drain();
+    let before = driver.granted(&[honest], Duration::ZERO);
+    assert_eq!(before, 3 * MAX_CHUNK);
+    driver.shaper.refund(sly, u64::MAX);
+    driver.drain();
+    assert_eq!(driver.granted(&[honest], Duration::ZERO), before);
+}
+
+#[test]
+fn whoever_polls_late_loses_nothing() {
+    let mut driver = Driver::new(ceiling(1000));
+    let tenant = driver.tenant(floor(700));
+    let mine = driver.hungry(tenant, 7);
+    let other = driver.tenant(Share::default());
+    let other = driver.hungry(other, 0);
+    for _ in 0..500 {
+        driver.now += Duration::from_millis(20);
+        driver.drain();
+    }
+    let all = driver.granted(&[mine, other], Duration::ZERO) as f64;
+    assert!(all > 0.99 * 1.25e9, "{all}");
+    assert!(driver.granted(&[mine], Duration::ZERO) as f64 > 0.97 * 0.7 * 1.25e9);
+}

@@ -315,16 +315,16 @@ impl Shaper {
     fn show(&mut self, i: u32, place: Place) {
         let node = &mut self.nodes[i as usize];
         let before = std::mem::replace(&mut node.place, place);
-        let (mut turns, mut floor_turn, weight) = (node.turns, node.floor_turn, node.weight);
+        let (mut turns, mut floor_turn) = (node.turns, node.floor_turn);
         let Some(parent) = node.parent else { return };
         let Some(inner) = self.nodes[parent as usize].kind.inner_mut() else { return };
         inner.claims = (inner.claims + place.claim).saturating_sub(before.claim);
         inner.wanting = (inner.wanting + usize::from(place.wants)).saturating_sub(usize::from(before.wants));
         for (lane, (queue, turn)) in inner.lanes.iter_mut().zip(&mut turns).enumerate() {
             let waits = |place: Place| place.shown >> lane & 1 != 0;
-            queue.put(i, turn, lane_step(MAX_CHUNK, weight), waits(before), waits(place));
+            queue.put(i, turn, waits(before), waits(place));
         }
-        inner.due.put(i, &mut floor_turn, floor_step(MAX_CHUNK, place.claim), before.due, place.due);
+        inner.due.put(i, &mut floor_turn, before.due, place.due);
         let node = &mut self.nodes[i as usize];
         (node.turns, node.floor_turn) = (turns, floor_turn);
     }
@@ -360,16 +360,15 @@ pub(super) fn floor_step(bytes: u64, claim: u64) -> u128 {
 }
 
 impl Queue {
-    /// Puts a child in that was not there, or takes it out. One that comes back keeps its turn, but it is no further before the
-    /// others than by `lag`: who was held up by a ceiling for a moment is not a loser, and who was idle for long no
-    /// winner.
-    fn put(&mut self, i: u32, turn: &mut u128, lag: u128, was: bool, is: bool) {
+    /// Puts a child in that was not there, or takes it out. One that comes back is not before those that waited meanwhile: whoever
+    /// was idle is no winner.
+    fn put(&mut self, i: u32, turn: &mut u128, was: bool, is: bool) {
         match (was, is) {
             (true, false) => {
                 self.waiting.remove(&(*turn, i));
             }
             (false, true) => {
-                *turn = self.turn.saturating_sub(lag).max(*turn);
+                *turn = self.turn.max(*turn);
                 self.waiting.insert((*turn, i));
             }
             _ => {}

@@ -2,6 +2,10 @@
 
 //! What users would see, in virtual time.
 
+use std::time::SystemTime;
+
+use super::super::Zone;
+use super::super::calendar::Calendar;
 use super::driver::*;
 use super::*;
 
@@ -94,6 +98,34 @@ fn a_cap_acts_at_once_in_mid_transfer() {
     let since = driver.now;
     driver.run(1.0);
     assert!(driver.granted(&[job], since) as f64 / MBIT > 950.0);
+}
+
+#[test]
+fn business_hours_begin_in_mid_transfer() {
+    let zone = Zone::parse("Europe/Berlin").unwrap();
+    let calendar = Calendar::parse("Mon-Fri 09:00-19:00: 50M", &zone).unwrap();
+    // Monday after the clock was put forward: 09:00 is 07:00 UTC.
+    let nine = SystemTime::UNIX_EPOCH + Duration::from_secs(1_774_854_000);
+    let begin = nine - Duration::from_secs(5);
+    let mut driver = Driver::new(ceiling(1000));
+    let share = Share::default();
+    let tenant = driver.tenant(share.capped(calendar.cap_at(begin)));
+    let job = driver.hungry(tenant, 4);
+    // As a gateway does it: until the next change, and then what holds from there on.
+    let change = calendar.next_change_after(begin).unwrap();
+    assert_eq!(change, nine);
+    driver.run_until(change.duration_since(begin).unwrap());
+    assert!(driver.granted(&[job], Duration::ZERO) as f64 / 5.0 / MBIT > 950.0);
+    let now = driver.instant();
+    assert!(driver.shaper.set_tenant(tenant, share.capped(calendar.cap_at(change)), now));
+    let since = driver.now;
+    driver.run(1.0);
+    let first = driver.granted(&[job], since) as f64 / MBIT;
+    let since = driver.now + Duration::from_nanos(1);
+    driver.run(1.0);
+    let second = driver.granted(&[job], since) as f64 / MBIT;
+    println!("cap of 50 Mbit/s at 09:00: {first:.1} Mbit/s in the first second, {second:.1} in the next");
+    assert!(first <= 50.0 + 8.4 * 4.0 && second <= 50.0 + 8.4, "{first} {second}");
 }
 
 #[test]
