@@ -14,7 +14,8 @@
 //! 1. **Floors.** A child that has had less than its floor, or has somebody below it who has. Among several, in proportion to
 //!    their floors: so floors that do not fit are scaled.
 //! 2. **Lanes.** The lowest lane in which anybody waits; but every other lane that waits has [`LANE_SHARE`] of what is
-//!    above the floors. The lane is chosen once, where no floor is due any more, and kept on the way down.
+//!    above the floors. The lane is chosen once, where no floor is due any more, and kept on the way down. Who is served
+//!    behind another lane pays in that lane, too: jobs in many lanes gain nothing.
 //! 3. **Weights.** By start-time fair queueing (Goyal, Vin and Cheng 1996), for each lane: the child with the smallest turn, and
 //!    what it gets moves its turn by bytes through weight.
 //!

@@ -35,12 +35,11 @@ impl Shaper {
         let job = steps[STEPS - 1].node;
         let wanted = self.nodes[job as usize].kind.leaf()?.wanted;
         let bytes = self.room(&steps, if wanted > MAX_CHUNK { PIECE } else { wanted });
-        if let Some(at) = chooser
-            && let Right::Lane(lane) = steps[STEPS - 1].right
-        {
-            self.note_waiting(at, lane, bytes);
-        }
-        self.charge(&steps, bytes);
+        let passed = match (chooser, steps[STEPS - 1].right) {
+            (Some(at), Right::Lane(lane)) => self.note_waiting(at, lane, bytes),
+            _ => None,
+        };
+        self.charge(&steps, passed, bytes);
         Some(Grant { job: JobId(self.id(job)), bytes })
     }
 
@@ -82,9 +81,10 @@ impl Shaper {
         })
     }
 
-    /// Notes that `lane` gets bytes at a node where others wait: each lane behind the first earns its share of it.
-    fn note_waiting(&mut self, at: u32, lane: usize, bytes: u64) {
-        let Some(inner) = self.nodes[at as usize].kind.inner_mut() else { return };
+    /// Notes that `lane` gets bytes at a node where others wait: each lane behind the first earns its share of it. Returns the first
+    /// lane, if this is another.
+    fn note_waiting(&mut self, at: u32, lane: usize, bytes: u64) -> Option<usize> {
+        let inner = self.nodes[at as usize].kind.inner_mut()?;
         let mask = inner.mask();
         let first = mask.trailing_zeros() as usize;
         let bytes = bytes.cast_signed();
@@ -95,10 +95,13 @@ impl Shaper {
         }
         if lane != first {
             inner.waited[lane] -= bytes * LANE_SHARE.cast_signed();
+            return Some(first);
         }
+        None
     }
 
-    fn charge(&mut self, steps: &[Step; STEPS], bytes: u64) {
+    /// Takes bytes from all on the way. `passed`: the lane that was passed over, in which this is to be paid for as well.
+    fn charge(&mut self, steps: &[Step; STEPS], passed: Option<usize>, bytes: u64) {
         let now = self.now;
         for step in steps {
             let node = &mut self.nodes[step.node as usize];
@@ -119,7 +122,12 @@ impl Shaper {
                 match step.right {
                     Right::Floor => inner.due.serve(step.node, &mut floor_turn, floor_step(bytes, claim)),
                     Right::Lane(lane) => {
-                        inner.lanes[lane].serve(step.node, &mut turns[lane], lane_step(bytes, weight))
+                        let by = lane_step(bytes, weight);
+                        inner.lanes[lane].serve(step.node, &mut turns[lane], by);
+                        if let Some(first) = passed.filter(|first| !inner.lanes[*first].waiting.is_empty()) {
+                            let most = lane_step(MOST_BURDEN, weight);
+                            inner.lanes[first].burden(step.node, &mut turns[first], by, most);
+                        }
                     }
                 }
             }
@@ -135,6 +143,9 @@ impl Shaper {
         self.refresh(ROOT);
     }
 }
+
+/// What a child has to make up for at most, in a lane that was passed over for it; bytes.
+const MOST_BURDEN: u64 = 16 * MAX_CHUNK;
 
 /// What a lane has to earn before it is let through behind another: its share of a piece.
 const TURN: i64 = (LANE_SHARE * PIECE).cast_signed();

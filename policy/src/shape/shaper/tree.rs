@@ -375,6 +375,16 @@ impl Queue {
         }
     }
 
+    /// Makes a child pay here for what it got in a lane behind this one, whether it waits here or not: so that nobody gains by jobs in
+    /// many lanes. Its turn is no further behind what is served now than by `most`: that is all it ever has to make up for.
+    pub(super) fn burden(&mut self, i: u32, turn: &mut u128, step: u128, most: u128) {
+        let waits = self.waiting.remove(&(*turn, i));
+        *turn = (self.turn.max(*turn) + step).min(self.turn + most).max(*turn);
+        if waits {
+            self.waiting.insert((*turn, i));
+        }
+    }
+
     /// Serves a child that waits here: its turn moves on by `step`.
     pub(super) fn serve(&mut self, i: u32, turn: &mut u128, step: u128) {
         self.waiting.remove(&(*turn, i));

@@ -71,6 +71,57 @@ fn many_jobs_gain_nothing_over_one() {
 }
 
 #[test]
+fn jobs_in_all_lanes_gain_nothing_over_one() {
+    let mut driver = Driver::new(ceiling(800));
+    let one = driver.tenant(Share::default());
+    let single = driver.hungry(one, 2);
+    let many = driver.tenant(Share::default());
+    let crowd: Vec<_> = (0..60).map(|i| driver.hungry(many, 2 + i % 6)).collect();
+    driver.run(30.0);
+    let (single, crowd) = (driver.granted(&[single], Duration::ZERO), driver.granted(&crowd, Duration::ZERO));
+    assert!(single.abs_diff(crowd) <= 4 * PIECE, "{single} and {crowd}");
+}
+
+#[test]
+fn jobs_that_come_anew_all_the_time_gain_nothing() {
+    let mut driver = Driver::new(ceiling(800));
+    let one = driver.tenant(Share::default());
+    let single = driver.hungry(one, 3);
+    let restless = driver.tenant(Share::default());
+    let mut theirs = 0;
+    while driver.now < Duration::from_secs(10) {
+        // A new user and a new job for every chunk.
+        let user = driver.user(restless, Share::default());
+        let job = driver.job(user, 3, Share::default());
+        driver.ask(job, MAX_CHUNK);
+        let before = theirs;
+        while theirs == before {
+            let seen = driver.log.len();
+            driver.run(0.001);
+            theirs +=
+                driver.log[seen..].iter().filter(|(_, g)| g.job == job).map(|(_, g)| g.bytes).sum::<u64>();
+        }
+        driver.shaper.remove_user(user);
+    }
+    let single = driver.granted(&[single], Duration::ZERO);
+    assert!(theirs <= single + 2 * MAX_CHUNK, "{single} and {theirs}");
+}
+
+#[test]
+fn days_do_not_drift() {
+    let mut driver = Driver::new(ceiling(7));
+    let tenant = driver.tenant(floor(3));
+    let one = driver.hungry(tenant, 4);
+    let tenant = driver.tenant(Share { weight: 3, ..Share::default() });
+    let three = driver.hungry(tenant, 4);
+    let days = 3.0 * 86_400.0;
+    driver.run(days);
+    let [one, three] = [one, three].map(|job| driver.granted(&[job], Duration::ZERO) as f64);
+    assert!((one + three - days * 7.0 * MBIT).abs() < 2.0 * MAX_CHUNK as f64);
+    assert!((one - days * 4.0 * MBIT).abs() < 4.0 * MAX_CHUNK as f64, "{one} {three}");
+}
+
+#[test]
 fn a_cap_acts_at_once_in_mid_transfer() {
     let mut driver = Driver::new(ceiling(1000));
     let share = Share::default();
