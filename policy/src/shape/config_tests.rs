@@ -171,3 +171,21 @@ fn the_ends_of_every_range_are_in_it() {
     );
     assert_eq!(errors, [""; 0]);
 }
+
+/// The examples of the documentation are right.
+#[test]
+fn what_the_documentation_shows() {
+    let document = include_str!("../../../docs/policy-shaping.md");
+    let blocks: Vec<_> =
+        document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let file: File = toml::from_str(block).unwrap();
+        let shaping = Shaping::check(&file.shaping, &file.tenants, &|_| true, &mut |key, message| {
+            panic!("{key}: {message}");
+        });
+        assert!(shaping.gateway.share.ceiling.is_some());
+    }
+    let lines = document.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!(super::calendar::Calendar::parse(lines, &Zone::UTC).map(|c| c.is_empty()), Ok(false));
+}

@@ -25,7 +25,7 @@
 //!
 //! Order of calls: `add_*`, then `ask` whenever a job wants more, `poll` until it says `None`, after every change and when
 //! [`next_wake`](Shaper::next_wake) has come. Nodes can be added, changed and removed at any time; the next `poll` goes by it.
-//! A grant costs O(log n) for n nodes. Memory is what the nodes take (about 400 bytes a job).
+//! A grant costs O(log n) for n nodes. Memory is what the nodes take (about 450 bytes a job).
 //!
 //! Non-goals: pacing of packets (the link's), which chunk goes (the source's), and what a job has been granted and not used yet:
 //! who grants credit ahead has to send it. Uploads and downloads do not share a wire: each direction is a `Shaper` of its own.

@@ -277,6 +277,29 @@ fn a_slow_gateway_honours_floors_that_are_less_than_a_chunk_a_second() {
     assert!(rate >= 8.0 * 0.97, "{rate}");
 }
 
+/// The example of `docs/policy-shaping.md`, at night and at noon.
+#[test]
+fn the_documented_example() {
+    for (archive_ceiling, expected) in [(500, [357, 157, 429, 57]), (100, [367, 100, 467, 67])] {
+        let mut driver = Driver::new(ceiling(1000));
+        let shares = [
+            floor(300),
+            Share { ceiling: Some(Rate::from_mbit(archive_ceiling)), ..floor(100) },
+            Share { weight: 4, ..floor(200) },
+            ceiling(100),
+        ];
+        let jobs = shares.map(|share| {
+            let tenant = driver.tenant(share);
+            driver.hungry(tenant, 4)
+        });
+        driver.run(60.0);
+        for (job, expected) in jobs.into_iter().zip(expected) {
+            let rate = driver.granted(&[job], Duration::ZERO) as f64 / 60.0 / MBIT;
+            assert!((rate - f64::from(expected)).abs() < 3.0, "{rate} and not {expected}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "a measurement: cargo test -p metra-policy cost_of_a_grant -- --ignored --nocapture"]
 fn cost_of_a_grant() {
@@ -300,5 +323,9 @@ fn cost_of_a_grant() {
     driver.run(20.0);
     let passed = clock.elapsed();
     let grants = driver.log.len() as u32;
-    println!("{grants} grants among 6400 jobs, {:?} each", passed / grants);
+    println!(
+        "{grants} grants among 6400 jobs, {:?} each; {} bytes a job",
+        passed / grants,
+        size_of::<Node>()
+    );
 }
