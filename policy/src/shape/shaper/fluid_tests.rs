@@ -245,6 +245,41 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Tenants alike, each with a job in the same best lane: whatever else they have, nobody has more than another.
+    #[test]
+    fn crowds_gain_nothing(
+        best in 0_u8..8,
+        crowds in prop::collection::vec(prop::collection::vec((0_u8..8, 1_u32..9, any::<bool>()), 0..65), 2..6),
+    ) {
+        let mut driver = Driver::new(ceiling(500));
+        let tenants: Vec<Vec<JobId>> = crowds
+            .iter()
+            .map(|crowd| {
+                let tenant = driver.tenant(Share::default());
+                let mut user = driver.user(tenant, Share::default());
+                let mut jobs = vec![driver.hungry(tenant, best)];
+                for (lane, weight, anew) in crowd {
+                    if *anew {
+                        user = driver.user(tenant, Share { weight: *weight, ..Share::default() });
+                    }
+                    let share = Share { weight: *weight, ..Share::default() };
+                    let job = driver.job(user, (*lane).max(best), share);
+                    driver.ask(job, 1 << 50);
+                    jobs.push(job);
+                }
+                jobs
+            })
+            .collect();
+        driver.run(20.0);
+        let rates: Vec<_> = tenants.iter().map(|jobs| driver.granted(jobs, Duration::ZERO)).collect();
+        let (most, least) = (rates.iter().max().unwrap(), rates.iter().min().unwrap());
+        prop_assert!(most - least <= 2 * PIECE, "{rates:?}");
+    }
+}
+
 /// Something that happens to a shaper.
 #[derive(Clone, Debug)]
 enum Event {
@@ -381,7 +416,7 @@ fn assert_consistent(shaper: &mut Shaper) {
             assert_eq!(inner.claims, claims(i as u32));
             let shown = |lane: usize| {
                 let children = shaper.nodes.iter().filter(|n| n.parent == Some(i as u32));
-                children.filter(|n| n.place.shown >> lane & 1 != 0).count()
+                children.filter(|n| n.place.lane.map(usize::from) == Some(lane)).count()
             };
             for (lane, queue) in inner.lanes.iter().enumerate() {
                 assert_eq!(queue.waiting.len(), shown(lane));

@@ -13,9 +13,8 @@
 //!
 //! 1. **Floors.** A child that has had less than its floor, or has somebody below it who has. Among several, in proportion to
 //!    their floors: so floors that do not fit are scaled.
-//! 2. **Lanes.** The lowest lane in which anybody waits; but every other lane that waits has [`LANE_SHARE`] of what is
-//!    above the floors. The lane is chosen once, where no floor is due any more, and kept on the way down. Who is served
-//!    behind another lane pays in that lane, too: jobs in many lanes gain nothing.
+//! 2. **Lanes.** A node waits in one lane, that of the most urgent job below it: so jobs in many lanes gain nothing. The lowest lane in
+//!    which anybody waits is first; but every other lane that waits has [`LANE_SHARE`] of what goes by lanes here.
 //! 3. **Weights.** By start-time fair queueing (Goyal, Vin and Cheng 1996), for each lane: the child with the smallest turn, and
 //!    what it gets moves its turn by bytes through weight.
 //!
@@ -142,7 +141,7 @@ pub const MAX_CHUNK: u64 = 4 * 1024 * 1024;
 /// What is granted at once to who asks for more than the largest chunk, bytes.
 pub const PIECE: u64 = 1024 * 1024;
 
-/// One part in so many of what is above the floors is for each lane that waits behind another (1.6 %).
+/// One part in so many of what a node has above floors is for each lane that waits there behind another (1.6 %).
 pub const LANE_SHARE: u64 = 64;
 
 /// The hierarchy, and what everybody in it wants. See the module's documentation for how it decides.

@@ -1,6 +1,6 @@
 //! Who is next, and how much it gets.
 
-use super::tree::{Kind, LANES, ROOT, floor_step, lane_step};
+use super::tree::{Inner, Kind, LANES, ROOT, floor_step, lane_step};
 use super::{Grant, JobId, LANE_SHARE, MAX_CHUNK, PIECE, Shaper};
 
 /// By what right a node is served.
@@ -31,41 +31,35 @@ impl Shaper {
         if !self.nodes[ROOT as usize].is_shown() {
             return None;
         }
-        let (steps, chooser) = self.descend()?;
+        let steps = self.descend()?;
         let job = steps[STEPS - 1].node;
         let wanted = self.nodes[job as usize].kind.leaf()?.wanted;
         let bytes = self.room(&steps, if wanted > MAX_CHUNK { PIECE } else { wanted });
-        let passed = match (chooser, steps[STEPS - 1].right) {
-            (Some(at), Right::Lane(lane)) => self.note_waiting(at, lane, bytes),
-            _ => None,
-        };
-        self.charge(&steps, passed, bytes);
+        self.charge(&steps, bytes);
         Some(Grant { job: JobId(self.id(job)), bytes })
     }
 
-    /// The way to the job that is next, and the node at which its lane was chosen (`None`: it is next by its own floor).
-    fn descend(&self) -> Option<([Step; STEPS], Option<u32>)> {
+    /// The way to the job that is next.
+    fn descend(&self) -> Option<[Step; STEPS]> {
         let mut parent = ROOT;
-        let mut lane = None;
-        let mut chooser = None;
+        let mut floors = true;
         let mut steps = [Step { parent, node: parent, right: Right::Floor }; STEPS];
         for step in &mut steps {
             let Kind::Inner(inner) = &self.nodes[parent as usize].kind else { return None };
-            let due = inner.due.waiting.first().filter(|_| lane.is_none());
+            // Below somebody who is served by his lane, floors have had their part already.
+            let due = inner.due.waiting.first().filter(|_| floors);
             let (right, (_, node)) = match due {
                 Some(first) => (Right::Floor, *first),
                 None => {
-                    if lane.is_none() {
-                        chooser = Some(parent);
-                    }
-                    let lane = *lane.get_or_insert_with(|| choose_lane(inner.mask(), &inner.waited));
+                    floors = false;
+                    let lane = choose_lane(inner.mask(), &inner.waited);
                     (Right::Lane(lane), *inner.lanes[lane].waiting.first()?)
                 }
             };
             *step = Step { parent, node, right };
             parent = node;
         }
-        Some((steps, chooser))
+        Some(steps)
     }
 
     /// What all ceilings on the way let through at once, `bytes` at most.
@@ -81,27 +75,8 @@ impl Shaper {
         })
     }
 
-    /// Notes that `lane` gets bytes at a node where others wait: each lane behind the first earns its share of it. Returns the first
-    /// lane, if this is another.
-    fn note_waiting(&mut self, at: u32, lane: usize, bytes: u64) -> Option<usize> {
-        let inner = self.nodes[at as usize].kind.inner_mut()?;
-        let mask = inner.mask();
-        let first = mask.trailing_zeros() as usize;
-        let bytes = bytes.cast_signed();
-        for (other, waited) in inner.waited.iter_mut().enumerate().skip(first + 1) {
-            if mask >> other & 1 != 0 {
-                *waited = (*waited + bytes).min(2 * TURN);
-            }
-        }
-        if lane != first {
-            inner.waited[lane] -= bytes * LANE_SHARE.cast_signed();
-            return Some(first);
-        }
-        None
-    }
-
-    /// Takes bytes from all on the way. `passed`: the lane that was passed over, in which this is to be paid for as well.
-    fn charge(&mut self, steps: &[Step; STEPS], passed: Option<usize>, bytes: u64) {
+    /// Takes bytes from all on the way.
+    fn charge(&mut self, steps: &[Step; STEPS], bytes: u64) {
         let now = self.now;
         for step in steps {
             let node = &mut self.nodes[step.node as usize];
@@ -122,12 +97,8 @@ impl Shaper {
                 match step.right {
                     Right::Floor => inner.due.serve(step.node, &mut floor_turn, floor_step(bytes, claim)),
                     Right::Lane(lane) => {
-                        let by = lane_step(bytes, weight);
-                        inner.lanes[lane].serve(step.node, &mut turns[lane], by);
-                        if let Some(first) = passed.filter(|first| !inner.lanes[*first].waiting.is_empty()) {
-                            let most = lane_step(MOST_BURDEN, weight);
-                            inner.lanes[first].burden(step.node, &mut turns[first], by, most);
-                        }
+                        inner.note_waiting(lane, bytes);
+                        inner.lanes[lane].serve(step.node, &mut turns[lane], lane_step(bytes, weight));
                     }
                 }
             }
@@ -144,8 +115,22 @@ impl Shaper {
     }
 }
 
-/// What a child has to make up for at most, in a lane that was passed over for it; bytes.
-const MOST_BURDEN: u64 = 16 * MAX_CHUNK;
+impl Inner {
+    /// Notes that `lane` gets bytes where others wait: each lane behind the first earns its share of it.
+    fn note_waiting(&mut self, lane: usize, bytes: u64) {
+        let mask = self.mask();
+        let first = mask.trailing_zeros() as usize;
+        let bytes = bytes.cast_signed();
+        for (other, waited) in self.waited.iter_mut().enumerate().skip(first + 1) {
+            if mask >> other & 1 != 0 {
+                *waited = (*waited + bytes).min(2 * TURN);
+            }
+        }
+        if lane != first {
+            self.waited[lane] -= bytes * LANE_SHARE.cast_signed();
+        }
+    }
+}
 
 /// What a lane has to earn before it is let through behind another: its share of a piece.
 const TURN: i64 = (LANE_SHARE * PIECE).cast_signed();

@@ -45,8 +45,9 @@ pub(super) struct Node {
 /// What the parent of a node knows of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
-    /// In which lanes of the parent it waits: a bit each.
-    pub(super) shown: u8,
+    /// The lane of the parent in which it waits: that of the most urgent job below it. `None`: it waits for nothing, or may
+    /// have nothing.
+    pub(super) lane: Option<u8>,
     /// Whether it is among the parent's `due`.
     due: bool,
     /// Whether it or somebody below wants something, be it held up by a ceiling or not.
@@ -113,21 +114,24 @@ impl Kind {
         if let Self::Inner(inner) = self { Some(inner) } else { None }
     }
 
-    /// The lanes in which somebody could be granted something if this node's own ceiling allows it: a bit each.
-    pub(super) fn lanes(&self) -> u8 {
+    /// The first lane in which somebody could be granted something if this node's own ceiling allows it.
+    pub(super) fn lane(&self) -> Option<u8> {
         match self {
-            Self::Inner(inner) => inner.mask(),
-            Self::Job(leaf) => u8::from(leaf.wanted > 0) << leaf.lane,
-            Self::Free => 0,
+            Self::Inner(inner) => {
+                Some(inner.mask().trailing_zeros() as u8).filter(|lane| usize::from(*lane) < LANES)
+            }
+            Self::Job(leaf) => (leaf.wanted > 0).then_some(leaf.lane),
+            Self::Free => None,
         }
     }
 
     pub(super) fn waits(&self) -> bool {
-        self.lanes() != 0
+        self.lane().is_some()
     }
 }
 
 impl Inner {
+    /// In which lanes children wait: a bit each.
     pub(super) fn mask(&self) -> u8 {
         let bits = self.lanes.iter().enumerate().map(|(i, lane)| u8::from(!lane.waiting.is_empty()) << i);
         bits.fold(0, |mask, bit| mask | bit)
@@ -158,7 +162,7 @@ impl Node {
 
     /// Whether it can be granted something.
     pub(super) fn is_shown(&self) -> bool {
-        self.place.shown != 0
+        self.place.lane.is_some()
     }
 }
 
@@ -272,31 +276,31 @@ impl Shaper {
         let now = self.now;
         loop {
             let node = &mut self.nodes[i as usize];
-            let wanted = node.kind.lanes();
+            let wanted = node.kind.lane();
             let mut wake = None;
-            let mut shown = wanted;
+            let mut lane = wanted;
             if let Some(ceiling) = &mut node.ceiling {
                 ceiling.fill(now);
                 if !ceiling.is_open() {
-                    shown = 0;
-                    wake = ceiling.opens_at().filter(|_| wanted != 0);
+                    lane = None;
+                    wake = ceiling.opens_at().filter(|_| wanted.is_some());
                 }
             }
             let (mut due, wants, claims) = match &node.kind {
                 Kind::Inner(inner) => (!inner.due.waiting.is_empty(), inner.wanting > 0, inner.claims),
-                Kind::Job(_) | Kind::Free => (false, wanted != 0, 0),
+                Kind::Job(_) | Kind::Free => (false, wanted.is_some(), 0),
             };
             let mut floor_wake = None;
             if let Some(floor) = &mut node.floor {
                 floor.fill(now);
                 due |= floor.is_open();
-                if shown != 0 && !floor.is_open() {
+                if lane.is_some() && !floor.is_open() {
                     floor_wake = floor.opens_at();
                 }
             }
-            due &= shown != 0;
+            due &= lane.is_some();
             let claim = if wants { node.floor_rate.max(claims).min(node.ceiling_rate) } else { 0 };
-            let place = Place { shown, due, wants, claim };
+            let place = Place { lane, due, wants, claim };
             let changed = node.place != place;
             let parent = node.parent;
             self.set_timers(i, wake, floor_wake);
@@ -321,7 +325,7 @@ impl Shaper {
         inner.claims = (inner.claims + place.claim).saturating_sub(before.claim);
         inner.wanting = (inner.wanting + usize::from(place.wants)).saturating_sub(usize::from(before.wants));
         for (lane, (queue, turn)) in inner.lanes.iter_mut().zip(&mut turns).enumerate() {
-            let waits = |place: Place| place.shown >> lane & 1 != 0;
+            let waits = |place: Place| place.lane.map(usize::from) == Some(lane);
             queue.put(i, turn, waits(before), waits(place));
         }
         inner.due.put(i, &mut floor_turn, before.due, place.due);
@@ -372,16 +376,6 @@ impl Queue {
                 self.waiting.insert((*turn, i));
             }
             _ => {}
-        }
-    }
-
-    /// Makes a child pay here for what it got in a lane behind this one, whether it waits here or not: so that nobody gains by jobs in
-    /// many lanes. Its turn is no further behind what is served now than by `most`: that is all it ever has to make up for.
-    pub(super) fn burden(&mut self, i: u32, turn: &mut u128, step: u128, most: u128) {
-        let waits = self.waiting.remove(&(*turn, i));
-        *turn = (self.turn.max(*turn) + step).min(self.turn + most).max(*turn);
-        if waits {
-            self.waiting.insert((*turn, i));
         }
     }
 
