@@ -92,6 +92,37 @@ impl Quota {
     /// # Errors
     /// A limit would be exceeded; reaching it exactly is no error.
     pub fn charge(&mut self, bytes: u64, files: u64, at: SystemTime) -> Result<(), Exceeded> {
+        self.state = self.charged(bytes, files, at)?;
+        Ok(())
+    }
+
+    /// Whether a charge would be counted: for one that has to fit into two quotas, of a user and of the tenant.
+    ///
+    /// # Errors
+    /// As for [`charge`](Self::charge).
+    pub fn check(&self, bytes: u64, files: u64, at: SystemTime) -> Result<(), Exceeded> {
+        self.charged(bytes, files, at).map(drop)
+    }
+
+    /// Takes back what was charged at a time and was not moved then. Only from the day and month that it was counted in: it
+    /// is of no use to a later one.
+    pub fn give_back(&mut self, bytes: u64, files: u64, charged_at: SystemTime) {
+        let then = self.zone.date(timestamp(charged_at));
+        let now = self.zone.date(Timestamp::from_second(self.state.latest).unwrap_or(Timestamp::MAX));
+        // Whoever charged by a clock that was late gets less back rather than more.
+        let state = &mut self.state;
+        if then >= now {
+            state.day_bytes = state.day_bytes.saturating_sub(bytes);
+            state.day_files = state.day_files.saturating_sub(files);
+        }
+        if (then.year(), then.month()) >= (now.year(), now.month()) {
+            state.month_bytes = state.month_bytes.saturating_sub(bytes);
+            state.month_files = state.month_files.saturating_sub(files);
+        }
+    }
+
+    /// The counts with a charge.
+    fn charged(&self, bytes: u64, files: u64, at: SystemTime) -> Result<QuotaState, Exceeded> {
         let (state, date) = self.at(at);
         let new = QuotaState {
             latest: state.latest,
@@ -113,8 +144,7 @@ impl Quota {
         } else if over(files, new.day_files, limits.day_files) {
             QuotaLimit::DayFiles
         } else {
-            self.state = new;
-            return Ok(());
+            return Ok(new);
         };
         Err(Exceeded { which, resets_at: self.resets_at(which, date) })
     }
@@ -259,6 +289,24 @@ mod tests {
         quota.charge(40, 0, noon).unwrap();
         let old: QuotaState = serde_json::from_str(r#"{"latest": 5, "day_bytes": 7, "more": 1}"#).unwrap();
         assert_eq!(old, QuotaState { latest: 5, day_bytes: 7, ..QuotaState::default() });
+    }
+
+    #[test]
+    fn what_is_given_back_is_of_use_on_the_same_day_only() {
+        let limits = QuotaLimits { month_bytes: Some(150), ..DAY };
+        let mut quota = quota(limits, "UTC");
+        let (first, second) = (time("2026-06-01T23:59:59Z"), time("2026-06-02T00:00:00Z"));
+        quota.charge(100, 1, first).unwrap();
+        assert!(quota.check(1, 0, first).is_err());
+        quota.give_back(30, 0, first);
+        quota.check(30, 0, first).unwrap();
+        quota.charge(30, 0, first).unwrap();
+        quota.charge(50, 0, second).unwrap();
+        // The month is full, and gets back what the day before did not use; the day does not.
+        quota.give_back(40, 0, first);
+        assert_eq!((quota.state().day_bytes, quota.state().month_bytes), (50, 110));
+        assert_eq!(quota.check(41, 0, second).unwrap_err().which, QuotaLimit::MonthBytes);
+        quota.charge(40, 0, second).unwrap();
     }
 
     #[test]
