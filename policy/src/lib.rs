@@ -10,6 +10,8 @@
 //! what is dialled. The rules behind [`TunnelRules`] may become another engine; [`Host`], the two steps, [`Permit`] and
 //! [`Denied`] stay.
 //!
+//! [`shape`] decides how fast and how much: tenants, rates, calendars, quotas.
+//!
 //! Non-goals: who may open tunnels at all and how many (the gateway), status codes (the tunnel's responses).
 
 mod attempts;
@@ -20,6 +22,7 @@ mod host;
 mod host_tests;
 mod permit;
 mod rule;
+pub mod shape;
 mod special;
 #[cfg(test)]
 mod special_tests;
