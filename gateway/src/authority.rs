@@ -48,6 +48,8 @@ impl Authority {
     /// # Errors
     /// What is wrong with them, a line for each. Fault: whoever wrote them.
     pub(crate) fn start(rt: &Rt, config: &Policy) -> Result<(Arc<Self>, Option<AbortOnDrop<()>>), String> {
+        // Before they are read: what changes meanwhile is then read again.
+        let stamps = stamps(&config.files);
         let first = if config.files.is_empty() { None } else { Some(Arc::new(read(&config.files)?)) };
         let follows = first.is_some();
         let this = Arc::new(Self {
@@ -56,7 +58,8 @@ impl Authority {
             engine: watch::Sender::new(first),
             reload: Notify::new(),
         });
-        let follow = follows.then(|| rt.spawn(this.clone().follow(config.files.clone())).abort_on_drop());
+        let follow =
+            follows.then(|| rt.spawn(this.clone().follow(config.files.clone(), stamps)).abort_on_drop());
         Ok((this, follow))
     }
 
@@ -118,8 +121,7 @@ impl Authority {
         }
     }
 
-    async fn follow(self: Arc<Self>, files: Vec<PathBuf>) {
-        let mut before = stamps(&files);
+    async fn follow(self: Arc<Self>, files: Vec<PathBuf>, mut before: Stamps) {
         loop {
             let asked = self.rt.timeout(LOOK, self.reload.notified()).await.is_ok();
             let now = stamps(&files);
@@ -211,8 +213,10 @@ fn read(files: &[PathBuf]) -> Result<Engine, String> {
     Engine::parse(&texts).map_err(|errors| errors.to_string())
 }
 
+type Stamps = Vec<Option<(SystemTime, u64)>>;
+
 /// What tells that files are others: also where a link to one is turned.
-fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+fn stamps(files: &[PathBuf]) -> Stamps {
     let stamp = |file: &PathBuf| {
         let meta = std::fs::metadata(file).ok()?;
         Some((meta.modified().ok()?, meta.len()))

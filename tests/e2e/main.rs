@@ -35,6 +35,7 @@ mod jwt;
 mod measured;
 mod names;
 mod options;
+mod policy;
 mod receipts;
 mod refused;
 mod refused_http;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         hostile::tests(),
         auth::tests(),
         jwt::tests(),
+        policy::tests(),
         receipts::tests(),
         tunnel::tests(),
     ]

@@ -10,19 +10,30 @@ use crate::harness::{Bed, Gateway, run, wait_until};
 
 tests![there_and_back, refused];
 
-const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
-const TOKEN: &str = "alices-token-0123456789";
+pub(crate) const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+pub(crate) const TOKEN: &str = "alices-token-0123456789";
 
 /// A gateway whose tunnels may lead to this port of loopback.
 fn proxy(bed: &Bed, port: u16) -> Gateway {
+    proxy_with(bed, port, "")
+}
+
+/// The same, with more in its configuration.
+pub(crate) fn proxy_with(bed: &Bed, port: u16, rest: &str) -> Gateway {
     let hash = Digest::of(TOKEN.as_bytes());
     bed.gateway_with(&format!(
         "[users.alice]\ntoken_hash = \"blake3:{hash}\"\ntunnel = true\n\
-         [tunnel]\nallow = [\"127.0.0.1:{port}\"]\ndangerous_ranges = [\"127.0.0.1/32\"]\n"
+         [tunnel]\nallow = [\"127.0.0.1:{port}\"]\ndangerous_ranges = [\"127.0.0.1/32\"]\n{rest}"
     ))
 }
 
-fn command(bed: &Bed, gateway: &Gateway, listen: SocketAddr, target: SocketAddr, over: &str) -> run::Run {
+pub(crate) fn command(
+    bed: &Bed,
+    gateway: &Gateway,
+    listen: SocketAddr,
+    target: SocketAddr,
+    over: &str,
+) -> run::Run {
     let (listen, target) = (listen.to_string(), target.to_string());
     bed.metra(["tunnel", "--listen", &listen, "--target", &target, "--over", over])
         .arg("--proxy")

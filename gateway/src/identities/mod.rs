@@ -6,7 +6,7 @@
 mod fetch;
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -58,17 +58,22 @@ impl Identities {
         let (mut providers, mut kept) = (Vec::new(), Vec::new());
         for about in &config.jwt {
             let failed = |reason: String| StartError::Identities { name: about.name.clone(), reason };
-            let (first, fetcher) = match &about.keys {
-                JwtKeys::File(file) => (Some(read(file).map_err(failed)?), None),
-                JwtKeys::Url { url, ca } => {
-                    (None, Some(fetch::Fetcher::new(url.clone(), ca.as_deref()).map_err(failed)?))
+            let (mut before, mut first, mut fetcher) = (None, None, None);
+            match &about.keys {
+                JwtKeys::File(file) => {
+                    // Before it is read: what changes meanwhile is then read again.
+                    before = stamp(file);
+                    first = Some(read(file).map_err(failed)?);
                 }
-            };
+                JwtKeys::Url { url, ca } => {
+                    fetcher = Some(fetch::Fetcher::new(url.clone(), ca.as_deref()).map_err(failed)?);
+                }
+            }
             let keys = watch::Sender::new(first.map(Arc::new));
             let provider = Arc::new(Provider { about: about.clone(), keys, wanted: Notify::new() });
             let keeps = provider.clone();
             let task = match (&about.keys, fetcher) {
-                (JwtKeys::File(file), _) => rt.spawn(keeps.follow(rt.clone(), file.clone())),
+                (JwtKeys::File(file), _) => rt.spawn(keeps.follow(rt.clone(), file.clone(), before)),
                 (JwtKeys::Url { .. }, Some(fetcher)) => rt.spawn(keeps.refresh(rt.clone(), fetcher)),
                 (JwtKeys::Url { .. }, None) => continue,
             };
@@ -190,8 +195,7 @@ impl Provider {
     }
 
     /// Reads a file again whenever it has changed.
-    async fn follow(self: Arc<Self>, rt: Rt, file: std::path::PathBuf) {
-        let mut before = stamp(&file);
+    async fn follow(self: Arc<Self>, rt: Rt, file: PathBuf, mut before: Option<(SystemTime, u64)>) {
         loop {
             rt.sleep(LOOK).await;
             let now = stamp(&file);
