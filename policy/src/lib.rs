@@ -12,6 +12,7 @@
 //!
 //! Non-goals: who may open tunnels at all and how many (the gateway), status codes (the tunnel's responses).
 
+pub mod audit;
 mod cidr;
 mod host;
 #[cfg(test)]
