@@ -9,6 +9,7 @@ use metra_core::limits::FRAME_MAX;
 use metra_core::manifest::{Entry, EntryKind, Timestamp};
 use metra_core::path;
 use metra_core::wire::Frame;
+use metra_policy::audit::Action;
 use metra_session::LinkHandle;
 use metra_store::Beneath;
 use rustix::io::Errno;
@@ -33,7 +34,8 @@ pub(crate) async fn list(
     depth: u32,
 ) {
     let mut count = 0;
-    let result = match allowed(live.account().read, "list", &path) {
+    let asked = path.clone();
+    let result = match allowed(sessions, live.account().read, "list", &path) {
         Ok(path) => {
             let home = live.account().home.clone();
             let (tx, mut rx) = mpsc::channel(QUEUE);
@@ -51,6 +53,7 @@ pub(crate) async fn list(
         }
         Err(refused) => Err(refused),
     };
+    sessions.audit().decided(live, link, Action::List, &asked, result.as_ref().map(|()| count));
     answer(link, request, result, count).await;
 }
 
@@ -63,7 +66,8 @@ pub(crate) async fn remove(
     path: String,
     recursive: bool,
 ) {
-    let result = match allowed(live.account().write, "remove", &path) {
+    let asked = path.clone();
+    let result = match allowed(sessions, live.account().write, "remove", &path) {
         Ok(path) if path.is_empty() => Err((Code::Denied, "the root is not removed".to_owned())),
         Ok(path) => {
             let home = live.account().home.clone();
@@ -74,6 +78,7 @@ pub(crate) async fn remove(
         }
         Err(refused) => Err(refused),
     };
+    sessions.audit().decided(live, link, Action::Remove, &asked, result.as_ref().copied());
     let count = *result.as_ref().unwrap_or(&0);
     answer(link, request, result.map(|_| ()), count).await;
 }
@@ -84,10 +89,11 @@ async fn answer(link: &LinkHandle, request: u64, result: Result<(), (Code, Strin
 }
 
 /// A path that may be looked at, without slashes at its ends.
-fn allowed(permitted: bool, what: &str, raw: &str) -> Result<String, (Code, String)> {
+fn allowed(sessions: &Sessions, permitted: bool, what: &str, raw: &str) -> Result<String, (Code, String)> {
     if !permitted {
         return Err((Code::Denied, format!("you may not {what} here")));
     }
+    sessions.audit().gate().map_err(|e| (e.code, e.reason))?;
     let trimmed = raw.trim_matches('/');
     if !trimmed.is_empty() {
         path::check(trimmed).map_err(|e| (Code::BadName, format!("{trimmed:?}: {e}")))?;

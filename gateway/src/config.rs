@@ -10,6 +10,7 @@
 //!
 //! Non-goals: reloading, and knowing where the state directory is by default (the command knows).
 
+mod audit;
 mod check;
 pub mod document;
 mod error;
@@ -18,9 +19,11 @@ mod raw;
 mod tests;
 mod users;
 
+pub use audit::{Audit, AuditFile, AuditFormat, AuditSyslog, OnFailure};
 pub use error::{ConfigError, ConfigErrors};
 pub use raw::{
-    OneOrMany, RawConfig, RawLimits, RawLog, RawQuic, RawRates, RawTcp, RawTls, RawTunnel, RawUser,
+    OneOrMany, RawAudit, RawAuditFile, RawAuditSyslog, RawConfig, RawLimits, RawLog, RawQuic, RawRates,
+    RawTcp, RawTls, RawTunnel, RawUser,
 };
 pub use users::{User, Users};
 
@@ -56,6 +59,8 @@ pub struct Config {
     pub rates: Rates,
     /// Tunnels.
     pub tunnel: Tunnel,
+    /// The audit trail.
+    pub audit: Audit,
     /// The log.
     pub log: Log,
     /// Where metrics are served, if anywhere.

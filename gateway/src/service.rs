@@ -14,6 +14,7 @@ use metra_transport::quic::{Accepted, Congestion, Paths, QuicServer, Serves, Tun
 use metra_transport::{AbortOnDrop, LinkKind, Rt};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
+use crate::audit::{Audit, AuditError};
 use crate::config::{self, Config};
 use crate::drain::Drain;
 use crate::http::Sites;
@@ -31,6 +32,8 @@ const PORTS_TRIED: usize = 16;
 /// Bytes that a link takes of a peer that is not known yet. `Hello` has five thousand at most, but `metra doctor` tries a path with
 /// 256 KiB before it shows credentials.
 const FROM_STRANGERS: usize = 512 * 1024;
+/// What a shutdown waits for the last records to be written.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
 /// Hashes of files that were not looked at for so long are forgotten.
 const KEEP_DAYS: u32 = 90;
 
@@ -54,6 +57,9 @@ pub enum StartError {
     /// The metrics. Fault: the configuration, or somebody else listens there.
     #[error("metrics_listen: {0}")]
     Metrics(String),
+    /// The audit trail. Fault: the configuration, or the disk.
+    #[error("audit: {0}")]
+    Audit(#[from] AuditError),
     /// The root or a home. Fault: the configuration, or the disk.
     #[error("{path}: {source}")]
     Root {
@@ -91,6 +97,7 @@ impl Gateway {
         let receipts = ReceiptKey::load_or_create(&config.state)?;
         let tickets = TicketKey::load_or_create(&config.state)?;
         let reset = ResetKey::load_or_create(&config.state)?;
+        let audit = Audit::start(&rt, &config.audit)?;
         let tuning = tuning(&config);
         let (mut servers, mut tcp) = (Vec::new(), Vec::new());
         let serves = if config.quic.http3 { Serves::MtpAndHttp3 } else { Serves::Mtp };
@@ -133,6 +140,7 @@ impl Gateway {
             receipts,
             tickets,
             identity.pin().to_string(),
+            audit,
         );
         let (opener, drain) = (stack(sessions.clone()), Drain::new());
         let sockets = servers.iter().filter_map(|server| server.local_addr().ok()).collect();
@@ -193,6 +201,7 @@ impl Gateway {
             server.close(Code::Draining, "the gateway is shutting down");
             let _ = self.rt.timeout(Duration::from_secs(1), server.wait_idle()).await;
         }
+        self.sessions.audit().flush(LAST_RECORDS).await;
     }
 }
 

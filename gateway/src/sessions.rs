@@ -14,6 +14,7 @@ use metra_transport::Rt;
 use tokio::sync::mpsc;
 
 use crate::account::Account;
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::jobs::{Claims, Memory, serve_requests};
 use crate::measure;
@@ -41,6 +42,7 @@ pub(crate) struct Sessions {
     claims: Claims,
     memory: Memory,
     rates: Rates,
+    audit: Audit,
     /// The pin of the gateway's certificate: its name in receipts.
     pin: String,
     state: Mutex<State>,
@@ -89,6 +91,11 @@ impl Live {
         });
     }
 
+    /// Its name.
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
     /// Its links and jobs.
     pub(crate) fn session(&self) -> &Session {
         &self.session
@@ -109,6 +116,7 @@ impl Sessions {
         receipts: ReceiptKey,
         tickets: TicketKey,
         pin: String,
+        audit: Audit,
     ) -> Arc<Self> {
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         Arc::new(Self {
@@ -120,6 +128,7 @@ impl Sessions {
             tickets,
             claims: Claims::default(),
             memory,
+            audit,
             pin,
             state: Mutex::default(),
         })
@@ -153,6 +162,11 @@ impl Sessions {
 
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// The audit trail.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     pub(crate) fn rates(&self) -> &Rates {

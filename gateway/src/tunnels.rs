@@ -20,6 +20,7 @@ use http::header::{AUTHORIZATION, HOST, HeaderMap, PROXY_AUTHORIZATION};
 use http::{Request, Response};
 use http_body_util::Full;
 use metra_core::wire::Auth;
+use metra_policy::audit::Traffic;
 use metra_policy::{Denied, Host, Own, Permit, Refused, TunnelRules};
 use metra_transport::quic::QuicServer;
 use metra_transport::{LinkKind, Packets, Rt};
@@ -29,6 +30,7 @@ use metra_tunnel::server::{self, Bounds, Dialled, Refusal, RelayEnd, Tunnel};
 use tracing::Instrument;
 
 use crate::account;
+use crate::audit::{TunnelRun, TunnelTrail};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::http::Connection;
@@ -90,18 +92,21 @@ impl Tunnels {
         asked: Result<Target, Refusal>,
         about: &Arc<Connection>,
     ) -> Response<Full<Bytes>> {
+        let mut trail = self.sessions.audit().tunnel(about.peer(), asked.as_ref().ok());
         let answered = match asked {
-            Ok(target) if self.is_own(&target, &request) => self.to_self(request, about),
-            Ok(target) => self.to_target(request, &target, about).await,
+            Ok(target) if self.is_own(&target, &request) => self.to_self(request, about, &mut trail),
+            Ok(target) => self.to_target(request, &target, about, &mut trail).await,
             Err(refusal) => Err((TunnelOpened::Malformed, refusal)),
         };
         match answered {
             Ok((outcome, response)) => {
+                trail.permitted();
                 measure::tunnel_opened(outcome);
                 response
             }
             Err((outcome, refusal)) => {
                 tracing::debug!(peer = %about.peer(), %refusal, "no tunnel");
+                trail.refused(outcome.name(), &refusal.to_string());
                 measure::tunnel_opened(outcome);
                 refusal.into_response()
             }
@@ -126,12 +131,15 @@ impl Tunnels {
         self: &Arc<Self>,
         request: Request<B>,
         about: &Arc<Connection>,
+        trail: &mut TunnelTrail,
     ) -> Answered {
         let place = self.place(about.peer().ip())?;
+        trail.rule("tunnel.own");
         let (response, opened) = server::grant(&self.rt, request, about.peer());
-        let (this, about) = (self.clone(), about.clone());
+        let (this, about, trail) = (self.clone(), about.clone(), trail.clone());
         self.rt.spawn(async move {
             let Some(tunnel) = opened.await else { return };
+            let mut record = trail.begin();
             about.free();
             // Links answer for what they send.
             let _carried = about.carry(true);
@@ -139,7 +147,7 @@ impl Tunnels {
             tokio::select! {
                 () = place.displaced() => tracing::debug!("a tunnel makes way"),
                 () = this.cut() => {}
-                () = this.links(tunnel) => {}
+                () = this.links(tunnel) => record.ended("", None),
             }
         });
         Ok((TunnelOpened::Own, response))
@@ -201,9 +209,11 @@ impl Tunnels {
         request: Request<B>,
         target: &Target,
         about: &Arc<Connection>,
+        trail: &mut TunnelTrail,
     ) -> Answered {
         let place = self.place(about.peer().ip())?;
-        let user = self.user(request.headers(), about)?;
+        let user = self.user(request.headers(), about, trail)?;
+        trail.rule("tunnel.allow");
         let host = Host::parse(target.host())
             .map_err(|error| (TunnelOpened::Malformed, Refusal::malformed(&error.to_string())))?;
         let named = self.rules.name(&host, target.port()).map_err(denied)?;
@@ -213,18 +223,20 @@ impl Tunnels {
         };
         let permits = named.addresses(resolved).map_err(denied)?;
         let (dialled, address) = dial(&permits)?;
+        trail.dialled(address);
         let (response, opened) = server::grant(&self.rt, request, about.peer());
-        let (this, about) = (self.clone(), about.clone());
+        let (this, about, trail) = (self.clone(), about.clone(), trail.clone());
         let span = tracing::info_span!("tunnel", peer = %about.peer(), %user, %target, %address);
         let carried = async move {
             let Some(tunnel) = opened.await else { return };
+            let mut record = trail.begin();
             about.free();
             let _carried = about.carry(false);
             let _held = this.drain.hold();
             tokio::select! {
                 () = place.displaced() => tracing::info!("makes way"),
                 () = this.cut() => tracing::info!("cut by the shutdown"),
-                () = this.relay(dialled, tunnel) => {}
+                () = this.relay(dialled, tunnel, &mut record) => {}
             }
         };
         self.rt.spawn(carried.instrument(span));
@@ -237,13 +249,15 @@ impl Tunnels {
         self.rt.sleep(self.sessions.config().limits.handshake).await;
     }
 
-    async fn relay(&self, dialled: Dialled, tunnel: Tunnel) {
+    async fn relay(&self, dialled: Dialled, tunnel: Tunnel, record: &mut TunnelRun) {
         let _running = measure::tunnel_running();
         tracing::info!("tunnel open");
         let relay = dialled.relay(&self.rt, &tunnel.carrier, self.bounds);
         let (end, traffic) = relay.await;
         tracing::info!(%end, up = traffic.up_bytes, down = traffic.down_bytes, lost = traffic.lost, "tunnel ended");
         measure::tunnel_ended(&traffic);
+        let carried = Traffic { received: traffic.up_bytes, sent: traffic.down_bytes };
+        record.ended(&end.to_string(), Some(carried));
         if matches!(end, RelayEnd::Client(Ended::Malformed(_) | Ended::Lost(_))) {
             // RFC 9297 section 3.3: not an end in order, which dropping the carrier says.
             return;
@@ -258,6 +272,9 @@ impl Tunnels {
             let refusal = Refusal::of(ErrorType::ConnectionLimitReached, "the gateway is shutting down");
             return Err((TunnelOpened::Busy, refusal));
         }
+        self.sessions.audit().gate().map_err(|refused| {
+            (TunnelOpened::Busy, Refusal::of(ErrorType::ConnectionLimitReached, refused.reason))
+        })?;
         self.places.take(peer).map_err(|why| {
             let reason = match why {
                 NoPlace::Address => "this address has as many tunnels as one may have",
@@ -268,7 +285,12 @@ impl Tunnels {
     }
 
     /// Who asks, and whether they may have tunnels.
-    fn user(&self, headers: &HeaderMap, about: &Connection) -> Result<String, (TunnelOpened, Refusal)> {
+    fn user(
+        &self,
+        headers: &HeaderMap,
+        about: &Connection,
+        trail: &mut TunnelTrail,
+    ) -> Result<String, (TunnelOpened, Refusal)> {
         let config = self.sessions.config();
         let auth = match shown(headers) {
             Some(token) => Auth::Bearer(token),
@@ -277,6 +299,8 @@ impl Tunnels {
         let account = account::authenticate(config, &auth, about.certificates(), about.peer().ip());
         let account = account
             .map_err(|refused| (TunnelOpened::Unauthenticated, Refusal::unauthenticated(&refused.reason)))?;
+        trail.user(&account.name);
+        trail.rule("user.tunnel");
         if !may_tunnel(config, &account.name) {
             let refusal = Refusal::of(ErrorType::HttpRequestDenied, "this user may not open tunnels");
             return Err((TunnelOpened::Denied, refusal));

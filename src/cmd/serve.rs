@@ -106,7 +106,7 @@ async fn serve(config: Config, ready_file: Option<PathBuf>) -> Result<Exit, Fail
 
 fn not_started(error: StartError) -> Failure {
     let exit = match &error {
-        StartError::Certificates(_) | StartError::Root { .. } => Exit::Usage,
+        StartError::Certificates(_) | StartError::Root { .. } | StartError::Audit(_) => Exit::Usage,
         StartError::Catalogue(_) => Exit::Fatal,
         StartError::Listen { .. } | StartError::Metrics(_) => Exit::Other,
     };

@@ -9,6 +9,7 @@ use metra_core::limits::SECRET_MAX;
 use metra_core::manifest::LedgerLimits;
 use metra_core::receipt::Direction;
 use metra_core::wire::{Frame, Pull};
+use metra_policy::audit::Action;
 use metra_session::{LinkHandle, SourceConfig, SourceJob};
 use metra_store::source::{Filters, Loader, ManifestCache, Reader, Root, SourceSpec, expand};
 
@@ -32,6 +33,7 @@ pub(super) async fn serve(
     if attached(live, link, &pull) {
         return Ok(());
     }
+    sessions.audit().gate().map_err(|e| (e.code, e.reason))?;
     let (ring, _ring) = sessions.memory().ring().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let started = unix_millis();
     let home = account.home.clone();
@@ -62,11 +64,13 @@ pub(super) async fn serve(
     }
     let path = first_path(&pull);
     tracing::info!(user = account.name, job = pull.job.0, path, "pull begins");
+    let record = sessions.audit().transfer(live, link, Action::Pull, &path, pull.job.0);
     let progress = || job.progress();
     let run = job.run(reader, false);
     let (result, kpis) =
         measure::watched(sessions.rt(), live.session(), Direction::Pull, progress, run).await;
     let verify = result.as_ref().ok().map(|outcome| outcome.verify);
+    record.ended(live, result.as_ref().map(|outcome| &outcome.finished));
     measure::job_ended(Direction::Pull, &kpis, job.progress().first_byte, verify, job.attachments());
     match result {
         Ok(outcome) => {
@@ -113,7 +117,7 @@ fn attached(live: &Live, link: &LinkHandle, pull: &Pull) -> bool {
 }
 
 /// The first path asked for, shortened to what a receipt may carry.
-fn first_path(pull: &Pull) -> String {
+pub(super) fn first_path(pull: &Pull) -> String {
     let path = pull.paths.first().map_or("", String::as_str);
     path.chars().take(SECRET_MAX / 4).collect()
 }

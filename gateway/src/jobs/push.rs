@@ -7,6 +7,7 @@ use metra_core::manifest::LedgerLimits;
 use metra_core::path;
 use metra_core::receipt::Direction;
 use metra_core::wire::{Keep, Push};
+use metra_policy::audit::Action;
 use metra_session::{LinkHandle, SinkConfig, SinkJob};
 use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
 
@@ -30,6 +31,7 @@ pub(super) async fn serve(
     if attached(live, link, &push)? {
         return Ok(());
     }
+    sessions.audit().gate().map_err(|e| (e.code, e.reason))?;
     let dest = push.dest.trim_matches('/').to_owned();
     if !dest.is_empty() && dest != NULL {
         path::check(&dest).map_err(|e| (Code::BadName, format!("destination {dest:?}: {e}")))?;
@@ -59,10 +61,12 @@ pub(super) async fn serve(
     live.session().add_sink(job.clone(), Some(link.clone())).map_err(|e| (e.code, e.reason))?;
     sessions.memory().add(&job);
     tracing::info!(user = account.name, job = push.job.0, dest, key = %push.key, "push begins");
+    let record = sessions.audit().transfer(live, link, Action::Push, &dest, push.job.0);
     let progress = || job.progress();
     let run = job.run(planner);
     let (result, kpis) = measure::watched(&rt, live.session(), Direction::Push, progress, run).await;
     let verify = result.as_ref().ok().map(|outcome| outcome.verify);
+    record.ended(live, result.as_ref().map(|outcome| &outcome.finished));
     measure::job_ended(Direction::Push, &kpis, job.progress().first_byte, verify, job.attachments());
     if result.is_err() {
         live.session().remove(push.job);

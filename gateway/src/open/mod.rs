@@ -9,6 +9,7 @@ mod greet;
 mod join;
 mod observe;
 mod place;
+mod record;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use greet::GreetLayer;
 use join::Join;
 use observe::{MetricsLayer, TraceLayer};
 use place::PlaceLayer;
+use record::RecordLayer;
 
 /// A new connection, from whichever listener.
 #[derive(Clone, Debug)]
@@ -55,6 +57,8 @@ pub(crate) struct Known {
     account: Arc<Account>,
     /// The session that it wants to join, as its ticket says.
     session: Option<SessionId>,
+    /// By what they are known, for the audit trail.
+    by: &'static str,
 }
 
 /// A link that is part of a session now.
@@ -66,6 +70,8 @@ pub(crate) struct Joined {
     pub account: Arc<Account>,
     /// Whether the session was there before.
     pub resumed: bool,
+    /// By what they are known.
+    pub by: &'static str,
 }
 
 /// Why a connection did not become a link. The peer is told code and reason.
@@ -76,12 +82,19 @@ pub(crate) struct Refused {
     pub code: Code,
     /// For people; tells the peer nothing that helps it to guess credentials.
     pub reason: String,
+    /// Who was refused, if that is known. For the audit trail.
+    pub user: Option<String>,
 }
 
 impl Refused {
     /// A refusal.
     pub(crate) fn new(code: Code, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into() }
+        Self { code, reason: reason.into(), user: None }
+    }
+
+    /// Of this user.
+    fn of(self, user: &str) -> Self {
+        Self { user: Some(user.to_owned()), ..self }
     }
 }
 
@@ -108,6 +121,8 @@ pub(crate) fn stack(sessions: Arc<Sessions>) -> Opener {
         .layer(TraceLayer::new(rt.clone()))
         // Counts every outcome, the shed ones too.
         .layer(MetricsLayer)
+        // One record for each decision, whoever below made it.
+        .layer(RecordLayer::new(sessions.audit().clone()))
         // Before anything that waits: a connection over the limit is told "busy" now, not later. Joined links do not count.
         .layer(PlaceLayer::new(OPENINGS.0, OPENINGS.1))
         // Covers all that waits for the peer.

@@ -129,8 +129,8 @@ impl Record {
         }
     }
 
-    /// 1 Informational, 2 Low, 3 Medium: a refusal for who it was or what it wanted.
-    pub(super) fn severity(&self) -> u8 {
+    /// How much it matters: 1 Informational, 2 Low (a failure), 3 Medium (credentials, rights, damaged data).
+    pub fn severity(&self) -> u8 {
         match self.code {
             _ if self.is_ok() && !self.is_refusal() => 1,
             "unauthenticated" | "denied" | "integrity" => 3,
