@@ -97,7 +97,6 @@ impl Gateway {
         let receipts = ReceiptKey::load_or_create(&config.state)?;
         let tickets = TicketKey::load_or_create(&config.state)?;
         let reset = ResetKey::load_or_create(&config.state)?;
-        let audit = Audit::start(&rt, &config.audit)?;
         let tuning = tuning(&config);
         let (mut servers, mut tcp) = (Vec::new(), Vec::new());
         let serves = if config.quic.http3 { Serves::MtpAndHttp3 } else { Serves::Mtp };
@@ -133,6 +132,8 @@ impl Gateway {
                 .map_err(|e| StartError::Metrics(format!("{address}: {e}")))?;
             measure::describe();
         }
+        // After the metrics: it says at once how it is.
+        let audit = Audit::start(&rt, &config.audit)?;
         let sessions = Sessions::new(
             rt.clone(),
             config,
