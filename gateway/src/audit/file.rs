@@ -181,12 +181,10 @@ impl LogFile {
 
     /// Removes the oldest of the renamed files.
     fn prune(&self) -> io::Result<()> {
-        let (Some(folder), Some(name)) = (self.config.path.parent(), self.config.path.file_name()) else {
-            return Ok(());
-        };
+        let Some(name) = self.config.path.file_name() else { return Ok(()) };
         let prefix = format!("{}.", name.to_string_lossy());
         let mut old = Vec::new();
-        for entry in fs::read_dir(folder)? {
+        for entry in fs::read_dir(folder_of(&self.config.path))? {
             let entry = entry?;
             let name = entry.file_name();
             if name.to_str().and_then(|name| name.strip_prefix(&prefix)).is_some_and(is_stamp) {
@@ -207,9 +205,8 @@ impl Open {
         let mut len = if is_regular { meta.len() } else { 0 };
         if is_regular {
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            if let Some(folder) = path.parent() {
-                File::open(folder)?.sync_all()?;
-            }
+            // Its name, and that of the one before it.
+            File::open(folder_of(path))?.sync_all()?;
         }
         if len > 0 {
             let mut last = [0];
@@ -237,6 +234,10 @@ fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
         }
     }
     (written, Ok(()))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn renamed(path: &Path, millis: u64) -> PathBuf {

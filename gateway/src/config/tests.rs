@@ -420,6 +420,21 @@ fn an_audit_trail_has_a_place_and_clients_do_not_reach_it() {
 }
 
 #[test]
+fn the_table_in_the_document_of_the_audit_trail_is_right() {
+    let document = include_str!("../../../docs/audit.md");
+    let (_, rest) = document.split_once("```toml\n").unwrap();
+    let (table, _) = rest.split_once("```").unwrap();
+    let place = Place::new();
+    let table = table.replace("/var/log/metra/", "").replace("/etc/metra/logs-ca.pem", "ca.pem");
+    let config = place.load(&format!("root = 'root'\n{table}")).unwrap();
+    assert_eq!(config.audit.on_failure, OnFailure::Continue);
+    assert!(config.audit.file.is_some() && config.audit.syslog.is_some());
+    for key in ["max_mib", "max_hours", "keep", "sync_seconds", "on_failure", "ca", "cert", "key"] {
+        assert!(document.contains(&format!("`{key}`")), "{key}");
+    }
+}
+
+#[test]
 fn the_example_shows_every_key_and_its_default() {
     let example = include_str!("../../../docs/gateway.example.toml");
     let place = Place::new();
