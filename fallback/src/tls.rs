@@ -49,6 +49,7 @@ pub struct Secured {
 pub struct TlsClient {
     mtp: TlsConnector,
     http: TlsConnector,
+    plain: TlsConnector,
 }
 
 impl TlsClient {
@@ -63,7 +64,15 @@ impl TlsClient {
             tls.resumption = Resumption::in_memory_sessions(SESSIONS.0);
             TlsConnector::from(Arc::new(tls))
         };
-        Self { mtp: with(&[ALPN]), http: with(&[H2, HTTP11]) }
+        Self { mtp: with(&[ALPN]), http: with(&[H2, HTTP11]), plain: with(&[]) }
+    }
+
+    /// The same for what has no protocol name, such as syslog (RFC 5425).
+    ///
+    /// # Errors
+    /// As [`TlsClient::http`].
+    pub async fn plain(&self, stream: BoxStream, server_name: &str) -> Result<BoxStream, LinkError> {
+        Ok(connect(&self.plain, stream, server_name).await?.stream)
     }
 
     /// Opens a connection for MTP on `stream`, to a server whose certificate must be for `server_name`.

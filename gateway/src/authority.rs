@@ -32,6 +32,16 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// Bytes of the longest file.
 const FILE_MAX: u64 = 16 << 20;
 
+/// How a refusal by policies is put, and that of none.
+const DENIED: &str = " is denied: ";
+const NOBODY: &str = "no policy permits it";
+
+/// Which policies a refusal names; `default` if it is that none permits.
+pub(crate) fn policies_in(reason: &str) -> Option<&str> {
+    let (_, by) = reason.rsplit_once(DENIED)?;
+    if by == NOBODY { Some("default") } else { by.strip_prefix("policy ") }
+}
+
 /// The policies of a gateway.
 pub(crate) struct Authority {
     rt: Rt,
@@ -88,11 +98,7 @@ impl Authority {
             return Ok(());
         }
         let by: Vec<String> = decision.policies.iter().map(|policy| policy.id.clone()).collect();
-        let by = if by.is_empty() {
-            "no policy permits it".to_owned()
-        } else {
-            format!("policy {}", by.join(", "))
-        };
+        let by = if by.is_empty() { NOBODY.to_owned() } else { format!("policy {}", by.join(", ")) };
         let (user, action, resource) = (&request.principal.user, request.action, &request.resource);
         measure::denied(action.name(), self.dry_run);
         if self.dry_run {
@@ -100,7 +106,7 @@ impl Authority {
             return Ok(());
         }
         tracing::info!(user, %action, %resource, by, "denied");
-        Err(Refused::new(Code::Denied, format!("{action} on {resource} is denied: {by}")))
+        Err(Refused::new(Code::Denied, format!("{action} on {resource}{DENIED}{by}")))
     }
 
     /// Resolves when one of those that were permitted no longer is, with why.

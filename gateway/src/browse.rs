@@ -9,6 +9,7 @@ use metra_core::limits::FRAME_MAX;
 use metra_core::manifest::{Entry, EntryKind, Timestamp};
 use metra_core::path;
 use metra_core::wire::Frame;
+use metra_policy::audit;
 use metra_policy::engine::{Action, Resource};
 use metra_session::LinkHandle;
 use metra_store::{Beneath, Guard};
@@ -35,16 +36,15 @@ pub(crate) async fn list(
     depth: u32,
 ) {
     let mut count = 0;
-    let account = live.account();
-    let result = match allowed(account.read, "list", &path).and_then(|path| {
-        let asked =
-            Asker::over(account, link).asks(Action::List, Resource::path(&sessions.named(account, &path)));
+    let (account, asked) = (live.account(), path.clone());
+    let asker = Asker::over(account, link);
+    let result = match allowed(sessions, account.read, "list", &path).and_then(|path| {
+        let asked = asker.asks(Action::List, Resource::path(&sessions.named(account, &path)));
         sessions.authority().permit(&asked).map_err(|refused| (refused.code, refused.reason))?;
         Ok(path)
     }) {
         Ok(path) => {
-            let guard =
-                Asker::over(account, link).guard(sessions.authority(), Action::List, &sessions.config().root);
+            let guard = asker.guard(sessions.authority(), Action::List, &sessions.config().root);
             let home = live.account().home.clone();
             let (tx, mut rx) = mpsc::channel(QUEUE);
             let walk = sessions.rt().blocking(move || walk(&home, &path, depth, guard.as_ref(), &tx));
@@ -61,6 +61,7 @@ pub(crate) async fn list(
         }
         Err(refused) => Err(refused),
     };
+    sessions.audit().decided(live, link, audit::Action::List, &asked, result.as_ref().map(|()| count));
     answer(link, request, result, count).await;
 }
 
@@ -73,25 +74,22 @@ pub(crate) async fn remove(
     path: String,
     recursive: bool,
 ) {
-    let account = live.account();
-    let result = match allowed(account.write, "remove", &path).and_then(|path| {
-        let asked =
-            Asker::over(account, link).asks(Action::Delete, Resource::path(&sessions.named(account, &path)));
+    let (account, asked) = (live.account(), path.clone());
+    let asker = Asker::over(account, link);
+    let result = match allowed(sessions, account.write, "remove", &path).and_then(|path| {
+        let asked = asker.asks(Action::Delete, Resource::path(&sessions.named(account, &path)));
         sessions.authority().permit(&asked).map_err(|refused| (refused.code, refused.reason))?;
         Ok(path)
     }) {
         Ok(path) if path.is_empty() => Err((Code::Denied, "the root is not removed".to_owned())),
         Ok(path) => {
-            let guard = Asker::over(account, link).guard(
-                sessions.authority(),
-                Action::Delete,
-                &sessions.config().root,
-            );
+            let guard = asker.guard(sessions.authority(), Action::Delete, &sessions.config().root);
             let home = live.account().home.clone();
             sessions.rt().blocking(move || take_away(&home, &path, recursive, guard.as_ref())).await
         }
         Err(refused) => Err(refused),
     };
+    sessions.audit().decided(live, link, audit::Action::Remove, &asked, result.as_ref().copied());
     let count = *result.as_ref().unwrap_or(&0);
     answer(link, request, result.map(|_| ()), count).await;
 }
@@ -119,10 +117,11 @@ async fn answer(link: &LinkHandle, request: u64, result: Result<(), (Code, Strin
 }
 
 /// A path that may be looked at, without slashes at its ends.
-fn allowed(permitted: bool, what: &str, raw: &str) -> Result<String, (Code, String)> {
+fn allowed(sessions: &Sessions, permitted: bool, what: &str, raw: &str) -> Result<String, (Code, String)> {
     if !permitted {
         return Err((Code::Denied, format!("you may not {what} here")));
     }
+    sessions.audit().gate().map_err(|e| (e.code, e.reason))?;
     let trimmed = raw.trim_matches('/');
     if !trimmed.is_empty() {
         path::check(trimmed).map_err(|e| (Code::BadName, format!("{trimmed:?}: {e}")))?;

@@ -10,6 +10,7 @@
 //!
 //! Non-goals: reloading, and knowing where the state directory is by default (the command knows).
 
+mod audit;
 mod check;
 pub mod document;
 mod error;
@@ -18,10 +19,11 @@ mod raw;
 mod tests;
 mod users;
 
+pub use audit::{Audit, AuditFile, AuditFormat, AuditSyslog, OnFailure};
 pub use error::{ConfigError, ConfigErrors};
 pub use raw::{
-    OneOrMany, RawConfig, RawJwt, RawLimits, RawLog, RawPolicy, RawQuic, RawRates, RawTcp, RawTls, RawTunnel,
-    RawUser,
+    OneOrMany, RawAudit, RawAuditFile, RawAuditSyslog, RawConfig, RawJwt, RawLimits, RawLog, RawPolicy,
+    RawQuic, RawRates, RawTcp, RawTls, RawTunnel, RawUser,
 };
 pub(crate) use users::is_user_name;
 pub use users::{Jwt, JwtKeys, User, Users};
@@ -62,6 +64,8 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// Policies.
     pub policy: Policy,
+    /// The audit trail.
+    pub audit: Audit,
     /// The log.
     pub log: Log,
     /// Where metrics are served, if anywhere.

@@ -18,6 +18,7 @@ use metra_core::code::Code;
 use metra_core::id::{JobId, JobKey};
 use metra_core::receipt::{Direction, SignedReceipt, Statement, signed_bytes};
 use metra_core::wire::Frame;
+use metra_policy::audit::Action;
 use metra_session::{LinkHandle, Request};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -57,16 +58,18 @@ pub(crate) async fn serve_requests(
 async fn serve(sessions: Arc<Sessions>, live: Arc<Live>, link: LinkHandle, frame: Frame) {
     match frame {
         Frame::Push(push) => {
-            let job = push.job;
-            if let Err((code, reason)) = push::serve(&sessions, &live, &link, push).await {
+            let (job, path) = (push.job, push.dest.clone());
+            if let Err(refused) = push::serve(&sessions, &live, &link, push).await {
+                sessions.audit().decided(&live, &link, Action::Push, &path, Err(&refused));
                 live.session().refuse(job);
-                fail(&link, job, code, reason).await;
+                fail(&link, job, refused).await;
             }
         }
         Frame::Pull(pull) => {
-            let job = pull.job;
-            if let Err((code, reason)) = pull::serve(&sessions, &live, &link, pull).await {
-                fail(&link, job, code, reason).await;
+            let (job, path) = (pull.job, pull::first_path(&pull));
+            if let Err(refused) = pull::serve(&sessions, &live, &link, pull).await {
+                sessions.audit().decided(&live, &link, Action::Pull, &path, Err(&refused));
+                fail(&link, job, refused).await;
             }
         }
         Frame::Rate(asked) => rates::serve(&sessions, &live, &link, asked).await,
@@ -81,7 +84,7 @@ async fn serve(sessions: Arc<Sessions>, live: Arc<Live>, link: LinkHandle, frame
 }
 
 /// Refuses a job that has not begun.
-async fn fail(link: &LinkHandle, job: JobId, code: Code, reason: String) {
+async fn fail(link: &LinkHandle, job: JobId, (code, reason): (Code, String)) {
     tracing::info!(job = job.0, %code, reason, "job refused");
     link.send(&Frame::Fail { job, code, reason }).await;
 }

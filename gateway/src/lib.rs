@@ -1,14 +1,16 @@
 //! The Metra gateway service.
 //!
 //! ```text
-//! listener --Arrival--> open::stack (trace, metrics, place, deadline, greet, authenticate, join)
+//! listener --Arrival--> open::stack (trace, metrics, record, place, deadline, greet, authenticate, join)
 //!                                        |
 //!                                     Session --requests--> jobs: push, pull;  browse: list, remove
+//! all of them --records--> audit --> a file, a syslog server
 //! ```
 //!
 //! A listener produces links; whichever way they came, the stack decides, and after it nothing can tell the difference.
 
 mod account;
+mod audit;
 mod authority;
 mod browse;
 pub mod config;
@@ -27,4 +29,5 @@ mod tcp;
 mod tunnels;
 
 pub use account::{ANONYMOUS, Account};
+pub use audit::AuditError;
 pub use service::{Gateway, StartError};

@@ -170,19 +170,25 @@ pub(crate) enum TunnelOpened {
     Failed,
 }
 
+impl TunnelOpened {
+    /// The label; also the code in the audit trail of what was not opened.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            TunnelOpened::Own => "own",
+            TunnelOpened::Target => "target",
+            TunnelOpened::Malformed => "malformed",
+            TunnelOpened::Busy => "busy",
+            TunnelOpened::Unauthenticated => "unauthenticated",
+            TunnelOpened::Denied => "denied",
+            TunnelOpened::Unresolved => "unresolved",
+            TunnelOpened::Failed => "failed",
+        }
+    }
+}
+
 /// Counts an answer to a request for a tunnel.
 pub(crate) fn tunnel_opened(outcome: TunnelOpened) {
-    let outcome = match outcome {
-        TunnelOpened::Own => "own",
-        TunnelOpened::Target => "target",
-        TunnelOpened::Malformed => "malformed",
-        TunnelOpened::Busy => "busy",
-        TunnelOpened::Unauthenticated => "unauthenticated",
-        TunnelOpened::Denied => "denied",
-        TunnelOpened::Unresolved => "unresolved",
-        TunnelOpened::Failed => "failed",
-    };
-    counter!(TUNNELS, "outcome" => outcome).increment(1);
+    counter!(TUNNELS, "outcome" => outcome.name()).increment(1);
 }
 
 /// Counts a tunnel for as long as the value lives.
@@ -227,6 +233,10 @@ pub(crate) fn describe() {
         "Policies that were read again, and wrong: those before stayed in force"
     );
     describe_counter!(PUT_OFF, "Attempts to show credentials that came too soon after failed ones");
+    describe_counter!("metra_audit_records_total", "Records of the audit trail that were written");
+    describe_counter!("metra_audit_lost_total", "Records of the audit trail that found no room");
+    describe_gauge!("metra_audit_failing", "1 while the audit trail cannot be written");
+    describe_counter!("metra_audit_refused_total", "What was refused because of that");
     describe_counter!(DROPPED, "Connections over TCP that were ended because there was no place for them");
     describe_counter!(HANDSHAKES_FAILED, "Handshakes of QUIC and TLS that did not end well");
     describe_counter!(HTTP_FAILED, "Connections of HTTP that ended in time-outs, errors and refusals");

@@ -90,6 +90,7 @@ pub(crate) async fn serve(sessions: &Arc<Sessions>, live: &Live, link: &LinkHand
         // Its congestion controller has no rates.
         granted = sessions.rates().grant(link.id(), RatePolicy::default()).0;
     }
+    sessions.audit().rate(live, link, asked, granted);
     let user = &live.account().name;
     tracing::info!(user, link = %link.id(), ?asked, ?granted, "rate policy");
     link.send(&Frame::Granted(granted)).await;

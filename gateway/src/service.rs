@@ -14,6 +14,7 @@ use metra_transport::quic::{Accepted, Congestion, Paths, QuicServer, Serves, Tun
 use metra_transport::{AbortOnDrop, LinkKind, Rt};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
+use crate::audit::{Audit, AuditError};
 use crate::authority::Authority;
 use crate::config::{self, Config};
 use crate::drain::Drain;
@@ -22,7 +23,7 @@ use crate::http3::http3;
 use crate::identities::Identities;
 use crate::measure;
 use crate::open::{Arrival, admit, stack};
-use crate::sessions::Sessions;
+use crate::sessions::{Keys, Sessions};
 use crate::tcp::{self, TcpServer, TcpSettings};
 use crate::tunnels::Tunnels;
 
@@ -33,6 +34,8 @@ const PORTS_TRIED: usize = 16;
 /// Bytes that a link takes of a peer that is not known yet. `Hello` has five thousand at most, but `metra doctor` tries a path with
 /// 256 KiB before it shows credentials.
 const FROM_STRANGERS: usize = 512 * 1024;
+/// What a shutdown waits for the last records to be written.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
 /// Hashes of files that were not looked at for so long are forgotten.
 const KEEP_DAYS: u32 = 90;
 
@@ -67,6 +70,9 @@ pub enum StartError {
         /// What is wrong.
         reason: String,
     },
+    /// The audit trail. Fault: the configuration, or the disk.
+    #[error("audit: {0}")]
+    Audit(#[from] AuditError),
     /// The root or a home. Fault: the configuration, or the disk.
     #[error("{path}: {source}")]
     Root {
@@ -141,15 +147,16 @@ impl Gateway {
                 .map_err(|e| StartError::Metrics(format!("{address}: {e}")))?;
             measure::describe();
         }
+        // After the metrics: it says at once how it is.
+        let audit = Audit::start(&rt, &config.audit)?;
         let sessions = Sessions::new(
             rt.clone(),
             config,
             catalogue.clone(),
-            receipts,
-            tickets,
-            identity.pin().to_string(),
+            Keys { receipts, tickets, pin: identity.pin().to_string() },
             identities,
             authority,
+            audit,
         );
         let (opener, drain) = (stack(sessions.clone()), Drain::new());
         let sockets = servers.iter().filter_map(|server| server.local_addr().ok()).collect();
@@ -215,6 +222,7 @@ impl Gateway {
             server.close(Code::Draining, "the gateway is shutting down");
             let _ = self.rt.timeout(Duration::from_secs(1), server.wait_idle()).await;
         }
+        self.sessions.audit().flush(LAST_RECORDS).await;
     }
 }
 

@@ -15,6 +15,7 @@ use metra_transport::{AbortOnDrop, Link, Rt};
 use tokio::sync::mpsc;
 
 use crate::account::Account;
+use crate::audit::Audit;
 use crate::authority::Authority;
 use crate::config::Config;
 use crate::identities::Identities;
@@ -34,18 +35,26 @@ const REMEMBERED: usize = 16;
 /// Frames that wait to be acted on in one session.
 const REQUEST_QUEUE: usize = 32;
 
+/// What the gateway signs and seals with, and is known by.
+pub(crate) struct Keys {
+    /// Signs receipts.
+    pub(crate) receipts: ReceiptKey,
+    /// Seals tickets.
+    pub(crate) tickets: TicketKey,
+    /// The pin of its certificate: its name in receipts.
+    pub(crate) pin: String,
+}
+
 /// All sessions, and what they share.
 pub(crate) struct Sessions {
     rt: Rt,
     config: Config,
     catalogue: Arc<Catalogue>,
-    receipts: ReceiptKey,
-    tickets: TicketKey,
+    keys: Keys,
     claims: Claims,
     memory: Memory,
     rates: Rates,
-    /// The pin of the gateway's certificate: its name in receipts.
-    pin: String,
+    audit: Audit,
     identities: Identities,
     authority: Arc<Authority>,
     state: Mutex<State>,
@@ -103,6 +112,11 @@ impl Live {
         }
     }
 
+    /// Its name.
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
     /// Its links and jobs.
     pub(crate) fn session(&self) -> &Session {
         &self.session
@@ -120,11 +134,10 @@ impl Sessions {
         rt: Rt,
         config: Config,
         catalogue: Arc<Catalogue>,
-        receipts: ReceiptKey,
-        tickets: TicketKey,
-        pin: String,
+        keys: Keys,
         identities: Identities,
         authority: Arc<Authority>,
+        audit: Audit,
     ) -> Arc<Self> {
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         Arc::new(Self {
@@ -132,11 +145,10 @@ impl Sessions {
             rates: Rates::new(config.rates),
             config,
             catalogue,
-            receipts,
-            tickets,
+            keys,
             claims: Claims::default(),
             memory,
-            pin,
+            audit,
             identities,
             authority,
             state: Mutex::default(),
@@ -158,11 +170,11 @@ impl Sessions {
     }
 
     pub(crate) fn receipts(&self) -> &ReceiptKey {
-        &self.receipts
+        &self.keys.receipts
     }
 
     pub(crate) fn pin(&self) -> &str {
-        &self.pin
+        &self.keys.pin
     }
 
     /// Who is who.
@@ -210,6 +222,11 @@ impl Sessions {
         &self.memory
     }
 
+    /// The audit trail.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
     pub(crate) fn rates(&self) -> &Rates {
         &self.rates
     }
@@ -225,7 +242,7 @@ impl Sessions {
 
     /// What a ticket says, if this gateway sealed it and it has not expired.
     pub(crate) fn open_ticket(&self, ticket: &[u8]) -> Option<(SessionId, String)> {
-        let content = self.tickets.open(ticket, unix_now())?;
+        let content = self.keys.tickets.open(ticket, unix_now())?;
         let (id, name) = content.split_first_chunk::<16>()?;
         Some((SessionId(*id), String::from_utf8(name.to_vec()).ok()?))
     }
@@ -235,7 +252,7 @@ impl Sessions {
         let mut content = id.0.to_vec();
         content.extend_from_slice(account.name.as_bytes());
         let lifetime = TICKET_LIFETIME.as_secs();
-        (self.tickets.seal(&content, unix_now(), lifetime), lifetime)
+        (self.keys.tickets.seal(&content, unix_now(), lifetime), lifetime)
     }
 
     /// Whether the account may have (this, or another) session now; the id to welcome it with. Changes nothing.

@@ -21,6 +21,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use metra_core::code::Code;
 use metra_core::wire::Auth;
+use metra_policy::audit::Traffic;
 use metra_policy::engine::{Action, Resource};
 use metra_policy::{Denied, Host, Own, Permit, Refused, TunnelRules};
 use metra_transport::quic::QuicServer;
@@ -31,6 +32,7 @@ use metra_tunnel::server::{self, Bounds, Dialled, Refusal, RelayEnd, Tunnel};
 use tracing::Instrument;
 
 use crate::account::Account;
+use crate::audit::{TunnelRun, TunnelTrail};
 use crate::authority::Asker;
 use crate::drain::Drain;
 use crate::http::Connection;
@@ -92,18 +94,21 @@ impl Tunnels {
         asked: Result<Target, Refusal>,
         about: &Arc<Connection>,
     ) -> Response<Full<Bytes>> {
+        let mut trail = self.sessions.audit().tunnel(about.peer(), asked.as_ref().ok());
         let answered = match asked {
-            Ok(target) if self.is_own(&target, &request) => self.to_self(request, about),
-            Ok(target) => self.to_target(request, &target, about).await,
+            Ok(target) if self.is_own(&target, &request) => self.to_self(request, about, &mut trail),
+            Ok(target) => self.to_target(request, &target, about, &mut trail).await,
             Err(refusal) => Err((TunnelOpened::Malformed, refusal)),
         };
         match answered {
             Ok((outcome, response)) => {
+                trail.permitted();
                 measure::tunnel_opened(outcome);
                 response
             }
             Err((outcome, refusal)) => {
                 tracing::debug!(peer = %about.peer(), %refusal, "no tunnel");
+                trail.refused(outcome.name(), &refusal.to_string());
                 measure::tunnel_opened(outcome);
                 refusal.into_response()
             }
@@ -128,12 +133,15 @@ impl Tunnels {
         self: &Arc<Self>,
         request: Request<B>,
         about: &Arc<Connection>,
+        trail: &mut TunnelTrail,
     ) -> Answered {
         let place = self.place(about.peer().ip())?;
+        trail.rule("tunnel.own");
         let (response, opened) = server::grant(&self.rt, request, about.peer());
-        let (this, about) = (self.clone(), about.clone());
+        let (this, about, trail) = (self.clone(), about.clone(), trail.clone());
         self.rt.spawn(async move {
             let Some(tunnel) = opened.await else { return };
+            let mut record = trail.begin();
             about.free();
             // Links answer for what they send.
             let _carried = about.carry(true);
@@ -141,7 +149,7 @@ impl Tunnels {
             tokio::select! {
                 () = place.displaced() => tracing::debug!("a tunnel makes way"),
                 () = this.cut() => {}
-                () = this.links(tunnel) => {}
+                () = this.links(tunnel) => record.ended("", None),
             }
         });
         Ok((TunnelOpened::Own, response))
@@ -203,9 +211,11 @@ impl Tunnels {
         request: Request<B>,
         target: &Target,
         about: &Arc<Connection>,
+        trail: &mut TunnelTrail,
     ) -> Answered {
         let place = self.place(about.peer().ip())?;
-        let account = self.user(request.headers(), about).await?;
+        let account = self.user(request.headers(), about, trail).await?;
+        trail.rule("tunnel.allow");
         let host = Host::parse(target.host())
             .map_err(|error| (TunnelOpened::Malformed, Refusal::malformed(&error.to_string())))?;
         let named = self.rules.name(&host, target.port()).map_err(denied)?;
@@ -238,19 +248,24 @@ impl Tunnels {
         let (dialled, address) = dial(&permits)?;
         asked.context.address = Some(address.ip());
         let user = account.name.clone();
+        trail.dialled(address);
         let (response, opened) = server::grant(&self.rt, request, about.peer());
-        let (this, about) = (self.clone(), about.clone());
+        let (this, about, trail) = (self.clone(), about.clone(), trail.clone());
         let span = tracing::info_span!("tunnel", peer = %about.peer(), %user, %target, %address);
         let carried = async move {
             let Some(tunnel) = opened.await else { return };
+            let mut record = trail.begin();
             about.free();
             let _carried = about.carry(false);
             let _held = this.drain.hold();
             tokio::select! {
                 () = place.displaced() => tracing::info!("makes way"),
                 () = this.cut() => tracing::info!("cut by the shutdown"),
-                refused = this.sessions.authority().revoked(vec![asked]) => tracing::info!(%refused, "no longer permitted"),
-                () = this.relay(dialled, tunnel) => {}
+                refused = this.sessions.authority().revoked(vec![asked]) => {
+                    tracing::info!(%refused, "no longer permitted");
+                    record.ended(&refused.reason, None);
+                }
+                () = this.relay(dialled, tunnel, &mut record) => {}
             }
         };
         self.rt.spawn(carried.instrument(span));
@@ -263,13 +278,15 @@ impl Tunnels {
         self.rt.sleep(self.sessions.config().limits.handshake).await;
     }
 
-    async fn relay(&self, dialled: Dialled, tunnel: Tunnel) {
+    async fn relay(&self, dialled: Dialled, tunnel: Tunnel, record: &mut TunnelRun) {
         let _running = measure::tunnel_running();
         tracing::info!("tunnel open");
         let relay = dialled.relay(&self.rt, &tunnel.carrier, self.bounds);
         let (end, traffic) = relay.await;
         tracing::info!(%end, up = traffic.up_bytes, down = traffic.down_bytes, lost = traffic.lost, "tunnel ended");
         measure::tunnel_ended(&traffic);
+        let carried = Traffic { received: traffic.up_bytes, sent: traffic.down_bytes };
+        record.ended(&end.to_string(), Some(carried));
         if matches!(end, RelayEnd::Client(Ended::Malformed(_) | Ended::Lost(_))) {
             // RFC 9297 section 3.3: not an end in order, which dropping the carrier says.
             return;
@@ -284,6 +301,9 @@ impl Tunnels {
             let refusal = Refusal::of(ErrorType::ConnectionLimitReached, "the gateway is shutting down");
             return Err((TunnelOpened::Busy, refusal));
         }
+        self.sessions.audit().gate().map_err(|refused| {
+            (TunnelOpened::Busy, Refusal::of(ErrorType::ConnectionLimitReached, refused.reason))
+        })?;
         self.places.take(peer).map_err(|why| {
             let reason = match why {
                 NoPlace::Address => "this address has as many tunnels as one may have",
@@ -298,6 +318,7 @@ impl Tunnels {
         &self,
         headers: &HeaderMap,
         about: &Connection,
+        trail: &mut TunnelTrail,
     ) -> Result<Arc<Account>, (TunnelOpened, Refusal)> {
         let config = self.sessions.config();
         let auth = match shown(headers) {
@@ -312,6 +333,8 @@ impl Tunnels {
             }
             _ => (TunnelOpened::Unauthenticated, Refusal::unauthenticated(&refused.reason)),
         })?;
+        trail.user(&account);
+        trail.rule("user.tunnel");
         if !account.tunnel {
             let refusal = Refusal::of(ErrorType::HttpRequestDenied, "this user may not open tunnels");
             return Err((TunnelOpened::Denied, refusal));

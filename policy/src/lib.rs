@@ -15,6 +15,7 @@
 //! Non-goals: who may open tunnels at all and how many (the gateway), status codes (the tunnel's responses).
 
 mod attempts;
+pub mod audit;
 mod cidr;
 pub mod engine;
 mod host;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use metra_gateway::config::{Anonymous, Config, LogFormat, OneOrMany, RawConfig};
+use metra_gateway::config::{Anonymous, Audit, Config, LogFormat, OneOrMany, RawConfig};
 use metra_gateway::{Gateway, StartError};
 use metra_transport::Rt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -124,7 +124,8 @@ fn not_started(error: StartError) -> Failure {
         StartError::Certificates(_)
         | StartError::Root { .. }
         | StartError::Identities { .. }
-        | StartError::Policies(_) => Exit::Usage,
+        | StartError::Policies(_)
+        | StartError::Audit(_) => Exit::Usage,
         StartError::Catalogue(_) => Exit::Fatal,
         StartError::Listen { .. } | StartError::Metrics(_) => Exit::Other,
     };
@@ -149,6 +150,8 @@ struct Words {
     development_ca: Option<PathBuf>,
     who: String,
     metrics: Option<SocketAddr>,
+    /// Where the audit trail goes; empty: nowhere.
+    audit: String,
     transports: &'static str,
 }
 
@@ -175,6 +178,7 @@ impl Words {
                 .then(|| config.state.join(metra_certs::DevCa::CERT_FILE)),
             who,
             metrics: config.metrics_listen,
+            audit: audit(&config.audit),
             transports: if config.tcp.listen { "UDP and TCP" } else { "UDP" },
         }
     }
@@ -188,6 +192,9 @@ impl Words {
         text.push_str(&format!("  state       {}\n  key         {pin}\n", self.state));
         if let Some(address) = self.metrics {
             text.push_str(&format!("  metrics     http://{address}/metrics\n"));
+        }
+        if !self.audit.is_empty() {
+            text.push_str(&format!("  audit       {}\n", self.audit));
         }
         let port = addresses.first().map_or(0, SocketAddr::port);
         let is_open = addresses.iter().any(|a| !a.ip().is_loopback());
@@ -204,6 +211,13 @@ impl Words {
         }
         text
     }
+}
+
+/// Where the audit trail goes.
+fn audit(config: &Audit) -> String {
+    let file = config.file.as_ref().map(|file| file.path.display().to_string());
+    let syslog = config.syslog.as_ref().map(|syslog| format!("{} port {}", syslog.host, syslog.port));
+    file.into_iter().chain(syslog).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -249,8 +263,21 @@ mod tests {
         assert_eq!(config.root, std::env::current_dir().unwrap().canonicalize().unwrap());
         let text = Words::of(&config).banner(&["127.0.0.1:7".parse().unwrap()], "sha256/x");
         assert!(text.contains("mtp://127.0.0.1:7/ --ca ") && !text.contains("another machine"), "{text}");
+        assert!(!text.contains("  audit "), "{text}");
         let text = Words::of(&config).banner(&["0.0.0.0:7".parse().unwrap()], "sha256/x");
         assert!(text.contains("mtp://HOST:7/ --pin sha256/x"), "{text}");
+    }
+
+    #[test]
+    fn it_says_where_the_audit_trail_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("root")).unwrap();
+        let file = dir.path().join("c.toml");
+        let table = "[audit]\nfile.path = '/trail/audit.log'\nsyslog.address = '[::1]:6514'";
+        std::fs::write(&file, table).unwrap();
+        let config = configure(ServeArgs { config: Some(file), ..args(dir.path()) }).unwrap();
+        let text = Words::of(&config).banner(&["127.0.0.1:7".parse().unwrap()], "sha256/x");
+        assert!(text.contains("\n  audit       /trail/audit.log, ::1 port 6514\n"), "{text}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ macro_rules! tests {
 }
 
 mod abuse;
+mod audit;
 mod auth;
 mod concurrency;
 mod disk;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         refused_http::tests(),
         interrupt::tests(),
         abuse::tests(),
+        audit::tests(),
         source::tests(),
         trees::tests(),
         options::tests(),

@@ -1,5 +1,6 @@
 //! From [`RawConfig`] to [`Config`]: every rule, and all that is broken at once.
 
+mod audit;
 mod jwt;
 mod tunnel;
 
@@ -56,6 +57,7 @@ impl RawConfig {
         let rates = check.rates(&self.rates);
         let tunnel = check.tunnel(&self.tunnel);
         let policy = check.policy(self.policy);
+        let audit = check.audit(self.audit);
         let log = Log {
             format: self.log.format.unwrap_or(LogFormat::Text),
             level: self.log.level.unwrap_or(LogLevel::Info),
@@ -78,6 +80,7 @@ impl RawConfig {
                     rates,
                     tunnel,
                     policy,
+                    audit,
                     log,
                     metrics_listen,
                 })
@@ -468,7 +471,7 @@ const MTU: Bound = Bound::new("quic.mtu", 1200, 16_000, 8952);
 
 /// All of them, for the tests.
 #[cfg(test)]
-pub(super) const BOUNDS: [Bound; 19] = [
+pub(super) const BOUNDS: [Bound; 23] = [
     SESSIONS,
     SESSIONS_PER_USER,
     JOBS_PER_SESSION,
@@ -488,6 +491,10 @@ pub(super) const BOUNDS: [Bound; 19] = [
     tunnel::IDLE_SECONDS,
     tunnel::LIFETIME_SECONDS,
     tunnel::RATE_MBIT,
+    audit::MAX_MIB,
+    audit::MAX_HOURS,
+    audit::KEEP,
+    audit::SYNC_SECONDS,
 ];
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:4443";

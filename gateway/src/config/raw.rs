@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::document::Origin;
-use super::{Anonymous, ConfigErrors, Congestion, LogFormat, LogLevel, document};
+use super::{Anonymous, AuditFormat, ConfigErrors, Congestion, LogFormat, LogLevel, OnFailure, document};
 
 /// The keys of the configuration file. Paths in a file are relative to the directory of the file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -41,6 +41,8 @@ pub struct RawConfig {
     pub tunnel: RawTunnel,
     /// Policies: who may do what, beyond what `users` and `tunnel` say.
     pub policy: RawPolicy,
+    /// The audit trail.
+    pub audit: RawAudit,
     /// The log.
     pub log: RawLog,
     /// Address (`IP:PORT`) on which metrics are served over plain HTTP, to anyone who can reach it. Default: nowhere.
@@ -230,6 +232,52 @@ pub struct RawPolicy {
     pub dry_run: Option<bool>,
 }
 
+/// The audit trail: what was decided and carried, a record a line (`docs/audit.md`). Default: there is none.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAudit {
+    /// What the gateway does while it cannot be written: `continue` (default), or `refuse` what is new.
+    pub on_failure: Option<OnFailure>,
+    /// To a file. Default: none.
+    pub file: Option<RawAuditFile>,
+    /// To a syslog server over TLS (RFC 5424, RFC 5425). Default: none.
+    pub syslog: Option<RawAuditSyslog>,
+}
+
+/// A file of records.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAuditFile {
+    /// The file; made with mode 0600 if it is not there, in a folder that is. Required. It must not be inside of `root`.
+    pub path: Option<PathBuf>,
+    /// `json` (OCSF, default) or `cef`.
+    pub format: Option<AuditFormat>,
+    /// MiB after which a new file is begun and the old one renamed. 1 to 1048576, default 256.
+    pub max_mib: Option<u64>,
+    /// Hours after which a new file is begun, when something is written. 0 to 87600, default 24. 0: whatever its age.
+    pub max_hours: Option<u64>,
+    /// Renamed files that are kept; the oldest is removed when there is one more. 0 to 10000, default 90.
+    pub keep: Option<u64>,
+    /// Seconds that what is written may stay unsynced: what a power cut can cost. 0 to 3600, default 1. 0: synced at once.
+    pub sync_seconds: Option<u64>,
+}
+
+/// A syslog server.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAuditSyslog {
+    /// The server, `HOST:PORT` or `[IPv6]:PORT`; its certificate must be for this name. Required.
+    pub address: Option<String>,
+    /// `json` (OCSF, default) or `cef`.
+    pub format: Option<AuditFormat>,
+    /// PEM file of the authorities that it is known by. Default: those of the system.
+    pub ca: Option<PathBuf>,
+    /// PEM file of the certificate chain that it is shown if it asks. Goes with `key`. Default: none.
+    pub cert: Option<PathBuf>,
+    /// PEM file of its private key, unencrypted. It must not be inside of `root`.
+    pub key: Option<PathBuf>,
+}
+
 /// The log, on standard error.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -275,9 +323,12 @@ impl RawConfig {
     /// Makes the paths absolute that are relative to `base`.
     pub(super) fn resolve(&mut self, base: &Path) {
         let tls = [&mut self.tls.cert, &mut self.tls.key, &mut self.tls.client_ca];
+        let audit = self.audit.file.iter_mut().map(|file| &mut file.path);
+        let syslog = self.audit.syslog.iter_mut().flat_map(|s| [&mut s.ca, &mut s.cert, &mut s.key]);
         let tokens = self.users.values_mut().map(|u| &mut u.token_file);
         let keys = self.jwt.values_mut().flat_map(|jwt| [&mut jwt.jwks_file, &mut jwt.jwks_ca]);
-        let paths = [&mut self.root, &mut self.state].into_iter().chain(tls).chain(tokens).chain(keys);
+        let state = [&mut self.root, &mut self.state].into_iter();
+        let paths = state.chain(tls).chain(tokens).chain(keys).chain(audit).chain(syslog);
         for path in paths.flatten().chain(&mut self.policy.files) {
             *path = base.join(&*path);
         }

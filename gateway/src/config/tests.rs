@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use metra_certs::TokenHash;
 use proptest::prelude::*;
@@ -72,6 +73,7 @@ fn only_the_root_is_required() {
     let numbers = (config.tunnel.tunnels, config.tunnel.tunnels_per_address, config.tunnel.rate);
     assert_eq!((numbers, config.tunnel.idle.as_secs()), ((4096, 256, 0), 120));
     assert_eq!(config.tunnel.lifetime.as_secs(), 86_400);
+    assert!(!config.audit.is_enabled());
     assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
     assert_eq!(place.errors(""), ["- root: is required: the directory that clients see as /"]);
 }
@@ -110,6 +112,14 @@ fn everything_can_be_set() {
         tunnels = 10
         lifetime_seconds = 60
         rate_mbit = 20
+        [audit]
+        on_failure = 'refuse'
+        file = { path = 'audit.log', format = 'cef', max_mib = 2, max_hours = 0, keep = 3, sync_seconds = 0 }
+        [audit.syslog]
+        address = '[2001:db8::1]:6514'
+        ca = 'ca.pem'
+        cert = 'cert.pem'
+        key = 'key.pem'
         [log]
         format = 'json'
         level = 'debug'
@@ -136,6 +146,21 @@ fn everything_can_be_set() {
     assert_eq!(allow, ["*.example.org:443,8000-8999", "[2620:fe::/48]:53", "10.1.0.0/16:*"]);
     assert_eq!((config.tunnel.tunnels, config.tunnel.tunnels_per_address), (10, 10));
     assert_eq!((config.tunnel.lifetime.as_secs(), config.tunnel.rate), (60, 20_000_000));
+    let audit = AuditFile {
+        path: place.path("audit.log"),
+        format: AuditFormat::Cef,
+        max_size: 2 << 20,
+        max_age: None,
+        keep: 3,
+        sync: Duration::ZERO,
+    };
+    assert_eq!((config.audit.on_failure, config.audit.file), (OnFailure::Refuse, Some(audit)));
+    let syslog = config.audit.syslog.unwrap();
+    assert_eq!((syslog.host.as_str(), syslog.port, syslog.format), ("2001:db8::1", 6514, AuditFormat::Json));
+    assert_eq!(
+        (syslog.ca, syslog.identity.map(|i| i.key)),
+        (Some(place.path("ca.pem")), Some(place.path("key.pem")))
+    );
     let rules = config.tunnel.rules(Own::default());
     let target = "10.1.2.3:443".parse().unwrap();
     let host = metra_policy::Host::parse("10.1.2.3").unwrap();
@@ -290,7 +315,12 @@ fn a_name_of_64_characters_is_allowed() {
 fn both_sides_of_each_numeric_limit() {
     let place = Place::new();
     for bound in &BOUNDS {
-        let with = |n: u64| place.load(&format!("root = 'root'\n{} = {n}", bound.key));
+        // A file for the audit trail needs a path as well.
+        let with = |n: u64| {
+            let rest =
+                if bound.key.starts_with("audit.file.") { "audit.file.path = 'audit.log'" } else { "" };
+            place.load(&format!("root = 'root'\n{} = {n}\n{rest}", bound.key))
+        };
         for good in [bound.min, bound.default, bound.max] {
             with(good).unwrap();
         }
@@ -352,6 +382,59 @@ fn the_command_line_may_set_fields_without_a_file() {
 }
 
 #[test]
+fn an_audit_trail_has_a_place_and_clients_do_not_reach_it() {
+    let place = Place::new();
+    let errors = |table: &str| place.errors(&format!("root = 'root'\n{table}"));
+    assert_eq!(
+        errors("[audit]\non_failure = 'refuse'"),
+        ["3 audit.on_failure: says nothing without audit.file or audit.syslog"]
+    );
+    assert_eq!(errors("[audit]\non_failure = 'stop'").len(), 1);
+    assert_eq!(
+        errors("[audit.file]\nkeep = 1"),
+        ["2 audit.file.path: is required: the file that records are written to"]
+    );
+    let inside = errors("[audit.file]\npath = 'root/in/../audit.log'");
+    assert!(inside[0].contains("clients could read and replace the audit trail"), "{inside:?}");
+    let directory = errors("[audit.file]\npath = '.'");
+    assert!(directory[0].starts_with("3 audit.file.path:"), "{directory:?}");
+    assert_eq!(
+        errors("[audit.syslog]\nformat = 'json'"),
+        ["2 audit.syslog.address: is required: the server, as HOST:PORT"]
+    );
+    assert_eq!(
+        errors("[audit.syslog]\naddress = 'a:1'\ncert = 'cert.pem'"),
+        ["4 audit.syslog.cert: goes with audit.syslog.key"]
+    );
+    assert_eq!(
+        errors("[audit.syslog]\naddress = 'a:1'\nca = 'absent'\nkey = 'root/file'\ncert = 'cert.pem'").len(),
+        2
+    );
+    for address in ["", "a", ":1", "a:0", "a:65536", "::1:6514", "[a]:1", "[::1]", "a b:1", "a/b:1"] {
+        let errors = errors(&format!("[audit.syslog]\naddress = '{address}'"));
+        assert_eq!(errors.len(), 1, "{address}");
+    }
+    for address in ["a:1", "logs.example.com:6514", "192.0.2.1:6514", "[::1]:65535"] {
+        place.load(&format!("root = 'root'\n[audit.syslog]\naddress = '{address}'")).unwrap();
+    }
+}
+
+#[test]
+fn the_table_in_the_document_of_the_audit_trail_is_right() {
+    let document = include_str!("../../../docs/audit.md");
+    let (_, rest) = document.split_once("```toml\n").unwrap();
+    let (table, _) = rest.split_once("```").unwrap();
+    let place = Place::new();
+    let table = table.replace("/var/log/metra/", "").replace("/etc/metra/logs-ca.pem", "ca.pem");
+    let config = place.load(&format!("root = 'root'\n{table}")).unwrap();
+    assert_eq!(config.audit.on_failure, OnFailure::Continue);
+    assert!(config.audit.file.is_some() && config.audit.syslog.is_some());
+    for key in ["max_mib", "max_hours", "keep", "sync_seconds", "on_failure", "ca", "cert", "key"] {
+        assert!(document.contains(&format!("`{key}`")), "{key}");
+    }
+}
+
+#[test]
 fn the_example_shows_every_key_and_its_default() {
     let example = include_str!("../../../docs/gateway.example.toml");
     let place = Place::new();
@@ -370,6 +453,10 @@ fn the_example_shows_every_key_and_its_default() {
     let all = all
         .replace("/etc/metra/", "")
         .replace("/var/lib/metra", "state")
+        .replace("/var/log/metra/", "")
+        .replace("logs-ca.pem", "ca.pem")
+        .replace("logs.pem", "cert.pem")
+        .replace("logs.key", "key.pem")
         .replace("METRA_BOB_TOKEN", "TOKEN")
         .replace("home = \"alice\"", "home = \"in\"")
         .replace("home = \"company\"", "home = \"in\"");
@@ -383,7 +470,7 @@ fn the_example_shows_every_key_and_its_default() {
     );
     assert!(config.tunnel.is_enabled() && !config.tunnel.dangerous.is_empty());
     for bound in &BOUNDS {
-        let (_, key) = bound.key.split_once('.').unwrap();
+        let (_, key) = bound.key.rsplit_once('.').unwrap();
         assert!(all.contains(&format!("\n{key} = {}\n", bound.default)), "{} = {}", bound.key, bound.default);
     }
 }

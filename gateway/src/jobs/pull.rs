@@ -9,6 +9,7 @@ use metra_core::limits::SECRET_MAX;
 use metra_core::manifest::LedgerLimits;
 use metra_core::receipt::Direction;
 use metra_core::wire::{Frame, Pull};
+use metra_policy::audit;
 use metra_policy::engine::{Action, Resource};
 use metra_session::{LinkHandle, SourceConfig, SourceJob};
 use metra_store::source::{Filters, Loader, ManifestCache, Reader, Root, SourceSpec, expand};
@@ -34,6 +35,7 @@ pub(super) async fn serve(
     if attached(live, link, &pull) {
         return Ok(());
     }
+    sessions.audit().gate().map_err(|e| (e.code, e.reason))?;
     let (ring, _ring) = sessions.memory().ring().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let started = unix_millis();
     let home = account.home.clone();
@@ -78,11 +80,13 @@ pub(super) async fn serve(
         let job = job.clone();
         move |refused| job.cancel(refused.code, &refused.reason)
     });
+    let record = sessions.audit().transfer(live, link, audit::Action::Pull, &path, pull.job.0);
     let progress = || job.progress();
     let run = job.run(reader, false);
     let (result, kpis) =
         measure::watched(sessions.rt(), live.session(), Direction::Pull, progress, run).await;
     let verify = result.as_ref().ok().map(|outcome| outcome.verify);
+    record.ended(live, result.as_ref().map(|outcome| &outcome.finished));
     measure::job_ended(Direction::Pull, &kpis, job.progress().first_byte, verify, job.attachments());
     match result {
         Ok(outcome) => {
@@ -129,7 +133,7 @@ fn attached(live: &Live, link: &LinkHandle, pull: &Pull) -> bool {
 }
 
 /// The first path asked for, shortened to what a receipt may carry.
-fn first_path(pull: &Pull) -> String {
+pub(super) fn first_path(pull: &Pull) -> String {
     let path = pull.paths.first().map_or("", String::as_str);
     path.chars().take(SECRET_MAX / 4).collect()
 }

@@ -7,6 +7,7 @@ use metra_core::manifest::LedgerLimits;
 use metra_core::path;
 use metra_core::receipt::Direction;
 use metra_core::wire::{Keep, Push};
+use metra_policy::audit;
 use metra_policy::engine::{Action, Resource};
 use metra_session::{LinkHandle, SinkConfig, SinkJob};
 use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
@@ -32,6 +33,7 @@ pub(super) async fn serve(
     if attached(live, link, &push)? {
         return Ok(());
     }
+    sessions.audit().gate().map_err(|e| (e.code, e.reason))?;
     let dest = push.dest.trim_matches('/').to_owned();
     if !dest.is_empty() && dest != NULL {
         path::check(&dest).map_err(|e| (Code::BadName, format!("destination {dest:?}: {e}")))?;
@@ -68,10 +70,12 @@ pub(super) async fn serve(
         let job = job.clone();
         move |refused| job.cancel(refused.code, &refused.reason)
     });
+    let record = sessions.audit().transfer(live, link, audit::Action::Push, &dest, push.job.0);
     let progress = || job.progress();
     let run = job.run(planner);
     let (result, kpis) = measure::watched(&rt, live.session(), Direction::Push, progress, run).await;
     let verify = result.as_ref().ok().map(|outcome| outcome.verify);
+    record.ended(live, result.as_ref().map(|outcome| &outcome.finished));
     measure::job_ended(Direction::Push, &kpis, job.progress().first_byte, verify, job.attachments());
     if result.is_err() {
         live.session().remove(push.job);

@@ -9,7 +9,7 @@ use metra_core::wire::Auth;
 use tower::{Layer, Service};
 
 use super::{Greeted, Known, Refused};
-use crate::account;
+use crate::account::{self, ANONYMOUS};
 use crate::sessions::Sessions;
 
 /// See the module's documentation.
@@ -58,7 +58,8 @@ where
         let sessions = self.sessions.clone();
         Box::pin(async move {
             let known = authenticate(&sessions, greeted).await?;
-            inner.call(known).await
+            let account = known.account.clone();
+            inner.call(known).await.map_err(|refused: Refused| refused.of(&account.name))
         })
     }
 }
@@ -79,7 +80,7 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
                 "the ticket has expired or is not of this gateway",
             ));
         };
-        return Ok(Known { greeted, account, session: Some(session), permitted: None });
+        return Ok(Known { greeted, account, session: Some(session), permitted: None, by: "session.ticket" });
     }
     let by_certificate = greeted.hello.auth == Auth::None && sessions.config().tls.client_ca.is_some();
     if by_certificate {
@@ -90,5 +91,11 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
     let certificates = if by_certificate { greeted.arrival.link.peer_certificates() } else { None };
     let (config, auth) = (sessions.config(), &greeted.hello.auth);
     let account = sessions.identities().authenticate(config, auth, certificates.as_deref(), from).await?;
-    Ok(Known { greeted, account, session: None, permitted: None })
+    let by = match (&greeted.hello.auth, account.name.as_str()) {
+        (Auth::Bearer(_), name) if config.users.by_name(name).is_none() => "jwt",
+        (Auth::Bearer(_), _) => "user.token",
+        (_, ANONYMOUS) => "anonymous",
+        _ => "user.certificate",
+    };
+    Ok(Known { greeted, account, session: None, permitted: None, by })
 }

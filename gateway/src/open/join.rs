@@ -42,7 +42,8 @@ impl Service<Known> for Join {
 }
 
 async fn join(sessions: Arc<Sessions>, known: Known) -> Result<Joined, Refused> {
-    let Known { mut greeted, account, session, permitted } = known;
+    let Known { mut greeted, account, session, permitted, by } = known;
+    sessions.audit().gate()?;
     let id = sessions.admit(&account, session)?;
     let (ticket, ticket_lifetime) = sessions.ticket(&id, &account);
     let welcome = Frame::Welcome(Welcome {
@@ -78,5 +79,5 @@ async fn join(sessions: Arc<Sessions>, known: Known) -> Result<Joined, Refused> 
     live.session()
         .attach(link, greeted.send, greeted.recv, greeted.decoder)
         .map_err(|e| Refused::new(e.code, e.reason))?;
-    Ok(Joined { session: id, account, resumed })
+    Ok(Joined { session: id, account, resumed, by })
 }

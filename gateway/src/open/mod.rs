@@ -10,6 +10,7 @@ mod greet;
 mod join;
 mod observe;
 mod place;
+mod record;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use greet::GreetLayer;
 use join::Join;
 use observe::{MetricsLayer, TraceLayer};
 use place::PlaceLayer;
+use record::RecordLayer;
 
 /// A new connection, from whichever listener.
 #[derive(Clone, Debug)]
@@ -60,6 +62,8 @@ pub(crate) struct Known {
     session: Option<SessionId>,
     /// What the policies were asked, once they were.
     permitted: Option<Request>,
+    /// By what they are known, for the audit trail.
+    by: &'static str,
 }
 
 /// A link that is part of a session now.
@@ -71,6 +75,8 @@ pub(crate) struct Joined {
     pub account: Arc<Account>,
     /// Whether the session was there before.
     pub resumed: bool,
+    /// By what they are known.
+    pub by: &'static str,
 }
 
 /// Why a connection did not become a link. The peer is told code and reason.
@@ -81,12 +87,19 @@ pub(crate) struct Refused {
     pub code: Code,
     /// For people; tells the peer nothing that helps it to guess credentials.
     pub reason: String,
+    /// Who was refused, if that is known. For the audit trail.
+    pub user: Option<String>,
 }
 
 impl Refused {
     /// A refusal.
     pub(crate) fn new(code: Code, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into() }
+        Self { code, reason: reason.into(), user: None }
+    }
+
+    /// Of this user.
+    fn of(self, user: &str) -> Self {
+        Self { user: Some(user.to_owned()), ..self }
     }
 }
 
@@ -113,6 +126,8 @@ pub(crate) fn stack(sessions: Arc<Sessions>) -> Opener {
         .layer(TraceLayer::new(rt.clone()))
         // Counts every outcome, the shed ones too.
         .layer(MetricsLayer)
+        // One record for each decision, whoever below made it.
+        .layer(RecordLayer::new(sessions.audit().clone()))
         // Before anything that waits: a connection over the limit is told "busy" now, not later. Joined links do not count.
         .layer(PlaceLayer::new(OPENINGS.0, OPENINGS.1))
         // Covers all that waits for the peer.

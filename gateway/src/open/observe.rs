@@ -63,7 +63,7 @@ where
             let result = opening.await;
             match &result {
                 Ok(joined) => {
-                    let Joined { session, account, resumed } = joined;
+                    let Joined { session, account, resumed, .. } = joined;
                     tracing::info!(%session, user = account.name, resumed, "joined");
                 }
                 Err(refused) => {
