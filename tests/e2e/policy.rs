@@ -21,6 +21,7 @@ tests![
     a_dry_run_denies_nothing,
     tunnels,
     rates,
+    decisions_are_in_the_audit_trail,
     check_and_test_and_explain,
 ];
 
@@ -303,6 +304,22 @@ fn rates(bed: &Bed) {
     assert_eq!(granted(&["--rate-policy", "fixed", "--rate", "100mbit"]), "fixed");
     assert_eq!(granted(&["--rate-policy", "fixed", "--rate", "101mbit"]), "fair");
     assert_eq!(granted(&["--rate-policy", "high"]), "fair");
+}
+
+fn decisions_are_in_the_audit_trail(bed: &Bed) {
+    let trail = bed.path("audit.log");
+    let office = Office::new(bed, OFFICE, &format!("[audit.file]\npath = {trail:?}\nsync_seconds = 0\n"));
+    office.get(BOB, "public/secret/key").expect(12);
+    office.get(BOB, "private/b").expect(12);
+    let has = |parts: &[&str]| {
+        let text = fs::read_to_string(&trail).unwrap_or_default();
+        text.lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    };
+    wait_until("its records", || {
+        has(&["public/secret/key", "\"secret\"", "bob"]) && has(&["private/b", "\"default\""])
+    });
+    office.send(ALICE, "incoming/a").expect(0);
+    wait_until("its record", || has(&["incoming/a", "\"alice\"", "\"staff\"", "\"acme\""]));
 }
 
 fn check_and_test_and_explain(bed: &Bed) {

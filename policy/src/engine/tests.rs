@@ -210,6 +210,25 @@ fn what_is_wrong_is_said_with_its_place() {
 }
 
 #[test]
+fn the_examples_of_the_documentation_hold() {
+    let text = include_str!("../../../docs/policy.md");
+    let blocks = |kind: &str| -> Vec<&str> {
+        let begins = format!("```{kind}\n");
+        text.split(&begins).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+    };
+    let examples = blocks("cedar");
+    assert!(examples.len() >= 10);
+    for example in &examples {
+        engine(example);
+    }
+    let together = engine(&examples[..2].join("\n"));
+    let cases = blocks("toml").into_iter().find(|block| block.contains("[[case]]")).unwrap();
+    for outcome in cases::run_cases(&together, cases, TIME).unwrap() {
+        assert_eq!(outcome.failed, None, "{}", outcome.name);
+    }
+}
+
+#[test]
 fn what_does_not_go_with_the_action_is_denied() {
     let all = "permit(principal, action, resource);";
     for action in Action::ALL {
