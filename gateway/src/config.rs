@@ -8,7 +8,7 @@
 //! key and line. Files are only looked at for whether they are there and can be read; what is in them is checked by
 //! those who use them. `docs/gateway.example.toml` shows every key.
 //!
-//! Non-goals: reloading, and knowing where the state directory is by default (the command knows).
+//! Non-goals: reloading (policies and keys of identity providers are read again by those who use them), and knowing where the state directory is by default (the command knows).
 
 mod audit;
 mod check;
