@@ -230,6 +230,14 @@ fn what_is_permitted(bed: &Bed) {
         assert_eq!(end["unmapped"]["way"], way);
         assert_eq!(end["src_endpoint"]["ip"], "127.0.0.1");
     }
+    let back = bed.folder("back");
+    bed.client(&gateway, ["get"])
+        .args([gateway.url("quic"), gateway.url("tls")])
+        .arg(&back)
+        .env("METRA_TOKEN", ALICE)
+        .expect(0);
+    let end = find(&path, "transfer-end", "pull", |r| r["status_code"] == "ok");
+    assert_eq!((&end["file"]["path"], &end["unmapped"]["files"]), (&"quic\ntls".into(), &2.into()));
     let record = permitted("tunnel");
     assert_eq!(
         (&record["policy"]["name"], &record["actor"]["user"]["type_id"]),

@@ -265,6 +265,7 @@ fn judge(record: &mut Record, code: Code, reason: &str) {
             | Code::Draining
             | Code::Version
             | Code::BadName
+            | Code::Protocol
     );
     record.verdict = Some(if is_refusal { Verdict::Refused } else { Verdict::Permitted });
     record.code = code.name();

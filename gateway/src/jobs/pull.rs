@@ -64,7 +64,7 @@ pub(super) async fn serve(
     }
     let path = first_path(&pull);
     tracing::info!(user = account.name, job = pull.job.0, path, "pull begins");
-    let record = sessions.audit().transfer(live, link, Action::Pull, &path, pull.job.0);
+    let record = sessions.audit().transfer(live, link, Action::Pull, &pull.paths.join("\n"), pull.job.0);
     let progress = || job.progress();
     let run = job.run(reader, false);
     let (result, kpis) =
@@ -117,7 +117,7 @@ fn attached(live: &Live, link: &LinkHandle, pull: &Pull) -> bool {
 }
 
 /// The first path asked for, shortened to what a receipt may carry.
-pub(super) fn first_path(pull: &Pull) -> String {
+fn first_path(pull: &Pull) -> String {
     let path = pull.paths.first().map_or("", String::as_str);
     path.chars().take(SECRET_MAX / 4).collect()
 }
