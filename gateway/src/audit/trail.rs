@@ -11,7 +11,7 @@ use metra_session::{JobError, LinkHandle};
 use metra_transport::LinkKind;
 use metra_tunnel::proto::Target;
 
-use super::{Audit, UNWRITABLE};
+use super::{Audit, ON_FAILURE, UNWRITABLE};
 use crate::account::Account;
 use crate::open::{Joined, Refused};
 use crate::sessions::Live;
@@ -185,8 +185,6 @@ impl TunnelTrail {
         match code {
             // What is no request cannot be decided on.
             "malformed" => return,
-            "busy" if reason.contains(UNWRITABLE) => self.rule(ON_FAILURE),
-            "busy" => self.rule("limits"),
             "unauthenticated" => self.rule("credentials"),
             _ => {}
         }
@@ -314,5 +312,3 @@ fn cut() -> (&'static str, String) {
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
-
-const ON_FAILURE: &str = "audit.on_failure";
