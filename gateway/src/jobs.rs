@@ -66,7 +66,7 @@ async fn serve(sessions: Arc<Sessions>, live: Arc<Live>, link: LinkHandle, frame
             }
         }
         Frame::Pull(pull) => {
-            let (job, path) = (pull.job, pull::first_path(&pull));
+            let (job, path) = (pull.job, pull.paths.join("\n"));
             if let Err(refused) = pull::serve(&sessions, &live, &link, pull).await {
                 sessions.audit().decided(&live, &link, Action::Pull, &path, Err(&refused));
                 fail(&link, job, refused).await;

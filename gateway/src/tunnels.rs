@@ -32,7 +32,7 @@ use metra_tunnel::server::{self, Bounds, Dialled, Refusal, RelayEnd, Tunnel};
 use tracing::Instrument;
 
 use crate::account::Account;
-use crate::audit::{TunnelRun, TunnelTrail};
+use crate::audit::{self, TunnelRun, TunnelTrail};
 use crate::authority::Asker;
 use crate::drain::Drain;
 use crate::http::Connection;
@@ -135,7 +135,7 @@ impl Tunnels {
         about: &Arc<Connection>,
         trail: &mut TunnelTrail,
     ) -> Answered {
-        let place = self.place(about.peer().ip())?;
+        let place = self.place(about.peer().ip(), trail)?;
         trail.rule("tunnel.own");
         let (response, opened) = server::grant(&self.rt, request, about.peer());
         let (this, about, trail) = (self.clone(), about.clone(), trail.clone());
@@ -213,7 +213,7 @@ impl Tunnels {
         about: &Arc<Connection>,
         trail: &mut TunnelTrail,
     ) -> Answered {
-        let place = self.place(about.peer().ip())?;
+        let place = self.place(about.peer().ip(), trail)?;
         let account = self.user(request.headers(), about, trail).await?;
         trail.rule("tunnel.allow");
         let host = Host::parse(target.host())
@@ -296,14 +296,17 @@ impl Tunnels {
         self.rt.sleep(LAST).await;
     }
 
-    fn place(&self, peer: IpAddr) -> Result<Place, (TunnelOpened, Refusal)> {
+    fn place(&self, peer: IpAddr, trail: &mut TunnelTrail) -> Result<Place, (TunnelOpened, Refusal)> {
+        trail.rule("shutdown");
         if self.drain.is_on() {
             let refusal = Refusal::of(ErrorType::ConnectionLimitReached, "the gateway is shutting down");
             return Err((TunnelOpened::Busy, refusal));
         }
+        trail.rule(audit::ON_FAILURE);
         self.sessions.audit().gate().map_err(|refused| {
             (TunnelOpened::Busy, Refusal::of(ErrorType::ConnectionLimitReached, refused.reason))
         })?;
+        trail.rule("limits");
         self.places.take(peer).map_err(|why| {
             let reason = match why {
                 NoPlace::Address => "this address has as many tunnels as one may have",

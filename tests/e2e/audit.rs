@@ -9,11 +9,12 @@ use metra_core::receipt::{SignedReceipt, Statement};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Bed, Gateway, Metrics, Mount, run, wait_until};
+use crate::harness::{Bed, Gateway, Metrics, Mount, data, run, wait_until};
 
 tests![
     a_receipts_root_finds_its_record,
     refusals,
+    jobs_that_do_not_end_well,
     what_is_permitted,
     tunnels,
     no_secret_is_in_a_record,
@@ -21,6 +22,7 @@ tests![
     goes_on_while_it_cannot_be_written,
     a_syslog_server_that_is_away,
     a_full_disk,
+    what_runs_goes_on,
     killed,
     no_place_for_it,
 ];
@@ -196,6 +198,50 @@ fn refusals(bed: &Bed) {
     );
 }
 
+fn jobs_that_do_not_end_well(bed: &Bed) {
+    let path = trail(bed);
+    let mut gateway = bed.gateway_with(&(user("alice", ALICE, "") + &to_file("")));
+    let relay = bed.relay(&gateway, 1_000_000);
+    let file = bed.write("large", data::noise(7, 30_000_000));
+    let start = |name: &str| {
+        let before = relay.up();
+        let run =
+            bed.client(&gateway, ["send"]).arg(&file).arg(relay.url(name)).env("METRA_TOKEN", ALICE).start();
+        relay.wait_up(before + 1_000_000);
+        run
+    };
+    // The same command takes the job over.
+    start("taken-over").kill();
+    relay.set_rate(100_000_000);
+    bed.client(&gateway, ["send"])
+        .arg(&file)
+        .arg(relay.url("taken-over"))
+        .env("METRA_TOKEN", ALICE)
+        .expect(0);
+    let of = |code: &str| {
+        let code = code.to_owned();
+        move |r: &Value| r["file"]["path"] == "taken-over" && r["status_code"] == code.as_str()
+    };
+    let end = find(&path, "transfer-end", "push", of("superseded"));
+    assert_eq!(end["status_id"], 2);
+    assert!(end["file"]["hashes"].is_null() && end["duration"].is_u64());
+    assert_eq!(find(&path, "transfer-end", "push", of("ok"))["file"]["size"], 30_000_000);
+
+    relay.set_rate(1_000_000);
+    let running = start("shut-down");
+    assert!(gateway.terminate().success());
+    running.kill();
+    let of = |event: &str| {
+        let of = |r: &&Value| is(r, event, "push") && r["file"]["path"] == "shut-down";
+        let records = records(&path);
+        assert_eq!(records.iter().filter(of).count(), 1, "{event}");
+        records.iter().find(of).cloned().expect("one")
+    };
+    let (start, end) = (of("transfer-start"), of("transfer-end"));
+    assert_eq!(end["status_code"], "draining");
+    assert_eq!(start["actor"], end["actor"]);
+}
+
 fn what_is_permitted(bed: &Bed) {
     let path = trail(bed);
     let mut gateway = bed.gateway_with(&(user("alice", ALICE, "") + &to_file("")));
@@ -230,6 +276,14 @@ fn what_is_permitted(bed: &Bed) {
         assert_eq!(end["unmapped"]["way"], way);
         assert_eq!(end["src_endpoint"]["ip"], "127.0.0.1");
     }
+    let back = bed.folder("back");
+    bed.client(&gateway, ["get"])
+        .args([gateway.url("quic"), gateway.url("tls")])
+        .arg(&back)
+        .env("METRA_TOKEN", ALICE)
+        .expect(0);
+    let end = find(&path, "transfer-end", "pull", |r| r["status_code"] == "ok");
+    assert_eq!((&end["file"]["path"], &end["unmapped"]["files"]), (&"quic\ntls".into(), &2.into()));
     let record = permitted("tunnel");
     assert_eq!(
         (&record["policy"]["name"], &record["actor"]["user"]["type_id"]),
@@ -426,6 +480,35 @@ fn a_full_disk(bed: &Bed) {
     sorted.dedup();
     assert_eq!(sorted, (0..numbers.len() as u64).collect::<Vec<_>>());
     drop(gateway);
+}
+
+fn what_runs_goes_on(bed: &Bed) {
+    let path = trail(bed);
+    let disk = Mount::tmpfs(path.parent().unwrap(), 64 << 10);
+    let metrics = Metrics::new();
+    let config =
+        metrics.config() + "[audit]\non_failure = \"refuse\"\n" + &to_file("") + &user("alice", ALICE, "");
+    let gateway = bed.gateway_with(&config);
+    let relay = bed.relay(&gateway, 1_000_000);
+    let file = bed.write("large", data::noise(8, 20_000_000));
+    let running =
+        bed.client(&gateway, ["send"]).arg(file).arg(relay.url("large")).env("METRA_TOKEN", ALICE).start();
+    relay.wait_up(1_000_000);
+    // All the rest of the disk.
+    let filler = path.with_file_name("filler");
+    let _ = fs::write(&filler, vec![0; 64 << 10]);
+    wait_until("the last page to be full", || {
+        send(bed, &gateway, "small", ALICE).run();
+        metrics.sum("metra_audit_failing", &[]) == 1.0
+    });
+    relay.set_rate(100_000_000);
+    running.finish().expect(0);
+    assert_eq!(metrics.sum("metra_audit_failing", &[]), 1.0, "all that while");
+    assert_ne!(send(bed, &gateway, "new", ALICE).run().code(), 0);
+    // Its end is recorded when there is room.
+    fs::remove_file(filler).unwrap();
+    find(&path, "transfer-end", "push", |r| r["file"]["path"] == "large" && r["status_code"] == "ok");
+    drop((gateway, disk));
 }
 
 fn killed(bed: &Bed) {

@@ -204,7 +204,13 @@ impl Open {
         let is_regular = meta.is_file();
         let mut len = if is_regular { meta.len() } else { 0 };
         if is_regular {
-            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+                let error = io::Error::from(error);
+                match error.kind() {
+                    io::ErrorKind::WouldBlock => io::Error::new(error.kind(), "another process writes it"),
+                    _ => error,
+                }
+            })?;
             // Its name, and that of the one before it.
             File::open(folder_of(path))?.sync_all()?;
         }

@@ -120,5 +120,7 @@ impl Audit {
     }
 }
 
+/// The rule by which something is refused while it cannot be written.
+pub(crate) const ON_FAILURE: &str = "audit.on_failure";
 /// What is said to whoever is refused for it.
 pub(crate) const UNWRITABLE: &str = "the audit trail cannot be written; try again later";

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metra_certs::{TrustAnchors, client_config};
+use metra_certs::{TrustAnchors, Untrusted, client_config};
 use metra_fallback::tls::TlsClient;
 use metra_fallback::{BoxStream, DialOptions, Target, dial};
 use metra_transport::Rt;
@@ -26,6 +26,9 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fr
 const GOOD: Duration = Duration::from_secs(5);
 /// The facility "log audit" (RFC 5424 table 1).
 const FACILITY: u8 = 13;
+
+const UNTRUSTED: &str =
+    "its certificate is not trusted for its name: audit.syslog.ca names the authorities that are";
 
 /// The server, and how it is known.
 pub(super) struct Server {
@@ -49,10 +52,15 @@ impl Server {
         Ok(Self { target, tls, from: format!("{} metra {} audit -", host_name(), std::process::id()) })
     }
 
-    async fn connect(&self, rt: &Rt) -> io::Result<BoxStream> {
+    pub(super) async fn connect(&self, rt: &Rt) -> io::Result<BoxStream> {
         let opening = async {
             let dialed = dial(&self.target, None, &DialOptions::default()).await.map_err(io::Error::other)?;
-            self.tls.plain(dialed.stream, &self.target.host).await.map_err(io::Error::other)
+            self.tls.plain(dialed.stream, &self.target.host).await.map_err(|error| {
+                let text = error.to_string();
+                // What that sentence advises is for clients.
+                let is_unknown = Untrusted::sentence_in(&text).is_some();
+                io::Error::other(if is_unknown { UNTRUSTED.to_owned() } else { text })
+            })
         };
         rt.timeout(PATIENCE, opening).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }

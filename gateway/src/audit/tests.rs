@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 use super::file::LogFile;
 use super::sink::{BATCH, Batch, Item, Line, QUEUE, Sink};
-use super::syslog::frame_of;
+use super::syslog::{self, frame_of};
 use super::{Audit, UNWRITABLE};
 use crate::config::{self, AuditFile, AuditFormat, AuditSyslog, OnFailure};
 
@@ -89,7 +89,7 @@ fn a_file_is_the_gateways_alone_and_is_appended_to() {
     assert_eq!(fs::metadata(&config.path).unwrap().permissions().mode() & 0o777, 0o600);
     // Another gateway.
     let error = LogFile::open(config.clone(), at(0)).err().unwrap();
-    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(error.to_string(), "another process writes it");
     drop(file);
     append(&mut LogFile::open(config.clone(), at(0)).unwrap(), &["c"], at(0));
     assert_eq!(fs::read_to_string(config.path).unwrap(), "a\nb\nc\n");
@@ -389,4 +389,10 @@ async fn a_server_that_is_not_known_gets_nothing() {
     let tcp = server.tcp.accept().await.unwrap().0;
     assert!(server.tls.accept(tcp).await.is_err());
     until("it is noticed", || audit.gate().is_err()).await;
+    let config = server.config(&other);
+    let client = syslog::Server::new(&config).unwrap();
+    let accept = async { server.tls.accept(server.tcp.accept().await.unwrap().0).await.is_err() };
+    let (error, refused) = futures_util::future::join(client.connect(&Rt::tokio()), accept).await;
+    let error = error.err().unwrap().to_string();
+    assert!(refused && error.contains("audit.syslog.ca"), "{error}");
 }

@@ -11,7 +11,7 @@ use metra_session::{JobError, LinkHandle};
 use metra_transport::LinkKind;
 use metra_tunnel::proto::Target;
 
-use super::{Audit, UNWRITABLE};
+use super::{Audit, ON_FAILURE, UNWRITABLE};
 use crate::account::Account;
 use crate::authority::policies_in;
 use crate::open::{Joined, Refused};
@@ -186,8 +186,6 @@ impl TunnelTrail {
         match code {
             // What is no request cannot be decided on.
             "malformed" => return,
-            "busy" if reason.contains(UNWRITABLE) => self.rule(ON_FAILURE),
-            "busy" => self.rule("limits"),
             "unauthenticated" => self.rule("credentials"),
             _ => {}
         }
@@ -271,6 +269,7 @@ fn judge(record: &mut Record, code: Code, reason: &str) {
             | Code::Draining
             | Code::Version
             | Code::BadName
+            | Code::Protocol
     );
     record.verdict = Some(if is_refusal { Verdict::Refused } else { Verdict::Permitted });
     record.code = code.name();
@@ -319,5 +318,3 @@ fn cut() -> (&'static str, String) {
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
-
-const ON_FAILURE: &str = "audit.on_failure";

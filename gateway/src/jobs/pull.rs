@@ -80,7 +80,8 @@ pub(super) async fn serve(
         let job = job.clone();
         move |refused| job.cancel(refused.code, &refused.reason)
     });
-    let record = sessions.audit().transfer(live, link, audit::Action::Pull, &path, pull.job.0);
+    let record =
+        sessions.audit().transfer(live, link, audit::Action::Pull, &pull.paths.join("\n"), pull.job.0);
     let progress = || job.progress();
     let run = job.run(reader, false);
     let (result, kpis) =
@@ -133,7 +134,7 @@ fn attached(live: &Live, link: &LinkHandle, pull: &Pull) -> bool {
 }
 
 /// The first path asked for, shortened to what a receipt may carry.
-pub(super) fn first_path(pull: &Pull) -> String {
+fn first_path(pull: &Pull) -> String {
     let path = pull.paths.first().map_or("", String::as_str);
     path.chars().take(SECRET_MAX / 4).collect()
 }

@@ -54,6 +54,11 @@ impl Record {
             Resource::Target { host, port, address } => (None, Some(target(host, *port, *address)), None),
             Resource::Rate { asked, granted } => (None, None, Some((asked, granted))),
         };
+        // Of both attributes: 1 Allowed; 2 Denied, and Blocked.
+        let decided = self.verdict.map(|verdict| match verdict {
+            Verdict::Permitted => 1,
+            Verdict::Refused => 2,
+        });
         let mut profiles = vec!["security_control"];
         if class_uid == NETWORK_ACTIVITY {
             profiles.push("host");
@@ -71,10 +76,8 @@ impl Record {
             status_code: self.code,
             status_detail: clip(&self.reason, REASON),
             message: self.message(),
-            action_id: self.verdict.map(|verdict| match verdict {
-                Verdict::Permitted => 1,
-                Verdict::Refused => 2,
-            }),
+            action_id: decided,
+            disposition_id: decided,
             policy: self.rule.as_deref().map(|rule| Policy { name: clip(rule, WORD), is_applied: true }),
             metadata: Metadata {
                 version: OCSF_VERSION,
@@ -189,6 +192,8 @@ struct Ocsf<'a> {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     action_id: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disposition_id: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<Policy<'a>>,
     actor: Actor<'a>,

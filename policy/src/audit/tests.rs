@@ -139,6 +139,7 @@ fn ids_are_those_of_the_schema() {
         assert_eq!(number("type_uid"), number("class_uid") * 100 + number("activity_id"));
         assert_eq!(number("category_uid"), number("class_uid") / 1000);
         assert_eq!(value["metadata"]["version"], "1.4.0");
+        assert_eq!(value["action_id"], value["disposition_id"]);
         (number("type_uid"), value["action_id"].as_u64())
     };
     let (yes, no) = (Some(Verdict::Permitted), Some(Verdict::Refused));
