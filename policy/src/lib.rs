@@ -10,9 +10,12 @@
 //! what is dialled. The rules behind [`TunnelRules`] may become another engine; [`Host`], the two steps, [`Permit`] and
 //! [`Denied`] stay.
 //!
+//! [`content`] has the rules for what clients send.
+//!
 //! Non-goals: who may open tunnels at all and how many (the gateway), status codes (the tunnel's responses).
 
 mod cidr;
+pub mod content;
 mod host;
 #[cfg(test)]
 mod host_tests;

@@ -25,9 +25,9 @@ pub struct Settings {
     pub url: ServiceUrl,
     /// Time to resolve its name and to connect.
     pub connect: Duration,
-    /// Time in which nothing moves in either direction, as while it scans; waiting for a place counts, too.
+    /// Time in which nothing moves in either direction, as while it scans.
     pub silence: Duration,
-    /// Time for one file, with everything.
+    /// Time for one file, from when there is a connection for it.
     pub total: Duration,
     /// Connections at a time, at least 1; fewer if the service says so (Max-Connections).
     pub connections: usize,
@@ -69,7 +69,7 @@ impl Client {
         if let Some(options) = self.known()? {
             return Ok(options);
         }
-        let place = self.place().await?;
+        let place = self.pool.enter().await;
         // Whoever had the place before may have learned it.
         if let Some(options) = self.known()? {
             return Ok(options);
@@ -93,11 +93,6 @@ impl Client {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().expect("no panic while held")
-    }
-
-    async fn place(&self) -> Result<Place<'_>, IcapError> {
-        let entered = timeout(self.settings.silence, self.pool.enter()).await;
-        entered.map_err(|_| IcapError::Timeout("all connections are in use"))
     }
 
     async fn ask_options(&self, place: &Place<'_>) -> Result<Options, IcapError> {
@@ -125,23 +120,33 @@ impl Client {
     }
 
     /// Asks about a file. `content` has `subject.size` bytes; it is read from its start, and perhaps a second time.
+    ///
+    /// Waits for as long as all connections are in use: that a service is busy is no failure.
     pub async fn scan<C>(&self, subject: &Subject, content: &mut C) -> Outcome
     where
         C: AsyncRead + AsyncSeek + Unpin,
     {
-        match timeout(self.settings.total, self.ask(subject, content)).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => Outcome::Failed(error),
-            Err(_) => Outcome::Failed(IcapError::Timeout("no answer within the time for one file")),
-        }
+        let asked = async {
+            let options = self.options().await?;
+            let place = self.pool.enter().await;
+            // What those before found out.
+            self.known()?;
+            let asked = timeout(self.settings.total, self.ask(&place, &options, subject, content)).await;
+            asked.map_err(|_| IcapError::Timeout("no answer within the time for one file"))?
+        };
+        asked.await.unwrap_or_else(Outcome::Failed)
     }
 
-    async fn ask<C>(&self, subject: &Subject, content: &mut C) -> Result<Outcome, IcapError>
+    async fn ask<C>(
+        &self,
+        place: &Place<'_>,
+        options: &Options,
+        subject: &Subject,
+        content: &mut C,
+    ) -> Result<Outcome, IcapError>
     where
         C: AsyncRead + AsyncSeek + Unpin,
     {
-        let options = self.options().await?;
-        let place = self.place().await?;
         let mut kept = place.kept();
         loop {
             let (mut stream, was_kept) = match kept.take() {
@@ -152,7 +157,7 @@ impl Client {
             let mut exchange = Exchange::new(&self.settings.url, subject, options.preview);
             let outcome = converse(&mut stream, &mut exchange, content, self.settings.silence).await;
             // A service may close a connection that was kept at any time: that is no answer to this question.
-            if was_kept && !exchange.has_heard() && matches!(outcome, Outcome::Failed(_)) {
+            if was_kept && !exchange.has_heard() && is_closed(&outcome) {
                 continue;
             }
             if exchange.is_reusable() {
@@ -236,6 +241,10 @@ where
             Err(_) => return Outcome::Failed(IcapError::Timeout("nothing was heard of it")),
         }
     }
+}
+
+fn is_closed(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(IcapError::Closed | IcapError::Broken(_)))
 }
 
 /// What was found before the connection broke stays found.
