@@ -11,12 +11,14 @@
 //! [`Denied`] stay.
 //!
 //! [`shape`] decides how fast and how much: tenants, rates, calendars, quotas.
+//! [`content`] has the rules for what clients send.
 //!
 //! Non-goals: who may open tunnels at all and how many (the gateway), status codes (the tunnel's responses).
 
 mod attempts;
 pub mod audit;
 mod cidr;
+pub mod content;
 pub mod engine;
 mod host;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
 
+use crate::content::{TunnelAction, TunnelContent};
 use crate::special::{Faces, closed};
 use crate::{Cidr, Host, Permit, Special, TargetRule, is_special_name};
 
@@ -23,6 +24,7 @@ pub struct TunnelRules {
     allow: Vec<TargetRule>,
     dangerous: Vec<Cidr>,
     own: Own,
+    content: TunnelContent,
 }
 
 /// Where the gateway itself is. Tunnels never lead there: they would get around what it lets in, and could lead into
@@ -40,12 +42,17 @@ impl TunnelRules {
     /// What matches a rule in `allow` is allowed, except where an address is special ([`classify`](crate::classify)) and
     /// not in `dangerous`. A range in `dangerous` opens the metadata of clouds only if it is that one address.
     pub fn new(allow: Vec<TargetRule>, dangerous: Vec<Cidr>, own: Own) -> Self {
-        Self { allow, dangerous, own }
+        Self { allow, dangerous, own, content: TunnelContent::default() }
     }
 
     /// The same rules with other addresses of the gateway.
     pub fn with_own(self, own: Own) -> Self {
         Self { own, ..self }
+    }
+
+    /// The same rules, and where no tunnel leads because content has to be scanned.
+    pub fn with_content(self, content: TunnelContent) -> Self {
+        Self { content, ..self }
     }
 
     /// Whether anything may be allowed at all.
@@ -57,11 +64,14 @@ impl TunnelRules {
     /// step, too.
     ///
     /// # Errors
-    /// No rule allows it, or it is a name that leads nowhere but to special addresses while none is opened.
+    /// No rule allows it, content for it has to be scanned, or it is a name that leads nowhere but to special addresses while none is opened.
     pub fn name(&self, host: &Host, port: u16) -> Result<Named<'_>, Denied> {
         // RFC 9298 section 3: 1 to 65535. No rule has 0.
         if !self.allow.iter().any(|rule| rule.matches(host, port)) {
             return Err(Denied::Rule);
+        }
+        if self.content.action(host, port) == TunnelAction::Terminate {
+            return Err(Denied::Content);
         }
         match host {
             Host::Name(name) if self.dangerous.is_empty() && is_special_name(name) => Err(Denied::Name),
@@ -153,6 +163,9 @@ pub enum Denied {
     /// No rule allows the host and port.
     #[error("no rule allows this target")]
     Rule,
+    /// Content has to be scanned, which nobody can within a tunnel.
+    #[error("content for this target has to be scanned, and so cannot go through a tunnel")]
+    Content,
     /// A name that leads nowhere but to special addresses.
     #[error("the name is for private use")]
     Name,
@@ -169,6 +182,7 @@ impl Denied {
     pub fn label(&self) -> &'static str {
         match self {
             Denied::Rule => "rule",
+            Denied::Content => "content",
             Denied::Name => "name",
             Denied::Special(special) => special.name(),
             Denied::Own => "own",
@@ -178,7 +192,7 @@ impl Denied {
     /// What was refused.
     pub fn refused(&self) -> Refused {
         match self {
-            Denied::Rule | Denied::Name => Refused::Request,
+            Denied::Rule | Denied::Content | Denied::Name => Refused::Request,
             Denied::Special(_) | Denied::Own => Refused::Address,
         }
     }
