@@ -83,11 +83,22 @@ impl Authority {
         self.engine.borrow().is_some()
     }
 
-    /// Asks the policies.
+    /// Asks the policies, and logs what they deny.
     ///
     /// # Errors
     /// [`Code::Denied`], with the policies that forbid it.
     pub(crate) fn permit(&self, request: &Request) -> Result<(), Refused> {
+        let judged = self.judge(request);
+        let (user, action, resource) = (&request.principal.user, request.action, &request.resource);
+        if let Err(refused) = &judged {
+            let by = policies_in(&refused.reason);
+            tracing::info!(user, %action, %resource, by, "denied");
+        }
+        judged
+    }
+
+    /// The same without the log: for each of the paths below one that was permitted, which may be millions.
+    fn judge(&self, request: &Request) -> Result<(), Refused> {
         let engine = self.engine.borrow().clone();
         let Some(engine) = engine else { return Ok(()) };
         let decision = engine.decide(request);
@@ -105,7 +116,6 @@ impl Authority {
             tracing::info!(user, %action, %resource, by, "would be denied");
             return Ok(());
         }
-        tracing::info!(user, %action, %resource, by, "denied");
         Err(Refused::new(Code::Denied, format!("{action} on {resource}{DENIED}{by}")))
     }
 
@@ -201,7 +211,7 @@ impl Asker {
             };
             let mut request = asker.asks(action, Resource::path(within));
             request.context.size = size;
-            authority.permit(&request).map_err(|refused| refused.reason)
+            authority.judge(&request).map_err(|refused| refused.reason)
         }))
     }
 }

@@ -120,6 +120,8 @@ pub(super) struct Vocabulary {
     mentioned: HashSet<&'static str>,
     /// The entities that policies name. In which others somebody or something is, nobody can ask.
     pub(super) named: HashSet<EntityUid>,
+    /// Bytes of the longest path among them: folders with longer ones are looked at by nobody, however deep a path is.
+    pub(super) longest: usize,
 }
 
 /// What entities and contexts have.
@@ -154,6 +156,7 @@ impl Vocabulary {
             let all = text.contains('\\');
             mentioned.extend(ATTRIBUTES.iter().copied().filter(|name| all || text.contains(name)));
         }
+        let named: HashSet<EntityUid> = policies.iter().flat_map(Policy::entity_literals).collect();
         Self {
             user: kind("User"),
             group: kind("Group"),
@@ -164,7 +167,8 @@ impl Vocabulary {
             gateway: uid(&kind("Gateway"), "gateway"),
             actions: Action::ALL.into_iter().map(|one| (one, action(one))).collect(),
             mentioned,
-            named: policies.iter().flat_map(Policy::entity_literals).collect(),
+            longest: named.iter().map(|uid| uid.id().unescaped().len()).max().unwrap_or(0),
+            named,
         }
     }
 
@@ -178,8 +182,9 @@ impl Vocabulary {
         let resources = match (&request.resource, request.action) {
             (Resource::Path(path), Send | Get | List | Delete) => {
                 let full = format!("/{path}");
-                // Every folder that it is in, the root last.
-                let above = path.rmatch_indices('/').map(|(at, _)| &full[..=at]);
+                // Every folder that it is in and that policies may name.
+                let above = path.match_indices('/').map(|(at, _)| &full[..=at]);
+                let above = above.take_while(|folder| folder.len() <= self.longest);
                 let root = (!path.is_empty()).then_some("/");
                 let all = std::iter::once(full.as_str()).chain(above).chain(root);
                 all.map(|path| uid(&self.path, path)).collect()

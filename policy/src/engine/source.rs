@@ -4,12 +4,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-use cedar_policy::{
-    Effect, Policy, PolicyId, PolicySet, ResourceConstraint, Schema, ValidationMode, Validator,
-};
+use cedar_policy::{Effect, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 
-use super::PolicyRef;
+use super::{PolicyRef, Resource};
 
 /// Where a policy comes from.
 #[derive(Clone, Debug)]
@@ -162,7 +160,7 @@ fn against(schema: Schema, sources: &[Source], policies: &[Policy]) -> Vec<Polic
             .push((number, PolicyError { file: source.file.clone(), line: source.line, column: 0, message }));
     }
     for ((number, policy), source) in policies.iter().enumerate().zip(sources) {
-        if let Some(message) = never(policy) {
+        for message in policy.entity_literals().iter().filter_map(never) {
             errors.push((
                 number,
                 PolicyError { file: source.file.clone(), line: source.line, column: 0, message },
@@ -173,14 +171,9 @@ fn against(schema: Schema, sources: &[Source], policies: &[Policy]) -> Vec<Polic
     errors.into_iter().map(|(_, error)| error).collect()
 }
 
-/// Why the scope of a policy can never hold, if what it names is written as nothing is. Whoever wrote it means something else, and
-/// one that forbids would not.
-fn never(policy: &Policy) -> Option<String> {
-    let (ResourceConstraint::In(uid) | ResourceConstraint::Eq(uid) | ResourceConstraint::IsIn(_, uid)) =
-        policy.resource_constraint()
-    else {
-        return None;
-    };
+/// Why nothing is ever this entity, if it is written as none is. Whoever wrote it means something else, and a policy that forbids
+/// would not.
+fn never(uid: &EntityUid) -> Option<String> {
     let id = uid.id().unescaped();
     match uid.type_name().basename() {
         "Path" => {
@@ -195,6 +188,15 @@ fn never(policy: &Policy) -> Option<String> {
             let good = matches!(crate::Host::parse(id), Ok(crate::Host::Name(name)) if name == id);
             (!good).then(|| {
                 format!("no domain is {id:?}: it is in lower case and in ASCII, as in \"example.org\"")
+            })
+        }
+        "Target" => {
+            let (host, port) = id.rsplit_once(':').unwrap_or((id, ""));
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            let named = crate::Host::parse(bare).ok().zip(port.parse().ok());
+            let good = named.is_some_and(|(host, port)| Resource::Target { host, port }.to_string() == id);
+            (!good).then(|| {
+                format!("no target is {id:?}: it is HOST:PORT in lower case, as in \"example.org:53\"")
             })
         }
         "Gateway" => (id != "gateway").then(|| format!("there is one Gateway, \"gateway\", and not {id:?}")),

@@ -201,6 +201,17 @@ fn what_is_wrong_is_said_with_its_place() {
         let told = errors(&[("a.cedar", &format!("forbid(principal, action, resource in Metra::{scope});"))]);
         assert!(told.starts_with("a.cedar:1: "), "{scope}: {told}");
     }
+    // In conditions, too.
+    for condition in
+        ["resource in Metra::Path::\"/secret/\"", "resource == Metra::Target::\"Example.org:443\""]
+    {
+        let action = if condition.contains("Path") { "get" } else { "openTunnel" };
+        let text = format!(
+            "forbid(principal, action == Metra::Action::\"{action}\", resource) when {{ {condition} }};"
+        );
+        let told = errors(&[("a.cedar", &text)]);
+        assert!(told.starts_with("a.cedar:1: no "), "{condition}: {told}");
+    }
     // An attribute that may be missing has to be asked for.
     let told = errors(&[(
         "a.cedar",
@@ -295,8 +306,9 @@ proptest! {
 
         let question = {
             let mut vocabulary = index::Vocabulary::new([text.as_str()].into_iter(), &[]);
-            let scope = vocabulary.scope(&request).unwrap();
             vocabulary.named = ["Metra::Group::\"staff\"", "Metra::Group::\"ops\"", "Metra::Tenant::\"acme\"", "Metra::Path::\"/\"", "Metra::Path::\"/a\"", "Metra::Path::\"/a/c\""].map(|uid| uid.parse().unwrap()).into();
+            vocabulary.longest = usize::MAX;
+            let scope = vocabulary.scope(&request).unwrap();
             vocabulary.question(scope, &request).unwrap()
         };
         let schema = Schema::from_cedarschema_str(SCHEMA).unwrap().0;
