@@ -11,6 +11,9 @@
 //! Non-goals: reloading, and knowing where the state directory is by default (the command knows).
 
 mod check;
+mod content;
+#[cfg(test)]
+mod content_tests;
 pub mod document;
 mod error;
 mod raw;
@@ -18,6 +21,10 @@ mod raw;
 mod tests;
 mod users;
 
+pub use content::{
+    Content, RawAction, RawContent, RawContentRule, RawFailure, RawFound, RawIcap, RawTunnelAction,
+    RawTunnelRule,
+};
 pub use error::{ConfigError, ConfigErrors};
 pub use raw::{
     OneOrMany, RawConfig, RawLimits, RawLog, RawQuic, RawRates, RawTcp, RawTls, RawTunnel, RawUser,
@@ -56,6 +63,8 @@ pub struct Config {
     pub rates: Rates,
     /// Tunnels.
     pub tunnel: Tunnel,
+    /// What may be kept of what clients send.
+    pub content: Content,
     /// The log.
     pub log: Log,
     /// Where metrics are served, if anywhere.

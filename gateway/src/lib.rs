@@ -11,6 +11,7 @@
 mod account;
 mod browse;
 pub mod config;
+mod content;
 mod drain;
 mod http;
 mod http3;

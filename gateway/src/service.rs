@@ -15,6 +15,7 @@ use metra_transport::{AbortOnDrop, LinkKind, Rt};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::config::{self, Config};
+use crate::content::Content;
 use crate::drain::Drain;
 use crate::http::Sites;
 use crate::http3::http3;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The metrics. Fault: the configuration, or somebody else listens there.
     #[error("metrics_listen: {0}")]
     Metrics(String),
+    /// The folder for what is put aside. Fault: the configuration, or the disk.
+    #[error("content.quarantine: {0}")]
+    Content(#[source] std::io::Error),
     /// The root or a home. Fault: the configuration, or the disk.
     #[error("{path}: {source}")]
     Root {
@@ -126,6 +130,7 @@ impl Gateway {
                 .map_err(|e| StartError::Metrics(format!("{address}: {e}")))?;
             measure::describe();
         }
+        let content = Content::open(&config).map_err(StartError::Content)?;
         let sessions = Sessions::new(
             rt.clone(),
             config,
@@ -133,6 +138,7 @@ impl Gateway {
             receipts,
             tickets,
             identity.pin().to_string(),
+            content,
         );
         let (opener, drain) = (stack(sessions.clone()), Drain::new());
         let sockets = servers.iter().filter_map(|server| server.local_addr().ok()).collect();

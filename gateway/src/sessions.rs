@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::account::Account;
 use crate::config::Config;
+use crate::content::Content;
 use crate::jobs::{Claims, Memory, serve_requests};
 use crate::measure;
 use crate::open::Refused;
@@ -41,6 +42,7 @@ pub(crate) struct Sessions {
     claims: Claims,
     memory: Memory,
     rates: Rates,
+    content: Option<Arc<Content>>,
     /// The pin of the gateway's certificate: its name in receipts.
     pin: String,
     state: Mutex<State>,
@@ -109,6 +111,7 @@ impl Sessions {
         receipts: ReceiptKey,
         tickets: TicketKey,
         pin: String,
+        content: Option<Arc<Content>>,
     ) -> Arc<Self> {
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         Arc::new(Self {
@@ -120,9 +123,15 @@ impl Sessions {
             tickets,
             claims: Claims::default(),
             memory,
+            content,
             pin,
             state: Mutex::default(),
         })
+    }
+
+    /// The rules for what clients send, if there are any.
+    pub(crate) fn content(&self) -> Option<&Arc<Content>> {
+        self.content.as_ref()
     }
 
     /// Time and tasks.

@@ -1,5 +1,6 @@
 //! From [`RawConfig`] to [`Config`]: every rule, and all that is broken at once.
 
+mod content;
 mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +53,7 @@ impl RawConfig {
         let tcp = Tcp { listen: self.tcp.listen.unwrap_or(true), http: self.tcp.http.unwrap_or(true) };
         let rates = check.rates(&self.rates);
         let tunnel = check.tunnel(&self.tunnel);
+        let content = check.content(self.content, self.icap, &state);
         let log = Log {
             format: self.log.format.unwrap_or(LogFormat::Text),
             level: self.log.level.unwrap_or(LogLevel::Info),
@@ -72,6 +74,7 @@ impl RawConfig {
                     tcp,
                     rates,
                     tunnel,
+                    content,
                     log,
                     metrics_listen,
                 })
@@ -452,7 +455,7 @@ const MTU: Bound = Bound::new("quic.mtu", 1200, 16_000, 8952);
 
 /// All of them, for the tests.
 #[cfg(test)]
-pub(super) const BOUNDS: [Bound; 19] = [
+pub(super) const BOUNDS: [Bound; 20] = [
     SESSIONS,
     SESSIONS_PER_USER,
     JOBS_PER_SESSION,
@@ -472,6 +475,7 @@ pub(super) const BOUNDS: [Bound; 19] = [
     tunnel::IDLE_SECONDS,
     tunnel::LIFETIME_SECONDS,
     tunnel::RATE_MBIT,
+    content::SCANS_AT_ONCE,
 ];
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:4443";

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::document::Origin;
-use super::{Anonymous, ConfigErrors, Congestion, LogFormat, LogLevel, document};
+use super::{Anonymous, ConfigErrors, Congestion, LogFormat, LogLevel, RawContent, RawIcap, document};
 
 /// The keys of the configuration file. Paths in a file are relative to the directory of the file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -37,6 +37,10 @@ pub struct RawConfig {
     pub rates: RawRates,
     /// Tunnels to UDP targets.
     pub tunnel: RawTunnel,
+    /// What may be kept of what clients send.
+    pub content: RawContent,
+    /// Services that scan content, by name.
+    pub icap: BTreeMap<String, RawIcap>,
     /// The log.
     pub log: RawLog,
     /// Address (`IP:PORT`) on which metrics are served over plain HTTP, to anyone who can reach it. Default: nowhere.
@@ -230,7 +234,12 @@ impl RawConfig {
     pub(super) fn resolve(&mut self, base: &Path) {
         let tls = [&mut self.tls.cert, &mut self.tls.key, &mut self.tls.client_ca];
         let tokens = self.users.values_mut().map(|u| &mut u.token_file);
-        for path in [&mut self.root, &mut self.state].into_iter().chain(tls).chain(tokens).flatten() {
+        for path in [&mut self.root, &mut self.state, &mut self.content.quarantine]
+            .into_iter()
+            .chain(tls)
+            .chain(tokens)
+            .flatten()
+        {
             *path = base.join(&*path);
         }
     }

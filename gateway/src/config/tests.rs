@@ -377,6 +377,7 @@ fn the_example_shows_every_key_and_its_default() {
     let default = place.load("root = 'root'").unwrap();
     assert_eq!((config.limits, config.rates), (default.limits, default.rates));
     assert!(config.tunnel.is_enabled() && !config.tunnel.dangerous.is_empty());
+    assert!(!config.content.rules.is_empty() && config.content.services.len() == 1);
     for bound in &BOUNDS {
         let (_, key) = bound.key.split_once('.').unwrap();
         assert!(all.contains(&format!("\n{key} = {}\n", bound.default)), "{} = {}", bound.key, bound.default);
