@@ -55,10 +55,7 @@ pub enum StartError {
     /// The metrics. Fault: the configuration, or somebody else listens there.
     #[error("metrics_listen: {0}")]
     Metrics(String),
-    /// The folder for what is put aside. Fault: the configuration, or the disk.
-    #[error("content.quarantine: {0}")]
-    Content(#[source] std::io::Error),
-    /// The root or a home. Fault: the configuration, or the disk.
+    /// The root, a home, or the folder for what is put aside. Fault: the configuration, or the disk.
     #[error("{path}: {source}")]
     Root {
         /// The directory.
@@ -130,7 +127,10 @@ impl Gateway {
                 .map_err(|e| StartError::Metrics(format!("{address}: {e}")))?;
             measure::describe();
         }
-        let content = Content::open(&config).map_err(StartError::Content)?;
+        let content = Content::open(&config).map_err(|source| StartError::Root {
+            path: config.content.quarantine.display().to_string(),
+            source,
+        })?;
         let sessions = Sessions::new(
             rt.clone(),
             config,

@@ -25,6 +25,7 @@ macro_rules! tests {
 mod abuse;
 mod auth;
 mod concurrency;
+mod content;
 mod disk;
 mod edited;
 mod harness;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         resume::tests(),
         edited::tests(),
         disk::tests(),
+        content::tests(),
         concurrency::tests(),
         measured::tests(),
         idle::tests(),
