@@ -17,6 +17,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -77,6 +78,7 @@ pub struct TreeLanding {
     resumed: bool,
     pub(super) hold: Arc<Hold>,
     pub(super) gate: Option<Arc<dyn Gate>>,
+    pub(super) cancelled: AtomicBool,
 }
 
 impl TreeLanding {
@@ -133,6 +135,7 @@ impl TreeLanding {
             resumed,
             hold,
             gate: None,
+            cancelled: AtomicBool::new(false),
         })
     }
 
@@ -215,6 +218,13 @@ impl Landing for TreeLanding {
         let report = self.work(|| self.finish_job(ledger, gone));
         self.hold.give_back();
         report
+    }
+
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        if let Some(gate) = &self.gate {
+            gate.cancel();
+        }
     }
 
     fn discard(&self) {
