@@ -4,6 +4,7 @@
 //! listener --Arrival--> open::stack (trace, metrics, place, deadline, greet, authenticate, join)
 //!                                        |
 //!                                     Session --requests--> jobs: push, pull;  browse: list, remove
+//!                                                                   `--> content: which files get their names
 //! ```
 //!
 //! A listener produces links; whichever way they came, the stack decides, and after it nothing can tell the difference.
