@@ -70,7 +70,7 @@ impl Exit {
     fn meaning(self) -> &'static str {
         match self {
             Exit::Ok => "everything was done",
-            Exit::Other => "a failure that none of the others describes; of `doctor`: there is advice",
+            Exit::Other => "any other failure; of `doctor`: there is advice; of `policy test`: a case failed",
             Exit::Usage => "wrong use of the command, or a wrong configuration",
             Exit::NoDirectory => "no such directory",
             Exit::NoFile => "no such file",

@@ -8,9 +8,9 @@
 //! Without files there are no policies, and nothing is refused here.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use metra_core::code::Code;
 use metra_policy::engine::{Action, Context, Engine, Principal, Request, Resource};
@@ -24,6 +24,7 @@ use crate::config::Policy;
 use crate::measure;
 use crate::open::Refused;
 use crate::sessions::unix_now;
+use crate::watched::{self, Stamp};
 
 /// How often the files are looked at. What runs is to hear of a change within a second.
 const LOOK: Duration = Duration::from_millis(300);
@@ -58,7 +59,6 @@ impl Authority {
     /// # Errors
     /// What is wrong with them, a line for each. Fault: whoever wrote them.
     pub(crate) fn start(rt: &Rt, config: &Policy) -> Result<(Arc<Self>, Option<AbortOnDrop<()>>), String> {
-        // Before they are read: what changes meanwhile is then read again.
         let stamps = stamps(&config.files);
         let first = if config.files.is_empty() { None } else { Some(Arc::new(read(&config.files)?)) };
         let follows = first.is_some();
@@ -137,7 +137,7 @@ impl Authority {
         }
     }
 
-    async fn follow(self: Arc<Self>, files: Vec<PathBuf>, mut before: Stamps) {
+    async fn follow(self: Arc<Self>, files: Vec<PathBuf>, mut before: Vec<Stamp>) {
         loop {
             let asked = self.rt.timeout(LOOK, self.reload.notified()).await.is_ok();
             let now = stamps(&files);
@@ -194,12 +194,7 @@ impl Asker {
 
     /// A question of each path below `root` (the gateway's, a real path), for whoever reads or writes there. `None`: there are no
     /// policies.
-    pub(crate) fn guard(
-        &self,
-        authority: &Arc<Authority>,
-        action: Action,
-        root: &std::path::Path,
-    ) -> Option<Guard> {
+    pub(crate) fn guard(&self, authority: &Arc<Authority>, action: Action, root: &Path) -> Option<Guard> {
         if !authority.is_on() {
             return None;
         }
@@ -219,23 +214,11 @@ impl Asker {
 fn read(files: &[PathBuf]) -> Result<Engine, String> {
     let mut texts = Vec::new();
     for file in files {
-        let about = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-        let meta = std::fs::metadata(file).map_err(|e| about(&e))?;
-        if meta.len() > FILE_MAX {
-            return Err(about(&"longer than 16 MiB"));
-        }
-        texts.push((file.display().to_string(), std::fs::read_to_string(file).map_err(|e| about(&e))?));
+        texts.push((file.display().to_string(), watched::read(file, FILE_MAX)?));
     }
     Engine::parse(&texts).map_err(|errors| errors.to_string())
 }
 
-type Stamps = Vec<Option<(SystemTime, u64)>>;
-
-/// What tells that files are others: also where a link to one is turned.
-fn stamps(files: &[PathBuf]) -> Stamps {
-    let stamp = |file: &PathBuf| {
-        let meta = std::fs::metadata(file).ok()?;
-        Some((meta.modified().ok()?, meta.len()))
-    };
-    files.iter().map(stamp).collect()
+fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+    files.iter().map(|file| watched::stamp(file)).collect()
 }

@@ -10,7 +10,7 @@ use metra_core::manifest::{Entry, EntryKind, Timestamp};
 use metra_core::path;
 use metra_core::wire::Frame;
 use metra_policy::audit;
-use metra_policy::engine::{Action, Resource};
+use metra_policy::engine::Action;
 use metra_session::LinkHandle;
 use metra_store::{Beneath, Guard};
 use rustix::io::Errno;
@@ -39,13 +39,12 @@ pub(crate) async fn list(
     let (account, asked) = (live.account(), path.clone());
     let asker = Asker::over(account, link);
     let result = match allowed(sessions, account.read, "list", &path).and_then(|path| {
-        let asked = asker.asks(Action::List, Resource::path(&sessions.named(account, &path)));
-        sessions.authority().permit(&asked).map_err(|refused| (refused.code, refused.reason))?;
+        sessions.permit_path(account, &asker, Action::List, &path)?;
         Ok(path)
     }) {
         Ok(path) => {
             let guard = asker.guard(sessions.authority(), Action::List, &sessions.config().root);
-            let home = live.account().home.clone();
+            let home = account.home.clone();
             let (tx, mut rx) = mpsc::channel(QUEUE);
             let walk = sessions.rt().blocking(move || walk(&home, &path, depth, guard.as_ref(), &tx));
             let send = async {
@@ -77,14 +76,13 @@ pub(crate) async fn remove(
     let (account, asked) = (live.account(), path.clone());
     let asker = Asker::over(account, link);
     let result = match allowed(sessions, account.write, "remove", &path).and_then(|path| {
-        let asked = asker.asks(Action::Delete, Resource::path(&sessions.named(account, &path)));
-        sessions.authority().permit(&asked).map_err(|refused| (refused.code, refused.reason))?;
+        sessions.permit_path(account, &asker, Action::Delete, &path)?;
         Ok(path)
     }) {
         Ok(path) if path.is_empty() => Err((Code::Denied, "the root is not removed".to_owned())),
         Ok(path) => {
             let guard = asker.guard(sessions.authority(), Action::Delete, &sessions.config().root);
-            let home = live.account().home.clone();
+            let home = account.home.clone();
             sessions.rt().blocking(move || take_away(&home, &path, recursive, guard.as_ref())).await
         }
         Err(refused) => Err(refused),
@@ -121,7 +119,7 @@ fn allowed(sessions: &Sessions, permitted: bool, what: &str, raw: &str) -> Resul
     if !permitted {
         return Err((Code::Denied, format!("you may not {what} here")));
     }
-    sessions.audit().gate().map_err(|e| (e.code, e.reason))?;
+    sessions.audit().gate()?;
     let trimmed = raw.trim_matches('/');
     if !trimmed.is_empty() {
         path::check(trimmed).map_err(|e| (Code::BadName, format!("{trimmed:?}: {e}")))?;

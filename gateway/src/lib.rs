@@ -1,7 +1,7 @@
 //! The Metra gateway service.
 //!
 //! ```text
-//! listener --Arrival--> open::stack (trace, metrics, record, place, deadline, greet, authenticate, join)
+//! listener --Arrival--> open::stack (trace, metrics, record, place, deadline, greet, authenticate, authorize, join)
 //!                                        |
 //!                                     Session --requests--> jobs: push, pull;  browse: list, remove
 //! all of them --records--> audit --> a file, a syslog server
@@ -27,6 +27,7 @@ mod service;
 mod sessions;
 mod tcp;
 mod tunnels;
+mod watched;
 
 pub use account::{ANONYMOUS, Account};
 pub use audit::AuditError;

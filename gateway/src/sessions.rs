@@ -8,7 +8,7 @@ use metra_certs::{ReceiptKey, TicketKey};
 use metra_core::code::Code;
 use metra_core::id::{JobId, SessionId};
 use metra_core::wire::PeerLimits;
-use metra_policy::engine::Request;
+use metra_policy::engine::{Action, Request, Resource};
 use metra_session::{Session, SessionConfig};
 use metra_store::Catalogue;
 use metra_transport::{AbortOnDrop, Link, Rt};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::account::Account;
 use crate::audit::Audit;
-use crate::authority::Authority;
+use crate::authority::{Asker, Authority};
 use crate::config::Config;
 use crate::identities::Identities;
 use crate::jobs::{Claims, Memory, serve_requests};
@@ -182,10 +182,21 @@ impl Sessions {
         &self.identities
     }
 
-    /// A path beneath a user's home, as policies name it.
-    pub(crate) fn named(&self, account: &Account, path: &str) -> String {
+    /// Asks the policies of a path beneath a user's home. What was asked, to be asked again.
+    ///
+    /// # Errors
+    /// They deny it.
+    pub(crate) fn permit_path(
+        &self,
+        account: &Account,
+        asker: &Asker,
+        action: Action,
+        path: &str,
+    ) -> Result<Request, Refused> {
         let home = account.home.strip_prefix(&self.config.root).unwrap_or(&account.home);
-        format!("{}/{path}", home.display())
+        let asked = asker.asks(action, Resource::path(&format!("{}/{path}", home.display())));
+        self.authority.permit(&asked)?;
+        Ok(asked)
     }
 
     /// Does something once one of those that were permitted no longer is; never, when what it returns is dropped. `None`: there are no policies.

@@ -8,7 +8,7 @@ mod fetch;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use metra_certs::{JwtError, KeySet, client_names};
 use metra_core::code::Code;
@@ -23,6 +23,7 @@ use crate::measure;
 use crate::open::Refused;
 use crate::service::StartError;
 use crate::sessions::unix_now;
+use crate::watched::{self, Stamp};
 
 /// How often a file of keys is looked at, and how often a URL is read.
 const LOOK: Duration = Duration::from_secs(1);
@@ -61,8 +62,7 @@ impl Identities {
             let (mut before, mut first, mut fetcher) = (None, None, None);
             match &about.keys {
                 JwtKeys::File(file) => {
-                    // Before it is read: what changes meanwhile is then read again.
-                    before = stamp(file);
+                    before = watched::stamp(file);
                     first = Some(read(file).map_err(failed)?);
                 }
                 JwtKeys::Url { url, ca } => {
@@ -195,10 +195,10 @@ impl Provider {
     }
 
     /// Reads a file again whenever it has changed.
-    async fn follow(self: Arc<Self>, rt: Rt, file: PathBuf, mut before: Option<(SystemTime, u64)>) {
+    async fn follow(self: Arc<Self>, rt: Rt, file: PathBuf, mut before: Stamp) {
         loop {
             rt.sleep(LOOK).await;
-            let now = stamp(&file);
+            let now = watched::stamp(&file);
             if now == before {
                 continue;
             }
@@ -242,17 +242,6 @@ impl Provider {
 }
 
 fn read(file: &Path) -> Result<KeySet, String> {
-    let about = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-    let meta = std::fs::metadata(file).map_err(|e| about(&e))?;
-    if meta.len() > KEYS_MAX as u64 {
-        return Err(about(&"too long for a set of keys"));
-    }
-    let text = std::fs::read_to_string(file).map_err(|e| about(&e))?;
-    KeySet::parse(&text).map_err(|e| about(&e))
-}
-
-/// What tells that a file is another one: also where a link to it is turned.
-fn stamp(file: &Path) -> Option<(SystemTime, u64)> {
-    let meta = std::fs::metadata(file).ok()?;
-    Some((meta.modified().ok()?, meta.len()))
+    let text = watched::read(file, KEYS_MAX as u64)?;
+    KeySet::parse(&text).map_err(|e| format!("{}: {e}", file.display()))
 }

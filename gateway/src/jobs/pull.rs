@@ -10,7 +10,7 @@ use metra_core::manifest::LedgerLimits;
 use metra_core::receipt::Direction;
 use metra_core::wire::{Frame, Pull};
 use metra_policy::audit;
-use metra_policy::engine::{Action, Resource};
+use metra_policy::engine::Action;
 use metra_session::{LinkHandle, SourceConfig, SourceJob};
 use metra_store::source::{Filters, Loader, ManifestCache, Reader, Root, SourceSpec, expand};
 
@@ -35,7 +35,7 @@ pub(super) async fn serve(
     if attached(live, link, &pull) {
         return Ok(());
     }
-    sessions.audit().gate().map_err(|e| (e.code, e.reason))?;
+    sessions.audit().gate()?;
     let (ring, _ring) = sessions.memory().ring().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let started = unix_millis();
     let home = account.home.clone();
@@ -46,13 +46,13 @@ pub(super) async fn serve(
     let mut may = Vec::new();
     for root in &spec.roots {
         let Root::Path { path, .. } = root else { continue };
-        let path = sessions.named(account, &path.to_string_lossy());
-        let asked = asker.asks(Action::Get, Resource::path(path.trim_end_matches("/.")));
-        sessions.authority().permit(&asked).map_err(|refused| (refused.code, refused.reason))?;
-        may.push(asked);
+        let path = path.to_string_lossy();
+        // A folder may end in `.` here; the home itself is nothing else.
+        let path = if path == "." { "" } else { path.trim_end_matches("/.") };
+        may.push(sessions.permit_path(account, &asker, Action::Get, path)?);
     }
     spec.guard = asker.guard(sessions.authority(), Action::Get, &sessions.config().root);
-    let random: [u8; 8] = random().map_err(|e| (e.code, e.reason))?;
+    let random: [u8; 8] = random()?;
     let incarnation = Incarnation(u64::from_be_bytes(random));
     let limits = &sessions.config().limits;
     let config = SourceConfig {

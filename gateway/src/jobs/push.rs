@@ -8,7 +8,7 @@ use metra_core::path;
 use metra_core::receipt::Direction;
 use metra_core::wire::{Keep, Push};
 use metra_policy::audit;
-use metra_policy::engine::{Action, Resource};
+use metra_policy::engine::Action;
 use metra_session::{LinkHandle, SinkConfig, SinkJob};
 use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
 
@@ -33,14 +33,13 @@ pub(super) async fn serve(
     if attached(live, link, &push)? {
         return Ok(());
     }
-    sessions.audit().gate().map_err(|e| (e.code, e.reason))?;
+    sessions.audit().gate()?;
     let dest = push.dest.trim_matches('/').to_owned();
     if !dest.is_empty() && dest != NULL {
         path::check(&dest).map_err(|e| (Code::BadName, format!("destination {dest:?}: {e}")))?;
     }
     let asker = Asker::over(account, link);
-    let may = asker.asks(Action::Send, Resource::path(&sessions.named(account, &dest)));
-    sessions.authority().permit(&may).map_err(|refused| (refused.code, refused.reason))?;
+    let may = sessions.permit_path(account, &asker, Action::Send, &dest)?;
     let started = unix_millis();
     sessions.memory().admit().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let claim = sessions.claims().take(&account.name, push.key).await;

@@ -103,6 +103,12 @@ impl Refused {
     }
 }
 
+impl From<Refused> for (Code, String) {
+    fn from(refused: Refused) -> Self {
+        (refused.code, refused.reason)
+    }
+}
+
 /// Of a link that was lost before it could be opened. Nobody hears the code, but it is counted.
 fn lost(error: LinkError) -> Refused {
     let code = match &error {
