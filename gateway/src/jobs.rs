@@ -12,7 +12,7 @@ pub(crate) use claims::Claims;
 pub(crate) use memory::Memory;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use metra_core::code::Code;
 use metra_core::id::{JobId, JobKey};
@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::browse;
 use crate::rates;
-use crate::sessions::{Live, Sessions};
+use crate::sessions::{Live, Sessions, unix_millis};
 
 /// Requests of one session that are acted on at a time; more than a session may have jobs.
 const REQUESTS: usize = 64;
@@ -137,9 +137,4 @@ async fn sign(sessions: &Sessions, receipt: Receipt<'_>, counted: Counted) -> Ve
         tracing::warn!(%error, "the receipt could not be kept");
     }
     bytes
-}
-
-/// Milliseconds since the epoch.
-fn unix_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -1,7 +1,7 @@
 //! What the call sites say: one line each, from what they have at hand.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use metra_core::code::Code;
 use metra_core::rate::RatePolicy;
@@ -15,7 +15,7 @@ use super::{Audit, ON_FAILURE, UNWRITABLE};
 use crate::account::Account;
 use crate::authority::policies_in;
 use crate::open::{Joined, Refused};
-use crate::sessions::Live;
+use crate::sessions::{Live, unix_millis};
 
 impl Audit {
     /// A connection has become a link of a session, or not. What nobody decided on is no decision: who went away, was too slow, or
@@ -130,7 +130,7 @@ impl Transfer {
 
     fn write(&mut self) {
         let Some(mut record) = self.record.take() else { return };
-        record.time = now();
+        record.time = unix_millis();
         record.duration = Some(self.audit.since(self.began));
         self.audit.record(record);
     }
@@ -187,10 +187,12 @@ impl TunnelTrail {
             // What is no request cannot be decided on.
             "malformed" => return,
             "unauthenticated" => self.rule("credentials"),
+            "denied" => {
+                if let Some(policies) = policies_in(reason) {
+                    self.record.rule = Some(policies.to_owned());
+                }
+            }
             _ => {}
-        }
-        if let Some(policies) = policies_in(reason) {
-            self.record.rule = Some(policies.to_owned());
         }
         // The rules allow it, but there is no way to it.
         let is_allowed = matches!(code, "unresolved" | "failed");
@@ -199,7 +201,7 @@ impl TunnelTrail {
 
     /// It stands.
     pub(crate) fn begin(mut self) -> TunnelRun {
-        self.record.time = now();
+        self.record.time = unix_millis();
         self.record.event = Event::TunnelStart;
         self.record.verdict = None;
         self.audit.record(self.record.clone());
@@ -228,7 +230,7 @@ impl Drop for TunnelRun {
     fn drop(&mut self) {
         let TunnelTrail { audit, record } = &self.trail;
         let duration = Some(audit.since(self.began));
-        audit.record(Record { time: now(), duration, ..record.clone() });
+        audit.record(Record { time: unix_millis(), duration, ..record.clone() });
     }
 }
 
@@ -239,7 +241,7 @@ impl Audit {
 }
 
 fn new(event: Event, action: Action, way: Way, peer: SocketAddr) -> Record {
-    Record::new(now(), event, action, way, peer)
+    Record::new(unix_millis(), event, action, way, peer)
 }
 
 /// A record of what a session does, which came over this link.
@@ -251,7 +253,7 @@ fn of(live: &Live, link: &LinkHandle, event: Event, action: Action) -> Record {
     record
 }
 
-/// Whose it is. Accounts have no groups and no tenants so far.
+/// Whose it is.
 fn owner(record: &mut Record, account: &Account) {
     record.user = Some(account.name.clone());
     record.groups = account.groups.clone();
@@ -286,7 +288,9 @@ fn judge(record: &mut Record, code: Code, reason: &str) {
             _ => None,
         },
     };
-    record.rule = policies_in(reason).or(rule).map(ToOwned::to_owned);
+    // Other reasons may hold what the peer has written.
+    let policies = if code == Code::Denied { policies_in(reason) } else { None };
+    record.rule = policies.or(rule).map(ToOwned::to_owned);
 }
 
 fn links(live: &Live) -> u32 {
@@ -314,7 +318,25 @@ fn cut() -> (&'static str, String) {
     (Code::Cancelled.name(), "cut off".to_owned())
 }
 
-/// Milliseconds since the epoch.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_rule_is_what_policies_say_and_not_the_peer() {
+        let rule = |code, reason: &str| {
+            let mut record = new(Event::Decision, Action::Pull, Way::Quic, "192.0.2.1:1".parse().unwrap());
+            judge(&mut record, code, reason);
+            record.rule
+        };
+        let named = |name: &str| Some(name.to_owned());
+        let path = "/x is denied: policy forged";
+        assert_eq!(rule(Code::Denied, "get on /a is denied: policy secret"), named("secret"));
+        assert_eq!(rule(Code::Denied, "get on /a is denied: no policy permits it"), named("default"));
+        assert_eq!(rule(Code::Denied, &format!("get on {path} is denied: policy a, b")), named("a, b"));
+        assert_eq!(rule(Code::Denied, "you may not list here"), named("user.read"));
+        assert_eq!(rule(Code::NotFound, &format!("{path}: no such file")), named("user.read"));
+        assert_eq!(rule(Code::BadName, path), None);
+    }
 }

@@ -14,10 +14,10 @@ use metra_policy::engine::Action;
 use metra_session::{LinkHandle, SourceConfig, SourceJob};
 use metra_store::source::{Filters, Loader, ManifestCache, Reader, Root, SourceSpec, expand};
 
-use super::{Counted, Receipt, sign, unix_millis};
+use super::{Counted, Receipt, sign};
 use crate::authority::Asker;
 use crate::measure;
-use crate::sessions::{Live, Sessions, random};
+use crate::sessions::{Live, Sessions, random, unix_millis};
 
 /// Most paths that one pull may name once its globs are expanded.
 const PATHS_MAX: usize = 65_535;

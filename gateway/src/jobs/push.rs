@@ -12,10 +12,10 @@ use metra_policy::engine::Action;
 use metra_session::{LinkHandle, SinkConfig, SinkJob};
 use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
 
-use super::{Counted, Receipt, sign, unix_millis};
+use super::{Counted, Receipt, sign};
 use crate::authority::Asker;
 use crate::measure;
-use crate::sessions::{Live, Sessions};
+use crate::sessions::{Live, Sessions, unix_millis};
 
 /// The destination that verifies and forgets, for measuring.
 const NULL: &str = "null:";
