@@ -15,6 +15,7 @@ pub mod id;
 pub mod manifest;
 pub mod measure;
 pub mod path;
+pub mod priority;
 pub mod ranges;
 pub mod rate;
 pub mod receipt;

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use metra_core::code::Code;
 use metra_core::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId, JobKey, SessionId};
 use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record, Timestamp};
+use metra_core::priority::Priority;
 use metra_core::ranges::IndexRange;
 use metra_core::rate::{Policy, RatePolicy};
 use metra_core::receipt::{Direction, SignedReceipt, Statement, signed_bytes};
@@ -250,18 +251,20 @@ fn frames() -> Vec<(&'static str, &'static str, Frame)> {
         }),
         ("granted-high", "high, no ceiling", Frame::Granted(rate(Policy::High, None))),
     ];
-    for (name, meaning, placement, overwrite) in [
-        ("push", "into in/, overwrite what differs", Placement::Into, Overwrite::Different),
-        ("push-auto", "as cp does, never overwrite", Placement::Auto, Overwrite::Never),
-        ("push-as", "as in, always overwrite", Placement::As, Overwrite::Always),
+    for (name, meaning, placement, overwrite, priority) in [
+        ("push", "into in/, overwrite what differs", Placement::Into, Overwrite::Different, 4),
+        ("push-auto", "as cp does, never overwrite, urgent", Placement::Auto, Overwrite::Never, 0),
+        ("push-as", "as in, always overwrite, in the background", Placement::As, Overwrite::Always, 7),
     ] {
+        let priority = Priority::new(priority).unwrap();
         let (key, incarnation) = (JobKey(digest(0x33)), Incarnation(0x0102_0304_0506_0708));
-        let push = Push { job: JOB, key, incarnation, dest: "in".into(), placement, overwrite };
+        let push = Push { job: JOB, key, incarnation, dest: "in".into(), placement, overwrite, priority };
         frames.push((name, meaning, Frame::Push(push)));
     }
     let pull = |symlinks, keep, filters| {
+        let priority = Priority::NORMAL;
         let paths = vec!["a/*.bin".into(), "b/".into()];
-        Frame::Pull(Pull { job: JOB, key: JobKey(digest(0x33)), paths, filters, symlinks, keep })
+        Frame::Pull(Pull { job: JOB, key: JobKey(digest(0x33)), paths, filters, symlinks, keep, priority })
     };
     frames.extend([
         (
@@ -282,6 +285,7 @@ fn frames() -> Vec<(&'static str, &'static str, Frame)> {
         ("opened", "job 7, incarnation 0x0807060504030201", {
             Frame::Opened { job: JOB, incarnation: Incarnation(0x0807_0605_0403_0201) }
         }),
+        ("queued", "job 7, two before it", Frame::Queued { job: JOB, position: 3 }),
         ("ready", "job 7, from record 1000", Frame::Ready { job: JOB, from_record: 1000 }),
         (
             "records",

@@ -9,6 +9,7 @@ use crate::code::Code;
 use crate::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId, JobKey, SessionId};
 use crate::limits::{CHUNK_MAX, CHUNKS_MAX, FRAME_MAX, RANGES_MAX, SECRET_MAX, TEXT_MAX};
 use crate::manifest::{Entry, RECORD_PATH_MAX, Record, RecordError};
+use crate::priority::Priority;
 use crate::ranges::IndexRange;
 use crate::rate::{Policy, RatePolicy};
 
@@ -188,6 +189,7 @@ impl Frame {
                 put_bytes(push.dest.as_bytes(), out);
                 out.push(number_of(&PLACEMENTS, push.placement));
                 out.push(number_of(&OVERWRITES, push.overwrite));
+                out.push(push.priority.number());
                 kind::PUSH
             }
             Frame::Pull(pull) => {
@@ -202,12 +204,18 @@ impl Frame {
                     out.push(u8::from(*include));
                     put_bytes(pattern.as_bytes(), out);
                 }
+                out.push(pull.priority.number());
                 kind::PULL
             }
             Frame::Opened { job, incarnation } => {
                 varint::put(job.0, out);
                 out.extend_from_slice(&incarnation.0.to_be_bytes());
                 kind::OPENED
+            }
+            Frame::Queued { job, position } => {
+                varint::put(job.0, out);
+                varint::put(*position, out);
+                kind::QUEUED
             }
             Frame::Ready { job, from_record } => {
                 varint::put(job.0, out);
@@ -342,6 +350,7 @@ impl<'a> Reader<'a> {
                 dest: self.path()?,
                 placement: self.one_of(&PLACEMENTS, "the placement")?,
                 overwrite: self.one_of(&OVERWRITES, "the overwrite rule")?,
+                priority: self.priority()?,
             }),
             kind::PULL => Frame::Pull(Pull {
                 job: self.job()?,
@@ -353,10 +362,18 @@ impl<'a> Reader<'a> {
                     paths => paths,
                 },
                 filters: self.list("the list of filters", |r| Ok((r.flag()?, r.path()?)))?,
+                priority: self.priority()?,
             }),
             kind::OPENED => Frame::Opened {
                 job: self.job()?,
                 incarnation: Incarnation(u64::from_be_bytes(self.array()?)),
+            },
+            kind::QUEUED => Frame::Queued {
+                job: self.job()?,
+                position: match self.number()? {
+                    0 => return Err(WireError::Value("the position in a queue")),
+                    position => position,
+                },
             },
             kind::READY => Frame::Ready { job: self.job()?, from_record: self.number()? },
             kind::RECORDS => {
@@ -427,6 +444,11 @@ impl<'a> Reader<'a> {
 
     fn job(&mut self) -> Result<JobId, WireError> {
         self.number().map(JobId)
+    }
+
+    fn priority(&mut self) -> Result<Priority, WireError> {
+        let [number] = self.array()?;
+        Priority::new(number).ok_or(WireError::Value("the priority"))
     }
 
     fn incarnation(&mut self) -> Result<Incarnation, WireError> {
@@ -637,6 +659,7 @@ mod kind {
     pub(super) const RECEIPT: u64 = 0x1c;
     pub(super) const FAIL: u64 = 0x1d;
     pub(super) const OPENED: u64 = 0x1e;
+    pub(super) const QUEUED: u64 = 0x1f;
     /// Opens a unidirectional stream; never on a control stream.
     pub(super) const CHUNK: u64 = 0x20;
     pub(super) const LIST: u64 = 0x30;

@@ -95,25 +95,31 @@ fn rate() -> impl Strategy<Value = RatePolicy> {
     })
 }
 
+fn priority() -> impl Strategy<Value = Priority> {
+    (0_u8..8).prop_filter_map("0 to 7", Priority::new)
+}
+
 fn jobs() -> impl Strategy<Value = Frame> {
     let push = (
         (job(), digest(), any::<u64>(), text()),
-        (prop::sample::select(&PLACEMENTS[..]), prop::sample::select(&OVERWRITES[..])),
+        (prop::sample::select(&PLACEMENTS[..]), prop::sample::select(&OVERWRITES[..]), priority()),
     );
     let pull = (
         (job(), digest(), prop::sample::select(&SYMLINKS[..]), any::<[bool; 2]>()),
         (prop::collection::vec(text(), 1..5), prop::collection::vec((any::<bool>(), text()), 0..5)),
+        priority(),
     );
     prop_oneof![
-        push.prop_map(|((job, key, incarnation, dest), (placement, overwrite))| {
+        push.prop_map(|((job, key, incarnation, dest), (placement, overwrite, priority))| {
             let (key, incarnation) = (JobKey(key), Incarnation(incarnation));
-            Frame::Push(Push { job, key, incarnation, dest, placement, overwrite })
+            Frame::Push(Push { job, key, incarnation, dest, placement, overwrite, priority })
         }),
-        pull.prop_map(|((job, key, symlinks, [mode, times]), (paths, filters))| {
+        pull.prop_map(|((job, key, symlinks, [mode, times]), (paths, filters), priority)| {
             let keep = Keep { mode, times };
-            Frame::Pull(Pull { job, key: JobKey(key), paths, filters, symlinks, keep })
+            Frame::Pull(Pull { job, key: JobKey(key), paths, filters, symlinks, keep, priority })
         }),
         (job(), any::<u64>()).prop_map(|(job, run)| Frame::Opened { job, incarnation: Incarnation(run) }),
+        (job(), 1..=varint::MAX).prop_map(|(job, position)| Frame::Queued { job, position }),
         (job(), number()).prop_map(|(job, from_record)| Frame::Ready { job, from_record }),
         (job(), number(), prop::collection::vec(any_record(), 1..8))
             .prop_map(|(job, first, records)| Frame::Records { job, first, records }),
@@ -199,6 +205,7 @@ fn lengths_on_both_sides() {
             filters: vec![(true, String::new()); filters],
             symlinks: Symlinks::Keep,
             keep,
+            priority: Priority::NORMAL,
         })
     };
     let want = |n: usize| Frame::Want { job: JOB, ranges: vec![range(1, 1); n] };
@@ -294,6 +301,12 @@ fn values_that_are_not_defined() {
         (kind::REMOVE, vec![1, 0, 2], WireError::Value("a flag")),
         (kind::RATE, vec![4, 1], WireError::Value("the rate policy")),
         (kind::GRANTED, vec![1, 0], WireError::Value("the rate")),
+        (kind::QUEUED, vec![1, 0], WireError::Value("the position in a queue")),
+        (
+            kind::PUSH,
+            [&[1][..], &[0; 32], &[0; 8], &[0, 0, 0, 8]].concat(),
+            WireError::Value("the priority"),
+        ),
         (kind::RECORDS, vec![1, 0], WireError::Value("the list of records")),
         (kind::RECORDS, vec![1, 0, 9], WireError::Record(RecordError::Tag(9))),
         (kind::LISTING, vec![1, 5], WireError::Record(RecordError::Malformed)),
@@ -317,7 +330,7 @@ fn no_type_is_taken_twice_or_from_grease() {
         seen.insert(kind, known);
         assert!(!(known && kind >= 0x21 && (kind - 0x21) % 0x1f == 0), "{kind:#x} is grease");
     }
-    assert_eq!(seen.values().filter(|known| **known).count(), 25);
+    assert_eq!(seen.values().filter(|known| **known).count(), 26);
 }
 
 #[test]

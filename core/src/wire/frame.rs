@@ -3,6 +3,7 @@
 use crate::code::Code;
 use crate::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId, JobKey, SessionId};
 use crate::manifest::{Entry, Record};
+use crate::priority::Priority;
 use crate::ranges::IndexRange;
 use crate::rate::RatePolicy;
 
@@ -35,6 +36,14 @@ pub enum Frame {
         job: JobId,
         /// The run of the source.
         incarnation: Incarnation,
+    },
+    /// Gateway to client: the job waits until others are over. Comes again whenever the position changes, until the job is
+    /// answered.
+    Queued {
+        /// The job.
+        job: JobId,
+        /// Jobs that will begin before it, and itself: 1 is next.
+        position: u64,
     },
     /// Sink to source: send records from here on. The answer to `Push` and to `Opened`.
     Ready {
@@ -158,6 +167,7 @@ impl Frame {
             Frame::EntryStatus(status) => Some(status.job),
             Frame::Finished(finished) => Some(finished.job),
             Frame::Opened { job, .. }
+            | Frame::Queued { job, .. }
             | Frame::Ready { job, .. }
             | Frame::Records { job, .. }
             | Frame::Want { job, .. }
@@ -316,6 +326,8 @@ pub struct Push {
     pub placement: Placement,
     /// What happens to what is there.
     pub overwrite: Overwrite,
+    /// How urgent it is.
+    pub priority: Priority,
 }
 
 /// A job in which the client is the sink.
@@ -333,6 +345,8 @@ pub struct Pull {
     pub symlinks: Symlinks,
     /// Which metadata the entries shall carry.
     pub keep: Keep,
+    /// How urgent it is.
+    pub priority: Priority,
 }
 
 /// The manifest is complete.
