@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use metra_session::Progress;
+use metra_session::{Binding, Progress};
 
 use crate::output;
 
@@ -79,7 +79,10 @@ pub(crate) fn lines(way: Way, progress: &Progress, (moving, settling): (f64, f64
     let of = if complete { output::bytes(announced) } else { format!("{}+", output::bytes(announced)) };
     let mut first = format!("{of} {}", output::rate(moving));
     if let Some(binding) = progress.binding {
-        first.push_str(&format!(", limit: {}", binding.name()));
+        first.push_str(&match binding {
+            Binding::Queue(position) => format!(", waits at the gateway, position {position}"),
+            binding => format!(", limit: {}", binding.name()),
+        });
     }
     if complete && durable < announced && settling > 0.0 {
         let left =
@@ -142,8 +145,6 @@ impl Drop for Bar {
 
 #[cfg(test)]
 mod tests {
-    use metra_session::Binding;
-
     use super::*;
 
     fn progress(moved: u64, durable: u64) -> Progress {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use metra_client::{JobReport, Measured, Policy, RatePolicy, Tried, Watch};
 use metra_core::code::Code;
-use metra_session::{EntryReport, Progress};
+use metra_session::{Binding, EntryReport, Progress};
 use serde_json::{Map, Value, json};
 
 use crate::args::OutputArgs;
@@ -143,6 +143,9 @@ impl Inner {
                 event.insert("verified".into(), progress.verified.into());
                 event.insert("durable".into(), progress.durable.into());
                 event.insert("limit".into(), progress.binding.map(|b| b.name()).into());
+                if let Some(Binding::Queue(position)) = progress.binding {
+                    event.insert("position".into(), position.into());
+                }
                 self.write(event);
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use metra_core::code::Code;
 use metra_core::id::JobKey;
+use metra_core::priority::Priority;
 use metra_core::receipt::SignedReceipt;
 use metra_core::wire::{Frame, Keep, Overwrite, Placement, Pull, Symlinks};
 use metra_session::{JobError, Meter, Side, SinkConfig, SinkJob, SinkOutcome};
@@ -35,6 +36,8 @@ pub struct GetRequest {
     pub to: GetTo,
     /// What happens to what is there.
     pub overwrite: Overwrite,
+    /// How urgent it is, beside others at the gateway.
+    pub priority: Priority,
 }
 
 /// Where fetched data goes.
@@ -97,6 +100,7 @@ impl Client {
             filters: request.filters.clone(),
             symlinks: request.symlinks,
             keep: request.keep,
+            priority: request.priority,
         });
         let config = SinkConfig::default();
         let (job, planner) = SinkJob::new(self.rt.clone(), id, None, Some(open), landing, config);

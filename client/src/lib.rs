@@ -32,6 +32,7 @@ pub use error::ClientError;
 pub use get::{GetRequest, GetTo};
 pub use manifest::{HashError, Hashed, hash};
 pub use masque::{MasqueProxy, MasqueProxyError};
+pub use metra_core::priority::Priority;
 pub use metra_core::rate::{Policy, RatePolicy};
 pub use metra_fallback::ladder::{Outcome, Rung, Tried};
 pub use metra_fallback::proxy::{Credentials, Proxy, ProxyUrlError, Rules, RulesError};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use metra_core::code::Code;
 use metra_core::id::{Incarnation, JobKey};
 use metra_core::manifest::{Entry, EntryKind};
+use metra_core::priority::Priority;
 use metra_core::receipt::SignedReceipt;
 use metra_core::wire::{Frame, Overwrite, Placement, Push};
 use metra_session::{JobError, Meter, Side, SourceConfig, SourceJob, SourceOutcome};
@@ -36,6 +37,8 @@ pub struct SendRequest {
     pub overwrite: Overwrite,
     /// Whether what has arrived is removed here.
     pub delete_source: bool,
+    /// How urgent it is, beside others at the gateway.
+    pub priority: Priority,
 }
 
 impl Client {
@@ -95,6 +98,7 @@ impl Client {
             dest: request.dest.clone(),
             placement: request.placement,
             overwrite: request.overwrite,
+            priority: request.priority,
         });
         let retain = request.spec.roots.iter().any(|root| matches!(root, Root::Stdin { .. }));
         let cache: Arc<dyn ManifestCache> = self.catalogue.clone();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use metra_certs::TrustAnchors;
 use metra_client::{
-    Address, Client, ConnectOptions, GetRequest, GetTo, JobReport, Policy, RatePolicy, Rules, Rung,
+    Address, Client, ConnectOptions, GetRequest, GetTo, JobReport, Policy, Priority, RatePolicy, Rules, Rung,
     SendRequest, Watch,
 };
 use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
@@ -114,6 +114,7 @@ fn pull(path: &str, to: GetTo) -> GetRequest {
         keep: Keep { mode: true, times: true },
         to,
         overwrite: Overwrite::Different,
+        priority: Priority::NORMAL,
     }
 }
 
@@ -124,6 +125,7 @@ fn push(path: &Path, dest: &str) -> SendRequest {
         placement: Placement::Auto,
         overwrite: Overwrite::Different,
         delete_source: false,
+        priority: Priority::NORMAL,
     }
 }
 

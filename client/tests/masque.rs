@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use metra_certs::{DevCa, TrustAnchors};
 use metra_client::{
-    Address, Client, ClientError, ConnectOptions, GetRequest, GetTo, JobReport, MasqueProxy, Outcome, Rules,
-    Rung, SendRequest, Trouble, Tuning, Watch, probe,
+    Address, Client, ClientError, ConnectOptions, GetRequest, GetTo, JobReport, MasqueProxy, Outcome,
+    Priority, Rules, Rung, SendRequest, Trouble, Tuning, Watch, probe,
 };
 use metra_core::code::Code;
 use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
@@ -112,6 +112,7 @@ fn push(path: &Path, dest: &str) -> SendRequest {
         placement: Placement::Auto,
         overwrite: Overwrite::Different,
         delete_source: false,
+        priority: Priority::NORMAL,
     }
 }
 
@@ -123,6 +124,7 @@ fn pull(path: &str, to: &Path) -> GetRequest {
         keep: Keep { mode: true, times: true },
         to: GetTo::Path { path: to.into(), into: false },
         overwrite: Overwrite::Different,
+        priority: Priority::NORMAL,
     }
 }
 

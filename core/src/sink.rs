@@ -111,6 +111,17 @@ enum State {
     Void,
 }
 
+/// What a sink asks for now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// In the order wanted.
+    pub ranges: Vec<IndexRange>,
+    /// Bytes of these chunks.
+    pub bytes: u64,
+    /// Bytes of the next chunk, if nothing but the allowance holds it up; else 0.
+    pub held_up: u64,
+}
+
 /// What the landing of a sink can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abilities {
@@ -392,10 +403,15 @@ impl Sink {
 
     /// Chunks to ask for now, as far as the credit reaches. What is to be reported as held must be reported before.
     pub fn poll_want(&mut self) -> Vec<IndexRange> {
-        let mut ranges = Vec::new();
+        self.poll_want_within(u64::MAX).ranges
+    }
+
+    /// The same, of at most `allowed` bytes: for a job that must not have more for the moment, whatever its credit.
+    pub fn poll_want_within(&mut self, allowed: u64) -> Wants {
+        let mut wants = Wants::default();
         let early = self.early_bytes();
         let mut available = self.credit.available().saturating_sub(early);
-        while self.missing > 0 && ranges.len() < limits::RANGES_MAX {
+        while self.missing > 0 && wants.ranges.len() < limits::RANGES_MAX {
             let index = self.missing_from;
             if self.state(index) != Some(State::Missing) {
                 self.missing_from += 1;
@@ -407,14 +423,19 @@ impl Sink {
             if len > available && !must {
                 break;
             }
+            if wants.bytes + len > allowed {
+                wants.held_up = len;
+                break;
+            }
             self.missing -= 1;
             self.missing_from += 1;
             self.set(index, State::Wanted);
             self.credit.spend(len);
             available = available.saturating_sub(len);
-            push_index(&mut ranges, ChunkIndex(index));
+            wants.bytes += len;
+            push_index(&mut wants.ranges, ChunkIndex(index));
         }
-        ranges
+        wants
     }
 
     /// A chunk of `len` bytes begins to arrive.

@@ -474,3 +474,22 @@ fn an_empty_manifest_is_complete_at_its_end() {
     end(&mut sink);
     assert!(sink.is_complete() && sink.is_verified());
 }
+
+#[test]
+fn no_more_is_asked_for_than_is_allowed() {
+    let mut sink = missing(4, 3 * LEN);
+    let none = sink.poll_want_within(LEN - 1);
+    assert_eq!(none, Wants { ranges: vec![], bytes: 0, held_up: LEN });
+    let two = sink.poll_want_within(2 * LEN + 1);
+    assert_eq!((indexes(two.ranges), two.bytes, two.held_up), (vec![0, 1], 2 * LEN, LEN));
+    // The third is the last that fits into the window: what holds up the fourth is not the allowance.
+    let third = sink.poll_want_within(u64::MAX);
+    assert_eq!((indexes(third.ranges), third.bytes, third.held_up), (vec![2], LEN, 0));
+    assert_eq!(sink.poll_want_within(0), Wants::default());
+    land(&mut sink, 0);
+    assert_eq!(sink.poll_want_within(0).held_up, LEN);
+    // Not even where a window that is smaller than a chunk would let it through.
+    let mut small = missing(1, 1);
+    assert_eq!(small.poll_want_within(0).held_up, LEN);
+    assert_eq!(wants(&mut small), [0]);
+}

@@ -364,7 +364,7 @@ fn control_frames() {
         assert!(decoder.is_between_frames());
         kinds.extend(decoded.as_ref().map(|frame| format!("{:?}", std::mem::discriminant(frame))));
     }
-    assert_eq!(kinds.len(), 24, "every frame has a vector");
+    assert_eq!(kinds.len(), 25, "every frame has a vector");
 }
 
 #[test]

@@ -20,6 +20,7 @@
 //!
 //! The gateway and the client use the same code; which of them opens a job makes no difference here.
 
+mod allowance;
 mod budget;
 mod early;
 mod job;
@@ -31,7 +32,9 @@ mod silence;
 mod sink_job;
 mod source_job;
 mod traffic;
+mod waiting;
 
+pub use allowance::{Allowance, Grantor};
 pub use budget::Budget;
 pub use job::{EntryReport, JobError};
 pub use link::{LinkHandle, ReadError, read_frame};
@@ -41,3 +44,4 @@ pub use session::{Request, Session, SessionConfig};
 pub use sink_job::{Planner, SinkConfig, SinkJob, SinkOutcome};
 pub use source_job::{SourceConfig, SourceJob, SourceOutcome};
 pub use traffic::Traffic;
+pub use waiting::Waiting;

@@ -30,6 +30,8 @@ pub struct Progress {
 pub enum Binding {
     /// No link: waiting for the network to come back.
     Link,
+    /// Other jobs: the gateway lets so many begin at a time. The position in its queue; 1 is next.
+    Queue(u64),
     /// The source's disk or processor: everything read has been asked for and sent.
     Reading,
     /// The path: chunks wait for room on a link.
@@ -45,6 +47,7 @@ impl Binding {
     pub fn name(self) -> &'static str {
         match self {
             Binding::Link => "no link",
+            Binding::Queue(_) => "queue",
             Binding::Reading => "reading",
             Binding::Network => "network",
             Binding::Receiver => "receiver",

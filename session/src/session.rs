@@ -10,7 +10,7 @@ use metra_core::id::JobId;
 use metra_core::rate::RatePolicy;
 use metra_core::wire::{ChunkHeader, Frame, FrameDecoder};
 use metra_transport::{ChunkRecv, ControlRecv, ControlSend, Link, LinkId, Rt};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::early::Early;
 use crate::job::JobError;
@@ -19,6 +19,7 @@ use crate::silence::{self, Silence};
 use crate::sink_job::SinkJob;
 use crate::source_job::SourceJob;
 use crate::traffic::Traffic;
+use crate::waiting::{GivenUp, Waiting};
 
 /// What bounds a session.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +80,8 @@ struct State {
     jobs: BTreeMap<JobId, Job>,
     /// Of jobs that are being opened.
     early: Early,
+    /// Jobs that wait to be opened.
+    waiting: BTreeMap<JobId, GivenUp>,
     /// Links that there have ever been.
     attached: u64,
     /// What was granted: to all links, or to one to which it was not what was asked for.
@@ -399,6 +402,21 @@ impl Session {
         }
     }
 
+    /// A job that the peer wanted to open waits. `None`: the session is closed, or such a job waits already.
+    pub fn wait_with(&self, id: JobId) -> Option<Waiting> {
+        let mut state = self.lock();
+        if state.closed || state.waiting.contains_key(&id) {
+            return None;
+        }
+        let (given_up, heard) = watch::channel(None);
+        state.waiting.insert(id, given_up);
+        Some(Waiting::new(self.clone(), id, heard))
+    }
+
+    pub(crate) fn waits_no_more(&self, id: JobId) {
+        self.lock().waiting.remove(&id);
+    }
+
     /// A job that the peer wanted to open is not opened: what came of it meanwhile is forgotten.
     pub fn refuse(&self, id: JobId) {
         self.lock().early.take(id);
@@ -412,14 +430,20 @@ impl Session {
         }
     }
 
-    /// How many jobs there are that are not over.
+    /// How many jobs there are that are not over, those that wait included.
     pub fn jobs(&self) -> usize {
-        self.lock().jobs.values().filter(|job| !job.is_over()).count()
+        let state = self.lock();
+        state.jobs.values().filter(|job| !job.is_over()).count() + state.waiting.len()
     }
 
     /// Ends every job; each says so to its peer and journals what it holds.
     pub fn cancel_jobs(&self, code: Code, reason: &str) {
-        let jobs: Vec<Job> = self.lock().jobs.values().cloned().collect();
+        let jobs: Vec<Job> = {
+            let state = self.lock();
+            let error = JobError::new(code, reason);
+            state.waiting.values().for_each(|waiting| _ = waiting.send_replace(Some(error.clone())));
+            state.jobs.values().cloned().collect()
+        };
         for job in jobs {
             job.cancel(code, reason);
         }
@@ -430,6 +454,8 @@ impl Session {
         let (links, jobs) = {
             let mut state = self.lock();
             state.closed = true;
+            let error = JobError::new(code, reason);
+            state.waiting.values().for_each(|waiting| _ = waiting.send_replace(Some(error.clone())));
             let links = std::mem::take(&mut state.links);
             links.iter().for_each(|link| state.carried.add_gone(&link.link().stats()));
             (links, std::mem::take(&mut state.jobs))
@@ -558,6 +584,12 @@ impl Session {
         let job = {
             let mut state = self.lock();
             match (state.jobs.get(&id).cloned(), frame) {
+                (None, Frame::Fail { code, reason, .. }) => {
+                    if let Some(waiting) = state.waiting.get(&id) {
+                        waiting.send_replace(Some(JobError { code, reason, by_peer: true }));
+                    }
+                    return Ok(());
+                }
                 (None, Frame::Records { first, records, .. }) => {
                     return state.early.hold(id, link.id(), first, records);
                 }

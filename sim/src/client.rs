@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use metra_client::{Client, ClientError, ConnectOptions, GetRequest, GetTo, JobReport, SendRequest, Watch};
+use metra_client::{
+    Client, ClientError, ConnectOptions, GetRequest, GetTo, JobReport, Priority, SendRequest, Watch,
+};
 use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
 use metra_session::Progress;
 use metra_store::source::{Root, SourceSpec};
@@ -125,6 +127,7 @@ async fn transfer(
                 placement: Placement::Auto,
                 overwrite: Overwrite::Always,
                 delete_source: false,
+                priority: Priority::NORMAL,
             };
             client.send(request, watch).await
         }
@@ -136,6 +139,7 @@ async fn transfer(
                 keep: Keep { mode: true, times: true },
                 to: GetTo::Null,
                 overwrite: Overwrite::Always,
+                priority: Priority::NORMAL,
             };
             client.get(request, watch).await
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use metra_client::Priority;
 use metra_core::wire::{Keep, Overwrite, Symlinks};
 use metra_store::source::Filters;
 
@@ -40,6 +41,9 @@ pub(crate) struct TreeArgs {
     /// What becomes of files that are at the destination already
     #[arg(long, value_name = "WHEN", default_value = "different")]
     overwrite: OverwriteName,
+    /// How urgent it is where the gateway divides rates among transfers: 0 (urgent) to 7 (background)
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=7))]
+    priority: u8,
     /// List what would be copied, and copy nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
@@ -86,6 +90,10 @@ impl ShapeArgs {
 }
 
 impl TreeArgs {
+    pub(crate) fn priority(&self) -> Priority {
+        Priority::new(self.priority).unwrap_or_default()
+    }
+
     pub(crate) fn overwrite(&self) -> Overwrite {
         match self.overwrite {
             OverwriteName::Never => Overwrite::Never,

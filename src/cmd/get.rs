@@ -50,6 +50,7 @@ fn plan(args: &GetArgs) -> Result<GetRequest, Failure> {
         symlinks: args.tree.shape.symlinks(),
         keep: args.tree.shape.keep(),
         overwrite: args.tree.overwrite(),
+        priority: args.tree.priority(),
     })
 }
 

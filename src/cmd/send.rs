@@ -25,6 +25,7 @@ pub(super) fn run(args: SendArgs) -> Result<Exit, Failure> {
         placement: plan.placement,
         overwrite: args.tree.overwrite(),
         delete_source: args.delete_source,
+        priority: args.tree.priority(),
     };
     session::transfer(&args.connect, &args.dest.address, &reporter, what, async move |client, watch| {
         client.send(request, watch).await

@@ -8,6 +8,7 @@ use std::os::unix::fs::symlink;
 use metra_core::code::Code;
 use metra_core::id::JobId;
 use metra_core::manifest::EntryKind;
+use metra_core::priority::Priority;
 use metra_core::wire::{Frame, Pull, Push};
 use metra_core::wire::{Keep, Overwrite, Placement, Symlinks};
 
@@ -163,6 +164,7 @@ fn destinations_and_requests_that_lead_out(bed: &Bed) {
             dest: path.into(),
             placement: Placement::Into,
             overwrite: Overwrite::Always,
+            priority: Priority::NORMAL,
         }));
         match raw.next() {
             Ok(Frame::Fail { job, code, .. }) => {
@@ -177,6 +179,7 @@ fn destinations_and_requests_that_lead_out(bed: &Bed) {
             filters: Vec::new(),
             symlinks: Symlinks::Follow,
             keep: Keep { mode: true, times: true },
+            priority: Priority::NORMAL,
         }));
         let failed = loop {
             match raw.next() {

@@ -302,11 +302,7 @@ fn values_that_are_not_defined() {
         (kind::RATE, vec![4, 1], WireError::Value("the rate policy")),
         (kind::GRANTED, vec![1, 0], WireError::Value("the rate")),
         (kind::QUEUED, vec![1, 0], WireError::Value("the position in a queue")),
-        (
-            kind::PUSH,
-            [&[1][..], &[0; 32], &[0; 8], &[0, 0, 0, 8]].concat(),
-            WireError::Value("the priority"),
-        ),
+        (kind::PUSH, [&[1][..], &[0; 32], &[0; 8], &[0, 0, 0, 8]].concat(), WireError::Value("the priority")),
         (kind::RECORDS, vec![1, 0], WireError::Value("the list of records")),
         (kind::RECORDS, vec![1, 0, 9], WireError::Record(RecordError::Tag(9))),
         (kind::LISTING, vec![1, 5], WireError::Record(RecordError::Malformed)),

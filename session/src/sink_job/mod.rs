@@ -30,6 +30,7 @@ use metra_transport::{LinkId, Rt};
 use tokio::sync::{Notify, mpsc};
 
 use self::plan::Planning;
+use crate::allowance::Allowance;
 use crate::budget::{Budget, Reservation};
 use crate::job::{EntryReport, JobError, Reports, Statuses, Stop};
 use crate::link::LinkHandle;
@@ -46,6 +47,8 @@ pub struct SinkConfig {
     pub sync: (u64, Duration),
     /// Memory for manifests, shared with other jobs.
     pub budget: Option<Arc<Budget>>,
+    /// What it may move; `None`: as much as the links carry.
+    pub allowance: Option<Arc<Allowance>>,
 }
 
 impl Default for SinkConfig {
@@ -55,6 +58,7 @@ impl Default for SinkConfig {
             credit: CreditLimits::default(),
             sync: (256 << 20, Duration::from_millis(500)),
             budget: None,
+            allowance: None,
         }
     }
 }
@@ -111,6 +115,8 @@ struct State {
     /// The run of the source whose records are here, as said in `Push` or `Opened`.
     incarnation: Option<Incarnation>,
     greet: bool,
+    /// Where the job stands in the gateway's queue, if it waits there.
+    queued: Option<u64>,
     /// The source is there and waits for `Ready`.
     ready: bool,
     /// `Ready` has been sent on this control link: what is said now is heard.
@@ -167,6 +173,7 @@ impl SinkJob {
             open,
             incarnation,
             greet: false,
+            queued: None,
             ready: false,
             attached: false,
             stranger: false,
@@ -271,6 +278,8 @@ impl SinkJob {
             None
         } else if state.control.is_none() {
             Some(Binding::Link)
+        } else if let Some(position) = state.queued {
+            Some(Binding::Queue(position))
         } else if state.sink.is_verified() || state.sink.unsynced_bytes() > 4 * self.config.sync.0 {
             Some(Binding::Disk)
         } else if core.announced > core.verified {
@@ -307,6 +316,16 @@ impl SinkJob {
         self.out.notify_waiters();
     }
 
+    /// Does something after which chunks that were asked for may have to be asked for again, and puts back what was spent on them.
+    fn putting_back(&self, state: &mut State, change: impl FnOnce(&mut Sink)) {
+        let before = state.sink.credit().outstanding();
+        change(&mut state.sink);
+        let back = before.saturating_sub(state.sink.credit().outstanding());
+        if let Some(allowance) = self.config.allowance.as_ref().filter(|_| back > 0) {
+            allowance.put_back(back);
+        }
+    }
+
     pub(crate) fn add_link(&self, link: &LinkHandle) {
         let mut state = self.lock();
         if state.links.iter().all(|l| l.id() != link.id()) {
@@ -332,7 +351,7 @@ impl SinkJob {
         state.fail_sent = false;
         let State { statuses, told, .. } = &mut *state;
         statuses.prepend(told);
-        state.sink.reattached();
+        self.putting_back(&mut state, Sink::reattached);
         state.sink.report_all();
         drop(state);
         self.out.notify_waiters();
@@ -397,6 +416,7 @@ impl SinkJob {
                 return;
             }
             Frame::Opened { incarnation, .. } if self.is_opened_here() => self.opened(incarnation),
+            Frame::Queued { position, .. } if self.is_opened_here() => self.lock().queued = Some(position),
             Frame::Gone { chunk, .. } => {
                 let needed = self.lock().sink.gone(chunk);
                 if needed && self.landing.abilities().in_sequence {
@@ -421,6 +441,7 @@ impl SinkJob {
         let same = *state.incarnation.get_or_insert(incarnation) == incarnation;
         state.ready = same;
         state.stranger = !same;
+        state.queued = None;
         let over = state.finished.is_some();
         drop(state);
         // One that is finished here has nothing to ask of a new run.

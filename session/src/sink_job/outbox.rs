@@ -5,11 +5,17 @@
 use std::sync::Arc;
 
 use metra_core::code::Code;
+use metra_core::limits::CHUNK_MAX;
+use metra_core::ranges::IndexRange;
 use metra_core::wire::{EntryStatus, Frame};
 
 use super::{SinkJob, State};
 use crate::job::{EntryReport, TELL, clip};
 use crate::link::LinkHandle;
+
+/// What is asked to be allowed at once, if there is use for it: two of the largest chunks, so that one is on its way while the
+/// next is asked for. Bytes.
+const ASK_AHEAD: u64 = 2 * CHUNK_MAX as u64;
 
 impl SinkJob {
     /// Waits until what there is to say has been handed to a link, or there is no link; not for long, as a source that
@@ -39,11 +45,15 @@ impl SinkJob {
     pub(super) async fn write_control(self: Arc<Self>) {
         loop {
             let out = self.out.notified();
+            let granted = self.config.allowance.as_ref().map(|allowance| allowance.changed());
             if self.lock().ended {
                 return;
             }
             let Some((link, attachment, frame)) = self.next_frame() else {
-                out.await;
+                match granted {
+                    None => out.await,
+                    Some(granted) => tokio::select! { () = out => {}, () = granted => {} },
+                }
                 continue;
             };
             let attached = || self.lock().is_attached(attachment);
@@ -85,6 +95,18 @@ impl SinkJob {
         Some((link, state.attachments, frame))
     }
 
+    /// What is wanted and allowed; asks to be allowed what comes after that.
+    fn poll_want(&self, state: &mut State) -> Vec<IndexRange> {
+        let Some(allowance) = &self.config.allowance else { return state.sink.poll_want() };
+        let wants = state.sink.poll_want_within(allowance.unused());
+        allowance.spend(wants.bytes);
+        if wants.held_up > 0 {
+            let ahead = state.sink.credit().available().min(ASK_AHEAD);
+            allowance.ask_up_to(wants.held_up.max(ahead));
+        }
+        wants.ranges
+    }
+
     fn choose(&self, state: &mut State) -> Option<Frame> {
         let job = self.id;
         if state.greet {
@@ -116,7 +138,7 @@ impl SinkJob {
         }
         let rtt = state.links.iter().map(|l| l.link().rtt()).min();
         state.sink.credit().set_rtt(rtt.unwrap_or_default());
-        let want = state.sink.poll_want();
+        let want = self.poll_want(state);
         if !want.is_empty() {
             return Some(Frame::Want { job, ranges: want });
         }

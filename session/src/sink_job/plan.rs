@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use metra_core::code::Code;
 use metra_core::id::Digest;
-use metra_core::manifest::Record;
+use metra_core::manifest::{EntryKind, Record};
 use metra_store::landing::{LandError, Landing, Planned};
 use tokio::sync::mpsc;
 
@@ -19,6 +19,12 @@ const PLAN_BATCH: usize = 256;
 pub(super) enum Planning {
     Records { first: u64, records: Vec<Record> },
     End { records: u64, root: Digest },
+}
+
+/// Files and links among records: what counts, where files are counted.
+fn files(records: &[Record]) -> u64 {
+    let counts = |r: &&Record| matches!(r, Record::Entry(entry) if entry.kind != EntryKind::Directory);
+    records.iter().filter(counts).count() as u64
 }
 
 impl SinkJob {
@@ -57,6 +63,9 @@ impl SinkJob {
             known
         };
         records.drain(..known);
+        if let Some(allowance) = &self.config.allowance {
+            allowance.files(files(&records))?;
+        }
         while !records.is_empty() {
             let rest = records.split_off(records.len().min(PLAN_BATCH));
             if self.plan_batch(records).await? {

@@ -63,7 +63,7 @@ impl SinkJob {
             Body::Broken => {
                 let mut state = self.lock();
                 if state.sink.epoch() == epoch {
-                    state.sink.lost(chunk);
+                    self.putting_back(&mut state, |sink| sink.lost(chunk));
                 }
                 drop(state);
                 return self.out.notify_waiters();

@@ -24,6 +24,7 @@ use metra_transport::{LinkId, Rt};
 use tokio::sync::Notify;
 
 use self::read::Ring;
+use crate::allowance::Allowance;
 use crate::budget::{Budget, Reservation};
 use crate::job::{EntryReport, JobError, Reports, Statuses, Stop, TELL};
 use crate::link::LinkHandle;
@@ -47,6 +48,8 @@ pub struct SourceConfig {
     pub retain: bool,
     /// Memory for manifests, shared with other jobs.
     pub budget: Option<Arc<Budget>>,
+    /// What it may move; `None`: as much as the links carry.
+    pub allowance: Option<Arc<Allowance>>,
 }
 
 impl Default for SourceConfig {
@@ -59,6 +62,7 @@ impl Default for SourceConfig {
             ledger: LedgerLimits::default(),
             retain: false,
             budget: None,
+            allowance: None,
         }
     }
 }
@@ -116,6 +120,8 @@ struct State {
     /// Sent first on a new control link: opens the job at the gateway, or answers that.
     open: Frame,
     greet: bool,
+    /// Where the job stands in the gateway's queue, if it waits there.
+    queued: Option<u64>,
     ring: Ring,
     locals: Vec<LocalFile>,
     lookahead: Lookahead,
@@ -163,6 +169,7 @@ impl SourceJob {
             senders: HashMap::new(),
             open,
             greet: false,
+            queued: None,
             ring: Ring::default(),
             locals: Vec::new(),
             lookahead: Lookahead::new(config.lookahead.0, config.lookahead.1),
@@ -363,6 +370,8 @@ impl SourceJob {
             None
         } else if state.control.is_none() {
             Some(Binding::Link)
+        } else if let Some(position) = state.queued {
+            Some(Binding::Queue(position))
         } else if core.resolved < core.announced {
             Some(Binding::Receiver)
         } else if state.source.has_queued() || core.held + (1 << 20) < core.resolved {
@@ -469,7 +478,14 @@ impl SourceJob {
     pub(crate) fn on_frame(&self, frame: Frame) {
         let mut state = self.lock();
         let result = match frame {
-            Frame::Ready { from_record, .. } => state.source.ready(from_record).map_err(refused),
+            Frame::Ready { from_record, .. } => {
+                state.queued = None;
+                state.source.ready(from_record).map_err(refused)
+            }
+            Frame::Queued { position, .. } if matches!(state.open, Frame::Push(_)) => {
+                state.queued = Some(position);
+                Ok(())
+            }
             Frame::Want { ranges, .. } => {
                 let result = state.source.want(&ranges).map_err(refused);
                 let rtt = state.control.as_ref().map_or(Duration::ZERO, |link| link.link().rtt());

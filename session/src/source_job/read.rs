@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use metra_core::code::Code;
-use metra_core::manifest::Record;
+use metra_core::manifest::{EntryKind, Record};
 use metra_store::source::{Item, Reader};
 
 use super::SourceJob;
@@ -111,9 +111,11 @@ impl SourceJob {
         let mut state = self.lock();
         state.from_cache = items.iter().all(|item| !matches!(item, Item::Chunk { data: Some(_), .. }))
             && items.iter().any(|item| matches!(item, Item::Chunk { .. }));
+        let mut files = 0;
         for item in items {
             let (record, data) = match item {
                 Item::Entry { entry, local } => {
+                    files += u64::from(entry.kind != EntryKind::Directory);
                     state.locals.push(local);
                     (Record::Entry(entry), None)
                 }
@@ -137,6 +139,9 @@ impl SourceJob {
             if let Some(data) = data {
                 state.ring.insert(chunk, data);
             }
+        }
+        if let Some(allowance) = &self.config.allowance {
+            allowance.files(files)?;
         }
         let memory = state.source.ledger().memory() as u64 + 8 * state.locals.len() as u64;
         if !state.memory.grow(memory) {

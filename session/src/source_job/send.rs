@@ -38,11 +38,24 @@ impl SourceJob {
                     continue;
                 }
             };
+            if !self.allowed(&sending).await {
+                return self.lock().sender_ends(link.id());
+            }
             if !self.send_chunk(&link, &sending, data).await {
                 self.lock().sender_ends(link.id());
                 self.send.notify_waiters();
                 return;
             }
+        }
+    }
+
+    /// Waits until the job may send a chunk. `false`: it is over.
+    async fn allowed(&self, sending: &Sending) -> bool {
+        let Some(allowance) = &self.config.allowance else { return true };
+        tokio::select! {
+            biased;
+            () = allowance.take(sending.info.len) => true,
+            () = self.halt.said() => false,
         }
     }
 
@@ -82,6 +95,9 @@ impl SourceJob {
             Err(error) => {
                 state.source.send_failed(sending);
                 drop(state);
+                if let Some(allowance) = &self.config.allowance {
+                    allowance.put_back(u64::from(sending.info.len));
+                }
                 // It is lost as a rule; a link that cannot send is of no use either.
                 link.link().close(Code::Internal, &error.to_string());
                 false

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use metra_core::code::Code;
 use metra_core::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId, JobKey};
 use metra_core::manifest::{Entry, EntryKind, Record};
+use metra_core::priority::Priority;
 use metra_core::ranges::IndexRange;
 use metra_core::wire::{
     ChunkHeader, Finished, Frame, FrameDecoder, Keep, ManifestEnd, Overwrite, Placement, Pull, Push, Symlinks,
@@ -88,6 +89,7 @@ impl Raw {
             dest: String::new(),
             placement: Placement::Auto,
             overwrite: Overwrite::Different,
+            priority: Priority::NORMAL,
         }))
         .await;
     }
@@ -100,6 +102,7 @@ impl Raw {
             filters: Vec::new(),
             symlinks: Symlinks::Keep,
             keep: Keep { mode: true, times: true },
+            priority: Priority::NORMAL,
         }))
         .await;
         assert!(matches!(self.hear().await, Frame::Opened { .. }));

@@ -1,6 +1,7 @@
 //! Jobs between two sessions over links in memory, in virtual time.
 #![allow(clippy::unwrap_used)]
 
+mod allowed;
 mod early;
 mod faults;
 mod hostile;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use metra_core::code::Code;
 use metra_core::credit::CreditLimits;
 use metra_core::id::{Digest, Incarnation, JobId, JobKey};
+use metra_core::priority::Priority;
 use metra_core::wire::{Finished, Frame, FrameDecoder, Keep, Overwrite, Placement, Pull, Push, Symlinks};
 use metra_session::{
     JobError, Request, Session, SessionConfig, SinkConfig, SinkJob, SinkOutcome, SourceConfig, SourceJob,
@@ -106,6 +107,7 @@ impl Rig {
             dest: String::new(),
             placement: Placement::Auto,
             overwrite: Overwrite::Different,
+            priority: Priority::NORMAL,
         });
         let loader = Loader::new(spec);
         let job = SourceJob::new(self.rt.clone(), id, incarnation, open, loader, self.source.clone());
@@ -123,6 +125,7 @@ impl Rig {
             filters: Vec::new(),
             symlinks: Symlinks::Keep,
             keep: Keep { mode: true, times: true },
+            priority: Priority::NORMAL,
         });
         let (job, planner) = SinkJob::new(self.rt.clone(), id, None, Some(open), landing, self.sink.clone());
         Pulling { session: self.client.clone(), rt: self.rt.clone(), job, planner }

@@ -8,6 +8,7 @@ use metra_certs::{TrustAnchors, client_config};
 use metra_core::code::Code;
 use metra_core::id::{ChunkIndex, Digest, EntryIndex, Incarnation, JobId, JobKey};
 use metra_core::manifest::{Entry, EntryKind, Ledger, LedgerLimits, Record};
+use metra_core::priority::Priority;
 use metra_core::wire::{
     Auth, ChunkHeader, EntryStatus, Finished, Frame, FrameDecoder, Hello, ManifestEnd, Overwrite, Placement,
     Push, Welcome,
@@ -162,6 +163,7 @@ impl Raw {
             dest: dest.to_owned(),
             placement: Placement::Into,
             overwrite: Overwrite::Different,
+            priority: Priority::NORMAL,
         }));
         self.next().expect("an answer to the push")
     }

@@ -1,0 +1,177 @@
+//! What a job may move, where somebody divides a rate among jobs.
+//!
+//! ```text
+//!  job --ask(bytes)--> Grantor            a sink before it asks for chunks, a source before it sends one
+//!   ^                     |
+//!   +--- grant(bytes) ----+               at once, or when it is the job's turn
+//! ```
+//!
+//! A job asks for what it could use now, and no more, so that what one does not use is there for others.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::job::JobError;
+
+/// Who divides a rate among jobs. May answer while it is asked.
+pub trait Grantor: Send + Sync {
+    /// A job wants to move so many bytes more than it has asked for before. All of them are granted, sooner or later.
+    fn ask(&self, bytes: u64);
+
+    /// A job has so many files more than it has said before.
+    ///
+    /// # Errors
+    /// It may not have them: the job ends so.
+    fn files(&self, files: u64) -> Result<(), JobError>;
+}
+
+/// What was granted to one job.
+pub struct Allowance {
+    grantor: Arc<dyn Grantor>,
+    /// A permit is a byte that was granted and not used. First come, first served.
+    granted: Semaphore,
+    /// Asked for by a sink and not granted yet.
+    asked: AtomicU64,
+    changed: Notify,
+}
+
+impl fmt::Debug for Allowance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Allowance").field("unused", &self.unused()).finish_non_exhaustive()
+    }
+}
+
+impl Allowance {
+    /// Nothing granted yet.
+    pub fn new(grantor: Arc<dyn Grantor>) -> Arc<Self> {
+        let (granted, asked, changed) = (Semaphore::new(0), AtomicU64::new(0), Notify::new());
+        Arc::new(Self { grantor, granted, asked, changed })
+    }
+
+    /// Bytes were granted that had been asked for.
+    pub fn grant(&self, bytes: u64) {
+        let _ =
+            self.asked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |a| Some(a.saturating_sub(bytes)));
+        self.put_back(bytes);
+    }
+
+    /// Bytes that were granted and not used.
+    pub fn unused(&self) -> u64 {
+        self.granted.available_permits() as u64
+    }
+
+    /// Resolves when something was granted after this was called.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Asks for as much as is missing to `bytes`; for a job that uses its allowance in one place.
+    pub(crate) fn ask_up_to(&self, bytes: u64) {
+        let missing = bytes.saturating_sub(self.unused() + self.asked.load(Ordering::SeqCst));
+        if missing > 0 {
+            self.asked.fetch_add(missing, Ordering::SeqCst);
+            self.grantor.ask(missing);
+        }
+    }
+
+    /// Uses bytes that are there; for the same job.
+    pub(crate) fn spend(&self, bytes: u64) {
+        self.granted.forget_permits(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
+    /// Bytes that were used are not moved after all.
+    pub(crate) fn put_back(&self, bytes: u64) {
+        let room = (Semaphore::MAX_PERMITS as u64).saturating_sub(self.unused());
+        self.granted.add_permits(bytes.min(room) as usize);
+        self.changed.notify_waiters();
+    }
+
+    /// Asks for the bytes of a chunk, and waits until they are granted.
+    pub(crate) async fn take(&self, bytes: u32) {
+        self.grantor.ask(u64::from(bytes));
+        if let Ok(permits) = self.granted.acquire_many(bytes).await {
+            permits.forget();
+        }
+    }
+
+    /// See [`Grantor::files`].
+    pub(crate) fn files(&self, files: u64) -> Result<(), JobError> {
+        if files == 0 { Ok(()) } else { self.grantor.files(files) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// Notes what it is asked for; grants nothing by itself.
+    #[derive(Default)]
+    struct Notes(Mutex<Vec<u64>>);
+
+    impl Grantor for Notes {
+        fn ask(&self, bytes: u64) {
+            self.0.lock().unwrap().push(bytes);
+        }
+
+        fn files(&self, _: u64) -> Result<(), JobError> {
+            Ok(())
+        }
+    }
+
+    fn allowance() -> (Arc<Notes>, Arc<Allowance>) {
+        let notes = Arc::new(Notes::default());
+        (notes.clone(), Allowance::new(notes))
+    }
+
+    #[test]
+    fn no_more_is_asked_for_than_is_missing() {
+        let (notes, allowance) = allowance();
+        allowance.ask_up_to(100);
+        allowance.ask_up_to(100);
+        allowance.ask_up_to(150);
+        assert_eq!(*notes.0.lock().unwrap(), [100, 50]);
+        allowance.grant(60);
+        allowance.ask_up_to(150);
+        assert_eq!((notes.0.lock().unwrap().len(), allowance.unused()), (2, 60));
+        allowance.spend(60);
+        allowance.ask_up_to(150);
+        assert_eq!(*notes.0.lock().unwrap(), [100, 50, 60]);
+        allowance.put_back(10);
+        assert_eq!(allowance.unused(), 10);
+    }
+
+    #[tokio::test]
+    async fn a_large_chunk_is_not_overtaken_by_small_ones() {
+        let (notes, allowance) = allowance();
+        let done = Arc::new(AtomicBool::new(false));
+        let large = tokio::spawn({
+            let (allowance, done) = (allowance.clone(), done.clone());
+            async move {
+                allowance.take(100).await;
+                done.store(true, Ordering::SeqCst);
+            }
+        });
+        tokio::task::yield_now().await;
+        let small = tokio::spawn({
+            let allowance = allowance.clone();
+            async move { allowance.take(10).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(*notes.0.lock().unwrap(), [100, 10]);
+        allowance.grant(50);
+        tokio::task::yield_now().await;
+        assert!(!small.is_finished() && !done.load(Ordering::SeqCst));
+        allowance.grant(60);
+        small.await.unwrap();
+        large.await.unwrap();
+        assert_eq!((done.load(Ordering::SeqCst), allowance.unused()), (true, 0));
+    }
+}
