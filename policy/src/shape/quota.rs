@@ -39,6 +39,18 @@ pub struct QuotaState {
     pub month_files: u64,
 }
 
+impl QuotaState {
+    /// The text that it is kept as.
+    pub fn to_text(self) -> String {
+        serde_json::to_string(&self).unwrap_or_default()
+    }
+
+    /// What a text says; `None` if it is none of [`to_text`](Self::to_text).
+    pub fn of_text(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
 /// Which limit it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -282,12 +294,11 @@ mod tests {
         let mut quota = quota(DAY, "UTC");
         let noon = time("2026-06-01T12:00:00Z");
         quota.charge(60, 1, noon).unwrap();
-        let text = serde_json::to_string(&quota.state()).unwrap();
-        let again: QuotaState = serde_json::from_str(&text).unwrap();
+        let again = QuotaState::of_text(&quota.state().to_text()).unwrap();
         let mut quota = Quota::new(DAY, Zone::UTC, again);
         assert!(quota.charge(41, 0, noon).is_err());
         quota.charge(40, 0, noon).unwrap();
-        let old: QuotaState = serde_json::from_str(r#"{"latest": 5, "day_bytes": 7, "more": 1}"#).unwrap();
+        let old = QuotaState::of_text(r#"{"latest": 5, "day_bytes": 7, "more": 1}"#).unwrap();
         assert_eq!(old, QuotaState { latest: 5, day_bytes: 7, ..QuotaState::default() });
     }
 

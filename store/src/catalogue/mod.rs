@@ -1,12 +1,13 @@
 //! What must survive a crash, in one SQLite file that several processes may have open.
 //!
-//! Three tenants, which share nothing but the file:
+//! Four tenants, which share nothing but the file:
 //!
 //! - the journal of sinks: which jobs there are, and which of their chunks are durable ([`JobRow`]),
 //! - receipts of finished jobs ([`ReceiptRow`]),
+//! - what has been used of quotas,
 //! - hashes of files that a source has read ([`ManifestCache`](crate::source::ManifestCache)).
 //!
-//! The journal and the receipts are on disk when a method returns. The hashes are hints: they are collected and
+//! The journal, the receipts and the quotas are on disk when a method returns. The hashes are hints: they are collected and
 //! written now and then, and losing some costs time only. They have a connection of their own, so that nobody waits
 //! for them.
 //!
@@ -15,6 +16,7 @@
 
 mod hashes;
 mod journal;
+mod quotas;
 mod receipts;
 mod schema;
 #[cfg(test)]

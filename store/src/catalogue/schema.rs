@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{CatalogueError, sqlite};
 
 /// What takes a file from version `n` to version `n + 1`, for each `n` from 0. Never edited, only added to.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 const V1: &str = "
 CREATE TABLE jobs (
@@ -58,6 +58,13 @@ CREATE TABLE packs (
     key      BLOB    NOT NULL PRIMARY KEY,
     hash     BLOB    NOT NULL,
     used     INTEGER NOT NULL  -- seconds since the epoch
+) WITHOUT ROWID;
+";
+
+const V2: &str = "
+CREATE TABLE quotas (
+    name     TEXT    NOT NULL PRIMARY KEY,
+    state    TEXT    NOT NULL
 ) WITHOUT ROWID;
 ";
 

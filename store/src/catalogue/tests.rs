@@ -370,3 +370,25 @@ fn use_keeps_hashes() {
     assert!(catalogue.pack(&Digest([1; 32])).is_some());
     assert_eq!(catalogue.prune(30, SystemTime::now()).unwrap(), 0);
 }
+
+#[test]
+fn quotas_are_kept_and_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = |name: &str, state: &str| (name.to_owned(), state.to_owned());
+    let catalogue = open(&dir);
+    catalogue.put_quotas(&[pair("b", "1"), pair("a", "2")]).unwrap();
+    catalogue.put_quotas(&[pair("b", "3")]).unwrap();
+    drop(catalogue);
+    assert_eq!(open(&dir).quotas().unwrap(), [pair("a", "2"), pair("b", "3")]);
+}
+
+#[test]
+fn a_file_of_the_first_version_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalogue = open(&dir);
+    catalogue.put_receipt(&key(1), &Digest([7; 32]), b"kept", at(5)).unwrap();
+    catalogue.journal().execute_batch("DROP TABLE quotas; PRAGMA user_version = 1").unwrap();
+    drop(catalogue);
+    let catalogue = open(&dir);
+    assert_eq!((catalogue.quotas().unwrap().len(), catalogue.receipts(9).unwrap().len()), (0, 1));
+}
