@@ -8,7 +8,8 @@
 //! key and line. Files are only looked at for whether they are there and can be read; what is in them is checked by
 //! those who use them. `docs/gateway.example.toml` shows every key.
 //!
-//! Non-goals: reloading (policies and keys of identity providers are read again by those who use them), and knowing where the state directory is by default (the command knows).
+//! Non-goals: reloading (the command reads a file again and gives what may change to the gateway; policies and keys of identity providers
+//! are read again by those who use them), and knowing where the state directory is by default (the command knows).
 
 mod audit;
 mod check;
@@ -21,6 +22,7 @@ mod users;
 
 pub use audit::{Audit, AuditFile, AuditFormat, AuditSyslog, OnFailure};
 pub use error::{ConfigError, ConfigErrors};
+pub use metra_policy::shape::config::{RawShaping, RawTenant, RawTenantUser, Shaping};
 pub use raw::{
     OneOrMany, RawAudit, RawAuditFile, RawAuditSyslog, RawConfig, RawJwt, RawLimits, RawLog, RawPolicy,
     RawQuic, RawRates, RawTcp, RawTls, RawTunnel, RawUser,
@@ -60,6 +62,8 @@ pub struct Config {
     pub tcp: Tcp,
     /// How clients may share paths with others.
     pub rates: Rates,
+    /// How jobs share what the gateway may move.
+    pub shaping: Shaping,
     /// Tunnels.
     pub tunnel: Tunnel,
     /// Policies.

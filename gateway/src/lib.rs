@@ -25,6 +25,7 @@ mod places;
 mod rates;
 mod service;
 mod sessions;
+mod shaping;
 mod tcp;
 mod tunnels;
 mod watched;

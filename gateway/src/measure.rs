@@ -51,6 +51,9 @@ const RECEIVED_DATAGRAMS: &str = "metra_wire_received_datagrams_total";
 const SENT_PACKETS: &str = "metra_packets_sent_total";
 const LOST_PACKETS: &str = "metra_packets_lost_total";
 const CONGESTION: &str = "metra_congestion_events_total";
+const GRANTED: &str = "metra_tenant_granted_bytes_total";
+const JOBS_RUNNING: &str = "metra_tenant_jobs_running";
+const JOBS_WAITING: &str = "metra_tenant_jobs_waiting";
 const DENIED: &str = "metra_denied_total";
 const POLICIES_REFUSED: &str = "metra_policies_refused_total";
 const PUT_OFF: &str = "metra_attempts_put_off_total";
@@ -227,6 +230,9 @@ pub(crate) fn buckets(builder: PrometheusBuilder) -> Result<PrometheusBuilder, B
 
 /// Says what the numbers are, for whoever reads the endpoint.
 pub(crate) fn describe() {
+    describe_counter!(GRANTED, Unit::Bytes, "What jobs of a tenant were granted");
+    describe_gauge!(JOBS_RUNNING, "Jobs of a tenant that run");
+    describe_gauge!(JOBS_WAITING, "Jobs of a tenant that wait for their turn");
     describe_counter!(DENIED, "What policies denied, or would have");
     describe_counter!(
         POLICIES_REFUSED,
@@ -367,4 +373,16 @@ pub(crate) async fn links(rt: Rt, live: Arc<Live>) {
             return;
         }
     }
+}
+
+/// A job was granted bytes. Tenants are those of the configuration.
+pub(crate) fn granted(tenant: &str, direction: Direction, bytes: u64) {
+    let direction = if direction == Direction::Push { "push" } else { "pull" };
+    counter!(GRANTED, "tenant" => tenant.to_owned(), "direction" => direction).increment(bytes);
+}
+
+/// How many jobs of a tenant run and wait.
+pub(crate) fn turns(tenant: &str, running: usize, waiting: usize) {
+    gauge!(JOBS_RUNNING, "tenant" => tenant.to_owned()).set(running as f64);
+    gauge!(JOBS_WAITING, "tenant" => tenant.to_owned()).set(waiting as f64);
 }

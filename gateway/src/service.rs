@@ -24,6 +24,7 @@ use crate::identities::Identities;
 use crate::measure;
 use crate::open::{Arrival, admit, stack};
 use crate::sessions::{Keys, Sessions};
+use crate::shaping::Shaping;
 use crate::tcp::{self, TcpServer, TcpSettings};
 use crate::tunnels::Tunnels;
 
@@ -147,6 +148,8 @@ impl Gateway {
                 .map_err(|e| StartError::Metrics(format!("{address}: {e}")))?;
             measure::describe();
         }
+        let wall = Arc::new(SystemTime::now);
+        let (shaping, shaper) = Shaping::start(&rt, config.shaping.clone(), catalogue.clone(), wall)?;
         // After the metrics: it says at once how it is.
         let audit = Audit::start(&rt, &config.audit)?;
         let sessions = Sessions::new(
@@ -156,6 +159,7 @@ impl Gateway {
             Keys { receipts, tickets, pin: identity.pin().to_string() },
             identities,
             authority,
+            shaping,
             audit,
         );
         let (opener, drain) = (stack(sessions.clone()), Drain::new());
@@ -176,7 +180,13 @@ impl Gateway {
         };
         let listen_tcp =
             |server: &Arc<TcpServer>| rt.spawn(server.clone().run(sites.clone())).abort_on_drop();
-        let listeners = servers.iter().map(listen).chain(tcp.iter().map(listen_tcp)).chain(follow).collect();
+        let listeners = servers
+            .iter()
+            .map(listen)
+            .chain(tcp.iter().map(listen_tcp))
+            .chain(follow)
+            .chain([shaper])
+            .collect();
         // The disk work of a prune is nobody's concern at the start.
         rt.spawn(rt.blocking(move || {
             if let Err(error) = catalogue.prune(KEEP_DAYS, SystemTime::now()) {
@@ -207,6 +217,11 @@ impl Gateway {
         self.sessions.authority().reload();
     }
 
+    /// Rates, quotas and tenants are others from now on, for what runs, too.
+    pub fn shape(&self, shaping: config::Shaping) {
+        self.sessions.shape(shaping);
+    }
+
     /// Lets nobody in any more, journals what is in flight, tells the clients, and ends; within about `grace`.
     pub async fn shutdown(self, grace: Duration) {
         for server in &self.servers {
@@ -222,6 +237,7 @@ impl Gateway {
             server.close(Code::Draining, "the gateway is shutting down");
             let _ = self.rt.timeout(Duration::from_secs(1), server.wait_idle()).await;
         }
+        self.sessions.shaping().keep().await;
         self.sessions.audit().flush(LAST_RECORDS).await;
     }
 }

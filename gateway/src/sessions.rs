@@ -17,12 +17,13 @@ use tokio::sync::mpsc;
 use crate::account::Account;
 use crate::audit::Audit;
 use crate::authority::{Asker, Authority};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::identities::Identities;
-use crate::jobs::{Claims, Memory, serve_requests};
+use crate::jobs::{Claims, Memory, Seats, serve_requests};
 use crate::measure;
 use crate::open::Refused;
 use crate::rates::Rates;
+use crate::shaping::{Shaping, is_limited};
 
 /// How long a ticket is good for: a client that was away for a night can take its session up without its token.
 const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -57,6 +58,7 @@ pub(crate) struct Sessions {
     audit: Audit,
     identities: Identities,
     authority: Arc<Authority>,
+    shaping: Arc<Shaping>,
     state: Mutex<State>,
 }
 
@@ -72,9 +74,15 @@ pub(crate) struct Live {
     account: Arc<Account>,
     session: Session,
     finished: Mutex<VecDeque<JobId>>,
+    seats: Seats,
 }
 
 impl Live {
+    /// Its jobs that wait for their turn.
+    pub(crate) fn seats(&self) -> &Seats {
+        &self.seats
+    }
+
     /// Keeps a finished job for a while, so that it can be told of again. It takes no place among the jobs.
     pub(crate) fn remember(self: &Arc<Self>, rt: &Rt, job: JobId) {
         let oldest = {
@@ -137,9 +145,11 @@ impl Sessions {
         keys: Keys,
         identities: Identities,
         authority: Arc<Authority>,
+        shaping: Arc<Shaping>,
         audit: Audit,
     ) -> Arc<Self> {
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
+        memory.set_limited(is_limited(&config.shaping));
         Arc::new(Self {
             rt,
             rates: Rates::new(config.rates),
@@ -151,6 +161,7 @@ impl Sessions {
             audit,
             identities,
             authority,
+            shaping,
             state: Mutex::default(),
         })
     }
@@ -211,6 +222,17 @@ impl Sessions {
         let authority = self.authority.clone();
         let watch = async move { then(authority.revoked(requests).await) };
         Some(self.rt.spawn(watch).abort_on_drop())
+    }
+
+    /// Other rules for what jobs may move are in force from now on.
+    pub(crate) fn shape(&self, rules: config::Shaping) {
+        self.memory.set_limited(is_limited(&rules));
+        self.shaping.replace(rules);
+    }
+
+    /// How jobs share what the gateway may move.
+    pub(crate) fn shaping(&self) -> &Arc<Shaping> {
+        &self.shaping
     }
 
     /// The policies.
@@ -316,7 +338,13 @@ impl Sessions {
             ..SessionConfig::default()
         };
         let session = Session::new(self.rt.clone(), session_config, requests);
-        let live = Arc::new(Live { id, account: account.clone(), session, finished: Mutex::default() });
+        let live = Arc::new(Live {
+            id,
+            account: account.clone(),
+            session,
+            finished: Mutex::default(),
+            seats: Seats::default(),
+        });
         state.live.insert(id, live.clone());
         metrics::gauge!("metra_sessions").set(state.live.len() as f64);
         drop(state);

@@ -22,10 +22,10 @@ const GRACE: Duration = Duration::from_secs(30);
 
 pub(super) fn run(args: ServeArgs) -> Result<Exit, Failure> {
     let ready_file = args.ready_file.clone();
-    let config = configure(args)?;
+    let config = configure(args.clone())?;
     start_log(&config)?;
     raise_files();
-    session::block_on(serve(config, ready_file))
+    session::block_on(serve(args, config, ready_file))
 }
 
 /// The file, what the command line says instead, and the checks.
@@ -75,7 +75,7 @@ fn raise_files() {
     }
 }
 
-async fn serve(config: Config, ready_file: Option<PathBuf>) -> Result<Exit, Failure> {
+async fn serve(args: ServeArgs, config: Config, ready_file: Option<PathBuf>) -> Result<Exit, Failure> {
     let words = Words::of(&config);
     let json = config.log.format == LogFormat::Json;
     // From here on a signal is heard, however early it comes.
@@ -95,7 +95,7 @@ async fn serve(config: Config, ready_file: Option<PathBuf>) -> Result<Exit, Fail
     if let Some(file) = ready_file {
         write_ready(&file, &addresses).map_err(|e| Failure::io(file.display(), &e))?;
     }
-    let hangups = hangups(&gateway);
+    let hangups = hangups(&gateway, &args);
     tokio::select! {
         _ = first => {}
         () = hangups => {}
@@ -109,12 +109,28 @@ async fn serve(config: Config, ready_file: Option<PathBuf>) -> Result<Exit, Fail
     }
 }
 
-/// Reads the policies again at each SIGHUP; never ends.
-async fn hangups(gateway: &Gateway) {
+/// Reads the policies again at each SIGHUP, and of the configuration what may change while the gateway runs; never ends.
+async fn hangups(gateway: &Gateway, args: &ServeArgs) {
     // Without a handler the signal does what it always does.
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return std::future::pending().await };
     while hangup.recv().await.is_some() {
         gateway.reload();
+        match configure(args.clone()) {
+            Ok(config) => {
+                gateway.shape(config.shaping);
+                tracing::info!(
+                    "tenants and rates read again; all else in the configuration needs a new start"
+                );
+            }
+            Err(failure) => {
+                for error in failure.message.lines() {
+                    tracing::error!(
+                        error,
+                        "the configuration is wrong; what was there before stays in force"
+                    );
+                }
+            }
+        }
     }
     std::future::pending().await
 }

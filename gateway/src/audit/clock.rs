@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 /// As syslog has it (RFC 5424 section 6.2.3). `millis` since the epoch.
-pub(super) fn timestamp(millis: u64) -> String {
+pub(crate) fn timestamp(millis: u64) -> String {
     let (t, millis) = split(millis);
     let (date, hms) = (t.date(), t.to_hms());
     format!(

@@ -28,6 +28,7 @@ use metra_core::code::Code;
 use metra_policy::audit::Record;
 use metra_transport::Rt;
 
+pub(crate) use clock::timestamp;
 pub(crate) use trail::{TunnelRun, TunnelTrail};
 
 use crate::config::{self, OnFailure};

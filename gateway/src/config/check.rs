@@ -17,7 +17,8 @@ use super::document::{Origin, quoted};
 use super::users::{USER_NAME_MAX, is_user_name};
 use super::{
     Anonymous, CertificateFiles, Config, ConfigErrors, Limits, Log, LogFormat, LogLevel, OneOrMany, Policy,
-    Quic, Rates, RawConfig, RawLimits, RawPolicy, RawQuic, RawRates, RawTls, RawUser, Tcp, Tls, User, Users,
+    Quic, Rates, RawConfig, RawLimits, RawPolicy, RawQuic, RawRates, RawShaping, RawTenant, RawTls, RawUser,
+    Shaping, Tcp, Tls, User, Users,
 };
 
 impl RawConfig {
@@ -48,8 +49,9 @@ impl RawConfig {
         let state = check.state(self.state.unwrap_or_else(|| default_state.to_owned()));
         let tls = check.tls(self.tls);
         let asks_clients = tls.client_ca.is_some() || check.is_broken("tls.client_ca");
-        let users = check.users(self.users, asks_clients, env);
+        let mut users = check.users(self.users, asks_clients, env);
         let jwt = check.jwt(self.jwt);
+        let shaping = check.shaping(&self.shaping, &self.tenants, &mut users, !jwt.is_empty());
         let anonymous = check.anonymous(self.anonymous, users.is_empty() && jwt.is_empty());
         let limits = check.limits(&self.limits);
         let quic = check.quic(&self.quic);
@@ -78,6 +80,7 @@ impl RawConfig {
                     quic,
                     tcp,
                     rates,
+                    shaping,
                     tunnel,
                     policy,
                     audit,
@@ -379,6 +382,35 @@ impl Check {
             high: raw.high.unwrap_or(false),
             fixed: self.number(&FIXED_MBIT, raw.fixed_mbit) * MBIT,
         }
+    }
+
+    fn shaping(
+        &mut self,
+        raw: &RawShaping,
+        tenants: &BTreeMap<String, RawTenant>,
+        users: &mut [User],
+        others: bool,
+    ) -> Shaping {
+        let is_user = |name: &str| others || users.iter().any(|user| user.name == name);
+        let mut wrong = Vec::new();
+        let shaping =
+            Shaping::check(raw, tenants, &is_user, &mut |key, what| wrong.push((key.to_owned(), what)));
+        for (key, what) in wrong {
+            self.error(&key, what);
+        }
+        for user in users {
+            let named = shaping.tenants.iter().find(|(_, tenant)| tenant.users.contains_key(&user.name));
+            let Some((name, _)) = named else { continue };
+            if user.tenant.as_ref().is_some_and(|tenant| tenant != name) {
+                let key = format!("users.{}.tenant", quoted(&user.name));
+                self.error(
+                    &key,
+                    format!("is another one than tenants.{}, which names the user", quoted(name)),
+                );
+            }
+            user.tenant = Some(name.clone());
+        }
+        shaping
     }
 
     fn policy(&mut self, raw: RawPolicy) -> Policy {

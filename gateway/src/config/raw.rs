@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use metra_policy::shape::config::{RawShaping, RawTenant};
 use serde::Deserialize;
 
 use super::document::Origin;
@@ -37,6 +38,10 @@ pub struct RawConfig {
     pub tcp: RawTcp,
     /// How clients may share paths with others.
     pub rates: RawRates,
+    /// What all jobs together may move.
+    pub shaping: RawShaping,
+    /// Tenants by name: users who share rates, quotas and places for jobs.
+    pub tenants: BTreeMap<String, RawTenant>,
     /// Tunnels to UDP targets.
     pub tunnel: RawTunnel,
     /// Policies: who may do what, beyond what `users` and `tunnel` say.
@@ -88,7 +93,7 @@ pub struct RawUser {
     pub home: Option<PathBuf>,
     /// The groups that the user is in, for policies. Default: none.
     pub groups: Vec<String>,
-    /// The tenant that the user belongs to, for policies and shares. Default: none.
+    /// The tenant that the user belongs to, for policies and shares. Default: the one of `tenants` that names the user.
     pub tenant: Option<String>,
 }
 

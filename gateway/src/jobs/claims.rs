@@ -48,7 +48,12 @@ impl Claims {
                         held.insert(name.clone(), Holder::default());
                         return Claim { claims: self.clone(), name };
                     }
-                    Some(holder) => holder.supersede(),
+                    Some(holder) if holder.superseded => {}
+                    Some(holder) => {
+                        holder.supersede();
+                        // It may still wait for its turn.
+                        self.0.changed.notify_waiters();
+                    }
                 }
             }
             changed.await;
@@ -81,6 +86,17 @@ impl Holder {
 }
 
 impl Claim {
+    /// Resolves when another attempt has come.
+    pub(crate) async fn superseded(&self) {
+        loop {
+            let changed = self.claims.0.changed.notified();
+            if self.claims.lock().get(&self.name).is_some_and(|holder| holder.superseded) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Says which job is to be cancelled when another attempt comes.
     pub(crate) fn set_job(&self, job: &Arc<SinkJob>) {
         if let Some(holder) = self.claims.lock().get_mut(&self.name) {

@@ -1,6 +1,6 @@
 //! The memory that the jobs of a gateway share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use metra_core::credit::CreditLimits;
@@ -10,6 +10,8 @@ use metra_session::{Budget, SinkJob};
 const LEAST: u64 = metra_core::limits::CHUNK_MAX as u64;
 /// What a receiving job asks for ahead to begin with, if its share allows. Bytes.
 const FLOOR: u64 = 64 << 20;
+/// The same where rates are limited: what was asked for already still comes when a limit becomes lower.
+const FLOOR_LIMITED: u64 = 16 << 20;
 /// What a sending job keeps in memory of what it has read, if its share allows. Bytes.
 const RING: u64 = 256 << 20;
 
@@ -17,6 +19,7 @@ const RING: u64 = 256 << 20;
 pub(crate) struct Memory {
     manifests: Arc<Budget>,
     receive: u64,
+    limited: AtomicBool,
     sinks: Mutex<Vec<Weak<SinkJob>>>,
     rings: Arc<AtomicU64>,
 }
@@ -36,7 +39,14 @@ fn is_running(job: &Weak<SinkJob>) -> bool {
 
 impl Memory {
     pub(crate) fn new(manifests: u64, receive: u64) -> Self {
-        Self { manifests: Budget::new(manifests), receive, sinks: Mutex::default(), rings: Arc::default() }
+        let (limited, sinks) = (AtomicBool::new(false), Mutex::default());
+        Self { manifests: Budget::new(manifests), receive, limited, sinks, rings: Arc::default() }
+    }
+
+    /// Whether rates are limited, from now on.
+    pub(crate) fn set_limited(&self, limited: bool) {
+        self.limited.store(limited, Ordering::Relaxed);
+        self.divide();
     }
 
     /// For manifests.
@@ -47,7 +57,8 @@ impl Memory {
     /// What a job may ask for ahead if `jobs` share.
     pub(crate) fn share(&self, jobs: usize) -> CreditLimits {
         let ceiling = (self.receive / jobs.max(1) as u64).max(LEAST);
-        CreditLimits { floor: FLOOR.min(ceiling), ceiling }
+        let floor = if self.limited.load(Ordering::Relaxed) { FLOOR_LIMITED } else { FLOOR };
+        CreditLimits { floor: floor.min(ceiling), ceiling }
     }
 
     /// Whether one more receiving job has room for at least a chunk.

@@ -14,7 +14,7 @@ use metra_policy::engine::Action;
 use metra_session::{LinkHandle, SourceConfig, SourceJob};
 use metra_store::source::{Filters, Loader, ManifestCache, Reader, Root, SourceSpec, expand};
 
-use super::{Counted, Receipt, sign};
+use super::{Counted, Receipt, sign, until};
 use crate::authority::Asker;
 use crate::measure;
 use crate::sessions::{Live, Sessions, random, unix_millis};
@@ -32,11 +32,10 @@ pub(super) async fn serve(
     if !account.read {
         return Err((Code::Denied, format!("user {} may not fetch", account.name)));
     }
-    if attached(live, link, &pull) {
+    if attached(live, link, &pull) || live.seats().moved(pull.job, pull.key, link)? {
         return Ok(());
     }
     sessions.audit().gate()?;
-    let (ring, _ring) = sessions.memory().ring().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let started = unix_millis();
     let home = account.home.clone();
     let request = pull.clone();
@@ -51,6 +50,16 @@ pub(super) async fn serve(
         let path = if path == "." { "" } else { path.trim_end_matches("/.") };
         may.push(sessions.permit_path(account, &asker, Action::Get, path)?);
     }
+    let owner = sessions.shaping().owner(account);
+    let place = sessions.shaping().enter(&owner, pull.priority)?;
+    let seat = live.seats().take(live, place, (pull.job, pull.key), link, None).await?;
+    let Some((place, link)) = seat else { return Ok(()) };
+    let link = &link;
+    for may in &may {
+        sessions.authority().permit(may)?;
+    }
+    let (ring, _ring) = sessions.memory().ring().map_err(|reason| (Code::Busy, reason.to_owned()))?;
+    let mut share = sessions.shaping().begin(place, Direction::Pull);
     spec.guard = asker.guard(sessions.authority(), Action::Get, &sessions.config().root);
     let random: [u8; 8] = random()?;
     let incarnation = Incarnation(u64::from_be_bytes(random));
@@ -63,6 +72,7 @@ pub(super) async fn serve(
         },
         budget: Some(sessions.memory().manifests()),
         ring,
+        allowance: Some(share.allowance()),
         ..SourceConfig::default()
     };
     let open = Frame::Opened { job: pull.job, incarnation };
@@ -80,6 +90,10 @@ pub(super) async fn serve(
         let job = job.clone();
         move |refused| job.cancel(refused.code, &refused.reason)
     });
+    let _exceeded = until(sessions.rt(), share.exceeded(), {
+        let job = job.clone();
+        move |reason| job.cancel(Code::Limit, &reason)
+    });
     let record =
         sessions.audit().transfer(live, link, audit::Action::Pull, &pull.paths.join("\n"), pull.job.0);
     let progress = || job.progress();
@@ -89,6 +103,10 @@ pub(super) async fn serve(
     let verify = result.as_ref().ok().map(|outcome| outcome.verify);
     record.ended(live, result.as_ref().map(|outcome| &outcome.finished));
     measure::job_ended(Direction::Pull, &kpis, job.progress().first_byte, verify, job.attachments());
+    let (failed, unchanged) = job.report_counts();
+    let files = result.as_ref().map_or(0, |_| share.files().saturating_sub(failed + unchanged));
+    share.moved(job.stats().bytes_sent, files);
+    drop(share);
     match result {
         Ok(outcome) => {
             let receipt = Receipt {

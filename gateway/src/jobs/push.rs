@@ -12,7 +12,7 @@ use metra_policy::engine::Action;
 use metra_session::{LinkHandle, SinkConfig, SinkJob};
 use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
 
-use super::{Counted, Receipt, sign};
+use super::{Counted, Receipt, sign, until};
 use crate::authority::Asker;
 use crate::measure;
 use crate::sessions::{Live, Sessions, unix_millis};
@@ -30,7 +30,7 @@ pub(super) async fn serve(
     if !account.write {
         return Err((Code::Denied, format!("user {} may not send", account.name)));
     }
-    if attached(live, link, &push)? {
+    if attached(live, link, &push)? || live.seats().moved(push.job, push.key, link)? {
         return Ok(());
     }
     sessions.audit().gate()?;
@@ -41,12 +41,19 @@ pub(super) async fn serve(
     let asker = Asker::over(account, link);
     let may = sessions.permit_path(account, &asker, Action::Send, &dest)?;
     let started = unix_millis();
-    sessions.memory().admit().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let claim = sessions.claims().take(&account.name, push.key).await;
     // The client may have opened it twice, on two links, and this one had to wait for the other.
     if attached(live, link, &push)? {
         return Ok(());
     }
+    let owner = sessions.shaping().owner(account);
+    let place = sessions.shaping().enter(&owner, push.priority)?;
+    let seat = live.seats().take(live, place, (push.job, push.key), link, Some(&claim)).await?;
+    let Some((place, link)) = seat else { return Ok(()) };
+    let link = &link;
+    sessions.authority().permit(&may)?;
+    sessions.memory().admit().map_err(|reason| (Code::Busy, reason.to_owned()))?;
+    let mut share = sessions.shaping().begin(place, Direction::Push);
     let landing = open_landing(sessions, live, &asker, &push, dest.clone()).await?;
     let limits = &sessions.config().limits;
     let config = SinkConfig {
@@ -57,6 +64,7 @@ pub(super) async fn serve(
         },
         credit: sessions.memory().share(1),
         budget: Some(sessions.memory().manifests()),
+        allowance: Some(share.allowance()),
         ..SinkConfig::default()
     };
     let rt = sessions.rt().clone();
@@ -69,6 +77,10 @@ pub(super) async fn serve(
         let job = job.clone();
         move |refused| job.cancel(refused.code, &refused.reason)
     });
+    let _exceeded = until(&rt, share.exceeded(), {
+        let job = job.clone();
+        move |reason| job.cancel(Code::Limit, &reason)
+    });
     let record = sessions.audit().transfer(live, link, audit::Action::Push, &dest, push.job.0);
     let progress = || job.progress();
     let run = job.run(planner);
@@ -79,6 +91,10 @@ pub(super) async fn serve(
     if result.is_err() {
         live.session().remove(push.job);
     }
+    let (failed, unchanged) = job.report_counts();
+    let files = result.as_ref().map_or(0, |_| share.files().saturating_sub(failed + unchanged));
+    share.moved(job.stats().received_bytes, files);
+    drop(share);
     drop(claim);
     sessions.memory().divide();
     match result {

@@ -10,7 +10,8 @@ impl Catalogue {
     /// # Errors
     /// As of every method: [`CatalogueError::Sqlite`].
     pub fn put_quotas(&self, states: &[(String, String)]) -> Result<(), CatalogueError> {
-        let sql = "INSERT INTO quotas (name, state) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET state = ?2";
+        let sql =
+            "INSERT INTO quotas (name, state) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET state = ?2";
         self.write(|t| {
             let mut statement = t.prepare_cached(sql)?;
             states.iter().try_for_each(|(name, state)| statement.execute(params![name, state]).map(drop))
