@@ -41,6 +41,7 @@ mod receipts;
 mod refused;
 mod refused_http;
 mod resume;
+mod shaping;
 mod source;
 mod trees;
 mod tunnel;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     // Those that take longest first, so that the others fill the gaps.
     let tests: Vec<Trial> = [
         resume::tests(),
+        shaping::tests(),
         edited::tests(),
         disk::tests(),
         concurrency::tests(),

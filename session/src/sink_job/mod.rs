@@ -150,6 +150,14 @@ struct State {
     copying: bool,
     attachments: u32,
     entries: u64,
+    files: Files,
+}
+
+/// Files and links of the manifest, where they are counted.
+#[derive(Default)]
+struct Files {
+    seen: u64,
+    counted: u64,
 }
 
 impl SinkJob {
@@ -198,6 +206,7 @@ impl SinkJob {
             copying: false,
             attachments: 0,
             entries: 0,
+            files: Files::default(),
         };
         let (records, queue) = mpsc::channel(RECORD_QUEUE);
         let job = Arc::new(Self {

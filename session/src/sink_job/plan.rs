@@ -63,18 +63,32 @@ impl SinkJob {
             known
         };
         records.drain(..known);
-        if let Some(allowance) = &self.config.allowance {
-            allowance.files(files(&records))?;
-        }
         while !records.is_empty() {
             let rest = records.split_off(records.len().min(PLAN_BATCH));
+            let new = files(&records);
             if self.plan_batch(records).await? {
                 // The rest is in the ledger already, and so has been planned as well.
-                return self.plan_again().await;
+                self.plan_again().await?;
+                return self.count_files(new + files(&rest));
             }
+            self.count_files(new)?;
             records = rest;
         }
         Ok(())
+    }
+
+    /// So many files more have been planned. They count, but for those that are the same already.
+    fn count_files(&self, new: u64) -> Result<(), JobError> {
+        let Some(allowance) = &self.config.allowance else { return Ok(()) };
+        let more = {
+            let mut state = self.lock();
+            state.files.seen += new;
+            let due = state.files.seen.saturating_sub(state.reports.unchanged);
+            let more = due.saturating_sub(state.files.counted);
+            state.files.counted += more;
+            more
+        };
+        allowance.files(more)
     }
 
     /// Plans some records. Returns whether everything must be planned again.

@@ -27,11 +27,20 @@ impl Gateway {
     pub(super) fn start(bed: &Bed, listen: &str, config: &str, limit: Option<u64>) -> Self {
         let root = bed.folder("root");
         let state = bed.path("gateway-home/gateway");
-        let paths = format!("root = {root:?}\nstate = {state:?}\n");
-        let config = bed.write("gateway.toml", paths + config);
+        let config = bed.write("gateway.toml", with_paths(&root, &state, config));
         let (log, ready) = (bed.path("gateway.log"), bed.path("gateway.ready"));
         let (child, address) = spawn(&config, &log, &ready, listen, limit);
         Self { child, address, root, state, config, log, ready }
+    }
+
+    /// Writes its configuration anew.
+    pub(crate) fn configure(&self, config: &str) {
+        fs::write(&self.config, with_paths(&self.root, &self.state, config)).unwrap();
+    }
+
+    /// SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).unwrap();
     }
 
     /// Where it listens.
@@ -132,6 +141,10 @@ impl Drop for Gateway {
             eprintln!("---- log of the gateway at {}\n{}", self.address, self.log());
         }
     }
+}
+
+fn with_paths(root: &Path, state: &Path, config: &str) -> String {
+    format!("root = {root:?}\nstate = {state:?}\n{config}")
 }
 
 fn spawn(config: &Path, log: &Path, ready: &Path, listen: &str, limit: Option<u64>) -> (Child, SocketAddr) {

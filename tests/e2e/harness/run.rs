@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::PATIENCE;
+
 /// The command under test. With a limit in KiB, writing a file past it fails (`EFBIG`) as it would on a broken disk.
 pub(super) fn metra(limit: Option<u64>) -> Command {
     let program = env!("CARGO_BIN_EXE_metra");
@@ -150,6 +152,24 @@ impl Running {
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until it says something like that, after what it was waited for before.
+    pub(crate) fn wait_for(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
+                Ok(event) => {
+                    let found = is_it(&event);
+                    self.seen.push(event);
+                    if found {
+                        return;
+                    }
+                }
+                Err(_) => panic!("metra {} did not say {what}: {:?}", self.args, self.seen.last()),
+            }
+        }
     }
 
     /// SIGKILL, and waits for the end.
