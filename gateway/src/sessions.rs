@@ -386,7 +386,10 @@ impl Sessions {
             () = self.abandoned(&live) => {}
             () = live.session.closed() => {}
         }
-        live.session.cancel_jobs(Code::Timeout, "the client was away for too long");
+        match live.session.peer_has_ended() {
+            true => live.session.cancel_jobs(Code::Cancelled, "the client has ended the session"),
+            false => live.session.cancel_jobs(Code::Timeout, "the client was away for too long"),
+        }
         live.session.close(Code::Timeout, "the session has ended");
         let mut state = self.lock();
         state.live.remove(&live.id);
@@ -394,12 +397,12 @@ impl Sessions {
         tracing::info!(session = %live.id, user = live.account.name, "session ended");
     }
 
-    /// Resolves when a session has been without a link for too long.
+    /// Resolves when a session has been without a link for too long, or its client has ended it.
     async fn abandoned(&self, live: &Live) {
         // The first link joins right after the session was made.
         while self.rt.timeout(LINGER, live.session.with_links()).await.is_ok() {
             live.session.links_fewer_than(1).await;
-            if live.session.jobs() == 0 {
+            if live.session.jobs() == 0 || live.session.peer_has_ended() {
                 return;
             }
         }

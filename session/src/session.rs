@@ -9,12 +9,12 @@ use metra_core::code::Code;
 use metra_core::id::JobId;
 use metra_core::rate::RatePolicy;
 use metra_core::wire::{ChunkHeader, Frame, FrameDecoder};
-use metra_transport::{ChunkRecv, ControlRecv, ControlSend, Link, LinkId, Rt};
+use metra_transport::{ChunkRecv, ControlRecv, ControlSend, Link, LinkError, LinkId, Rt};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::early::Early;
 use crate::job::JobError;
-use crate::link::{LinkHandle, read_frame, write_frames};
+use crate::link::{LinkHandle, ReadError, read_frame, write_frames};
 use crate::silence::{self, Silence};
 use crate::sink_job::SinkJob;
 use crate::source_job::SourceJob;
@@ -86,6 +86,8 @@ struct State {
     attached: u64,
     /// What was granted: to all links, or to one to which it was not what was asked for.
     granted: Option<RatePolicy>,
+    /// The last link was ended by the peer, who has nothing more to do.
+    peer_has_ended: bool,
     closed: bool,
 }
 
@@ -165,6 +167,11 @@ impl Job {
 }
 
 impl State {
+    /// The jobs that wait are not to be opened any more.
+    fn give_up(&self, error: &JobError) {
+        self.waiting.values().for_each(|waiting| _ = waiting.send_replace(Some(error.clone())));
+    }
+
     fn has(&self, link: &LinkHandle) -> bool {
         self.links.iter().any(|l| l.id() == link.id())
     }
@@ -229,6 +236,7 @@ impl Session {
             if let Some(asked) = self.0.config.rate {
                 handle.send_first(&Frame::Rate(asked));
             }
+            state.peer_has_ended = false;
             state.links.push(handle.clone());
             state.spread();
             (handle, queue)
@@ -243,9 +251,9 @@ impl Session {
         let session = self.clone();
         let pumped = handle.clone();
         rt.spawn(async move {
-            let why = session.read_control(&pumped, recv, decoder).await;
+            let end = session.read_control(&pumped, recv, decoder).await;
             drop((chunks, silence));
-            session.detach(&pumped, why);
+            session.detach(&pumped, end);
             let rt = session.0.rt.clone();
             drop((session, pumped));
             // It ends by itself when the last handle is gone; whoever still has one shall not keep it.
@@ -313,6 +321,12 @@ impl Session {
             }
             changed.await;
         }
+    }
+
+    /// Whether the peer has ended the last link because it has nothing more to do, and has not come back.
+    pub fn peer_has_ended(&self) -> bool {
+        let state = self.lock();
+        state.peer_has_ended && state.links.is_empty()
     }
 
     /// Waits until the session has a link; at once if it has one.
@@ -440,8 +454,7 @@ impl Session {
     pub fn cancel_jobs(&self, code: Code, reason: &str) {
         let jobs: Vec<Job> = {
             let state = self.lock();
-            let error = JobError::new(code, reason);
-            state.waiting.values().for_each(|waiting| _ = waiting.send_replace(Some(error.clone())));
+            state.give_up(&JobError::new(code, reason));
             state.jobs.values().cloned().collect()
         };
         for job in jobs {
@@ -454,15 +467,15 @@ impl Session {
         let (links, jobs) = {
             let mut state = self.lock();
             state.closed = true;
-            let error = JobError::new(code, reason);
-            state.waiting.values().for_each(|waiting| _ = waiting.send_replace(Some(error.clone())));
+            state.give_up(&JobError::new(code, reason));
             let links = std::mem::take(&mut state.links);
             links.iter().for_each(|link| state.carried.add_gone(&link.link().stats()));
             (links, std::mem::take(&mut state.jobs))
         };
         for job in jobs.values() {
             if !job.is_over() {
-                job.cancel(code, reason);
+                // That a session ends well does not say so of a job that is cut short.
+                job.cancel(if code == Code::Ok { Code::Cancelled } else { code }, reason);
             }
             job.end();
         }
@@ -477,7 +490,7 @@ impl Session {
     }
 
     /// A link is gone: its jobs hear of it, and those that were controlled over it move to another one.
-    fn detach(&self, link: &LinkHandle, why: String) {
+    fn detach(&self, link: &LinkHandle, End { why, by_peer }: End) {
         tracing::debug!(link = %link.id(), why, "link lost");
         {
             let mut state = self.lock();
@@ -491,6 +504,7 @@ impl Session {
                 job.link_lost(link.id());
             }
             state.spread();
+            state.peer_has_ended |= by_peer && state.links.is_empty();
         }
         self.0.links_changed.notify_waiters();
     }
@@ -522,40 +536,47 @@ impl Session {
         }
     }
 
-    /// Reads a link's control stream until the link is lost or closed. Returns why, for the log.
+    /// Reads a link's control stream until the link is lost or closed.
     async fn read_control(
         &self,
         link: &LinkHandle,
         mut control: Box<dyn ControlRecv>,
         mut decoder: FrameDecoder,
-    ) -> String {
+    ) -> End {
         let closed = link.link().closed();
         tokio::pin!(closed);
         loop {
             let frame = tokio::select! {
                 frame = read_frame(&mut control, &mut decoder) => frame,
-                why = &mut closed => return why.to_string(),
+                error = &mut closed => return error.into(),
             };
             match frame {
+                Ok(Some(Frame::Close { code, reason })) => {
+                    link.link().close(code, &reason);
+                    return End { why: reason, by_peer: is_the_end(code) };
+                }
                 Ok(Some(frame)) => {
                     // What waits for a job must not keep the loss of the link from being noticed.
                     let dispatched = tokio::select! {
                         biased;
                         dispatched = self.dispatch(link, frame) => dispatched,
-                        why = &mut closed => return why.to_string(),
+                        error = &mut closed => return error.into(),
                     };
                     if let Err((code, reason)) = dispatched {
                         link.link().close(code, &reason);
-                        return reason;
+                        return End { why: reason, by_peer: false };
                     }
                 }
                 Ok(None) => {
                     link.link().close(Code::Ok, "");
-                    return "the peer has finished".to_owned();
+                    return End { why: "the peer has finished".to_owned(), by_peer: true };
                 }
                 Err(error) => {
                     link.link().close(error.code(), &error.to_string());
-                    return error.to_string();
+                    return match error {
+                        ReadError::Link(error) => error.into(),
+                        ReadError::Wire(error) => End { why: error.to_string(), by_peer: false },
+                    };
                 }
             }
         }
@@ -564,7 +585,6 @@ impl Session {
     async fn dispatch(&self, link: &LinkHandle, mut frame: Frame) -> Result<(), (Code, String)> {
         let Some(id) = frame.job() else {
             return match frame {
-                Frame::Close { code, reason } => Err((code, reason)),
                 Frame::Hello(_) | Frame::Welcome(_) => {
                     Err((Code::Protocol, "a link is opened once".to_owned()))
                 }
@@ -656,6 +676,26 @@ impl Session {
             None => stream.stop(Code::Cancelled),
         }
     }
+}
+
+/// How a link has ended.
+struct End {
+    /// For the log.
+    why: String,
+    /// The peer has said that it has nothing more to do over it.
+    by_peer: bool,
+}
+
+impl From<LinkError> for End {
+    fn from(error: LinkError) -> Self {
+        let by_peer = matches!(&error, LinkError::ClosedByPeer { code, .. } if is_the_end(*code));
+        Self { why: error.to_string(), by_peer }
+    }
+}
+
+/// Whether somebody who closes a link so has nothing more to do over it.
+fn is_the_end(code: Code) -> bool {
+    matches!(code, Code::Ok | Code::Cancelled)
 }
 
 /// Writes a link's control stream. A link that has lost it is of no use, and is closed unless it is lost as well.

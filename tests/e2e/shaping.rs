@@ -125,7 +125,7 @@ fn a_wrong_configuration_changes_nothing(bed: &Bed) {
 /// A transfer that takes some minutes, and has begun.
 fn slow(bed: &Bed, gateway: &Gateway, name: &str) -> Running {
     let (file, at) = (data::noise_file(&bed.path(name), 1, 64 * MIB), gateway.url(name));
-    let mut run = client(bed, gateway, ALICE, &["send", "--json-interval", "0.1"])
+    let mut run = client(bed, gateway, ALICE, &["send", "--json-interval", "100"])
         .env("METRA_STATE", bed.path("slow-state"))
         .arg(file)
         .arg(at)
@@ -134,12 +134,18 @@ fn slow(bed: &Bed, gateway: &Gateway, name: &str) -> Running {
     run
 }
 
+/// Ends it as ^C does; the gateway keeps its place for a while, unless it is told at once that it is over.
+fn stop(run: Running) {
+    run.signal(Signal::INT);
+    run.finish().expect(130);
+}
+
 const ONE_AT_A_TIME: &str = "[tenants.default]\njobs = 1\nqueue = 2\nceiling_mbit = 8\nburst_mib = 1\n";
 
 fn waiting(bed: &Bed, gateway: &Gateway, token: &str, words: &[&str], name: &str) -> Running {
     let at = gateway.url(name);
     client(bed, gateway, token, words)
-        .args(["--json-interval", "0.1"])
+        .args(["--json-interval", "100"])
         .env("METRA_STATE", bed.path(&format!("{name}-state")))
         .arg(bed.write(name, name))
         .arg(at)
@@ -168,7 +174,7 @@ fn jobs_wait_and_say_where_they_stand(bed: &Bed) {
         .arg(gateway.url("no"));
     let full = full.expect(5);
     assert!(full.stderr.contains("too many jobs of the tenant are waiting"), "{full}");
-    drop(first);
+    stop(first);
     let (urgent, second) = (urgent.finish().expect(0), second.finish().expect(0));
     assert!(urgent.summary()["seconds"].as_f64() < second.summary()["seconds"].as_f64(), "{urgent}{second}");
     assert_eq!(fs::read(gateway.at("second")).unwrap(), b"second");
@@ -176,12 +182,13 @@ fn jobs_wait_and_say_where_they_stand(bed: &Bed) {
 
 fn whoever_waits_can_stop_or_be_cut_off(bed: &Bed) {
     let metrics = Metrics::new();
-    let gateway = bed.gateway_with(&format!("{}{}", metrics.config(), config(ONE_AT_A_TIME)));
+    let rules = config(&format!("{ONE_AT_A_TIME}[limits]\nidle_seconds = 5\n"));
+    let gateway = bed.gateway_with(&format!("{}{rules}", metrics.config()));
     let first = slow(bed, &gateway, "first");
     let mut second = waiting(bed, &gateway, BOB, &["send"], "second");
     at_position(&mut second, 1);
     let relay = bed.relay(&gateway, 0);
-    let mut third = client(bed, &gateway, BOB, &["get", "--json-interval", "0.1", "--via", "quic"])
+    let mut third = client(bed, &gateway, BOB, &["get", "--json-interval", "100", "--via", "quic"])
         .arg(relay.url("there"))
         .arg(bed.path("copy"))
         .start();
@@ -198,7 +205,7 @@ fn whoever_waits_can_stop_or_be_cut_off(bed: &Bed) {
     at_position(&mut fourth, 2);
     relay.cut(false);
     at_position(&mut third, 1);
-    drop(first);
+    stop(first);
     third.finish().expect(0);
     fourth.finish().expect(0);
     assert_eq!(fs::read(bed.path("copy")).unwrap(), b"there");
@@ -213,7 +220,7 @@ fn a_newer_attempt_takes_the_place_of_one_that_waits(bed: &Bed) {
     old.kill();
     let mut new = waiting(bed, &gateway, BOB, &["send"], "second");
     at_position(&mut new, 1);
-    drop(first);
+    stop(first);
     new.finish().expect(0);
 }
 

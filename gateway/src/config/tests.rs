@@ -529,3 +529,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_user_has_one_tenant() {
+    let place = Place::new();
+    let user = |tenant: &str| format!("[users.ann]\ntoken_hash = 'blake3:{}'\n{tenant}\n", "0".repeat(64));
+    let with = |tenant: &str, rest: &str| place.load(&format!("root = 'root'\n{}{rest}", user(tenant)));
+    let tenant = |config: Config| config.users.by_name("ann").unwrap().tenant.clone();
+    assert_eq!(tenant(with("", "").unwrap()), None);
+    assert_eq!(tenant(with("tenant = 'acme'", "").unwrap()).as_deref(), Some("acme"));
+    let named = "[tenants.studio.users.ann]";
+    assert_eq!(tenant(with("", named).unwrap()).as_deref(), Some("studio"));
+    assert_eq!(tenant(with("tenant = 'studio'", named).unwrap()).as_deref(), Some("studio"));
+    let error = with("tenant = 'acme'", named).unwrap_err().to_string();
+    assert!(error.contains("users.ann.tenant: is another one than tenants.studio"), "{error}");
+    let error = with("", "[tenants.studio.users.bob]").unwrap_err().to_string();
+    assert!(error.contains("tenants.studio.users.bob: is no user of the gateway"), "{error}");
+}
