@@ -16,6 +16,7 @@ use metra_core::sink::{Abilities, Resolution};
 
 mod abandoned;
 mod finish;
+mod gate;
 mod hold;
 mod journal;
 mod judge;
@@ -29,6 +30,7 @@ mod stream;
 mod tree;
 
 pub use abandoned::remove_abandoned;
+pub use gate::{Gate, Verdict, Whole};
 pub use stream::{NullLanding, StreamLanding};
 pub use tree::{TreeLanding, TreeTarget};
 
