@@ -14,6 +14,7 @@ mod audit;
 mod authority;
 mod browse;
 pub mod config;
+mod content;
 mod drain;
 mod http;
 mod http3;

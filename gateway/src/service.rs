@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use crate::audit::{Audit, AuditError};
 use crate::authority::Authority;
 use crate::config::{self, Config};
+use crate::content::Content;
 use crate::drain::Drain;
 use crate::http::Sites;
 use crate::http3::http3;
@@ -73,6 +74,9 @@ pub enum StartError {
     /// The audit trail. Fault: the configuration, or the disk.
     #[error("audit: {0}")]
     Audit(#[from] AuditError),
+    /// The folder for what is put aside. Fault: the configuration, or the disk.
+    #[error("content.quarantine: {0}")]
+    Content(#[source] std::io::Error),
     /// The root or a home. Fault: the configuration, or the disk.
     #[error("{path}: {source}")]
     Root {
@@ -149,6 +153,7 @@ impl Gateway {
         }
         // After the metrics: it says at once how it is.
         let audit = Audit::start(&rt, &config.audit)?;
+        let content = Content::open(&config).map_err(StartError::Content)?;
         let sessions = Sessions::new(
             rt.clone(),
             config,
@@ -157,6 +162,7 @@ impl Gateway {
             identities,
             authority,
             audit,
+            content,
         );
         let (opener, drain) = (stack(sessions.clone()), Drain::new());
         let sockets = servers.iter().filter_map(|server| server.local_addr().ok()).collect();

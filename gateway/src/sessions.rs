@@ -18,6 +18,7 @@ use crate::account::Account;
 use crate::audit::Audit;
 use crate::authority::{Asker, Authority};
 use crate::config::Config;
+use crate::content::Content;
 use crate::identities::Identities;
 use crate::jobs::{Claims, Memory, serve_requests};
 use crate::measure;
@@ -57,6 +58,7 @@ pub(crate) struct Sessions {
     audit: Audit,
     identities: Identities,
     authority: Arc<Authority>,
+    content: Option<Arc<Content>>,
     state: Mutex<State>,
 }
 
@@ -138,6 +140,7 @@ impl Sessions {
         identities: Identities,
         authority: Arc<Authority>,
         audit: Audit,
+        content: Option<Arc<Content>>,
     ) -> Arc<Self> {
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         Arc::new(Self {
@@ -151,8 +154,14 @@ impl Sessions {
             audit,
             identities,
             authority,
+            content,
             state: Mutex::default(),
         })
+    }
+
+    /// The rules for what clients send, if there are any.
+    pub(crate) fn content(&self) -> Option<&Arc<Content>> {
+        self.content.as_ref()
     }
 
     /// Time and tasks.

@@ -75,7 +75,7 @@ impl Tunnels {
         let config = &sessions.config().tunnel;
         let own = Own { sockets: sockets.clone(), addresses: addresses() };
         Self {
-            rules: config.rules(own),
+            rules: config.rules(own).with_content(sessions.config().content.tunnels.clone()),
             sockets,
             places: Places::new(config.tunnels, config.tunnels_per_address),
             bounds: Bounds { idle: config.idle, lifetime: config.lifetime, rate: config.rate / 8 },

@@ -151,8 +151,9 @@ async fn open_landing(
     };
     let catalogue = sessions.catalogue().clone();
     let opened = sessions.rt().blocking(move || TreeLanding::open(target, catalogue)).await;
-    match opened {
-        Ok(landing) => Ok(Arc::new(landing)),
-        Err(error) => Err((error.code(), error.to_string())),
+    match (opened, sessions.content()) {
+        (Ok(landing), Some(content)) => Ok(Arc::new(landing.gated(content.gate(live.account(), push.key)))),
+        (Ok(landing), None) => Ok(Arc::new(landing)),
+        (Err(error), _) => Err((error.code(), error.to_string())),
     }
 }
