@@ -74,10 +74,7 @@ pub enum StartError {
     /// The audit trail. Fault: the configuration, or the disk.
     #[error("audit: {0}")]
     Audit(#[from] AuditError),
-    /// The folder for what is put aside. Fault: the configuration, or the disk.
-    #[error("content.quarantine: {0}")]
-    Content(#[source] std::io::Error),
-    /// The root or a home. Fault: the configuration, or the disk.
+    /// The root, a home, or the folder for what is put aside. Fault: the configuration, or the disk.
     #[error("{path}: {source}")]
     Root {
         /// The directory.
@@ -153,7 +150,10 @@ impl Gateway {
         }
         // After the metrics: it says at once how it is.
         let audit = Audit::start(&rt, &config.audit)?;
-        let content = Content::open(&config).map_err(StartError::Content)?;
+        let content = Content::open(&config).map_err(|source| StartError::Root {
+            path: config.content.quarantine.display().to_string(),
+            source,
+        })?;
         let sessions = Sessions::new(
             rt.clone(),
             config,

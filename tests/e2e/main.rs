@@ -26,6 +26,7 @@ mod abuse;
 mod audit;
 mod auth;
 mod concurrency;
+mod content;
 mod disk;
 mod edited;
 mod harness;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         resume::tests(),
         edited::tests(),
         disk::tests(),
+        content::tests(),
         concurrency::tests(),
         measured::tests(),
         idle::tests(),

@@ -31,8 +31,7 @@ pub(super) struct Note<'a> {
 impl Quarantine {
     /// Makes the folder if it is not there, for this user only.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", folder.display()));
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(named)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         Ok(Self(folder.to_owned()))
     }
 
