@@ -22,6 +22,7 @@ tests![
     what_is_infected_is_put_aside,
     without_the_scanner,
     by_name_size_and_type,
+    what_is_too_large_or_would_be_changed,
     a_gateway_that_is_killed_while_it_scans,
     a_slow_scan_holds_nobody_else_up,
     targets_that_are_not_tunnelled_to,
@@ -201,7 +202,7 @@ fn by_name_size_and_type(bed: &Bed) {
     assert_eq!(metrics.sum(FILES, &["outcome=\"refused\""]), 2.0);
 }
 
-/// A service that can be told to say nothing.
+/// A service that can be told to say nothing, and that passes on something else for what has `CHANGE` in it.
 struct Service {
     address: SocketAddr,
     hangs: Arc<AtomicBool>,
@@ -232,7 +233,7 @@ impl Service {
 fn serve(mut stream: TcpStream, hangs: &AtomicBool, asked: &AtomicUsize) -> Option<()> {
     let mut from = BufReader::new(stream.try_clone().ok()?);
     let mut data = Vec::new();
-    let mut until = |end: &[u8]| {
+    let mut until = |data: &mut Vec<u8>, end: &[u8]| {
         data.clear();
         while !data.ends_with(end) {
             let byte = (&mut from).bytes().next()?.ok()?;
@@ -241,7 +242,7 @@ fn serve(mut stream: TcpStream, hangs: &AtomicBool, asked: &AtomicUsize) -> Opti
         Some(data.starts_with(b"OPTIONS"))
     };
     loop {
-        if until(b"\r\n\r\n")? {
+        if until(&mut data, b"\r\n\r\n")? {
             stream
                 .write_all(
                     b"ICAP/1.0 200 OK\r\nMethods: REQMOD\r\nAllow: 204\r\nEncapsulated: null-body=0\r\n\r\n",
@@ -249,13 +250,58 @@ fn serve(mut stream: TcpStream, hangs: &AtomicBool, asked: &AtomicUsize) -> Opti
                 .ok()?;
             continue;
         }
-        until(b"\r\n0\r\n\r\n")?;
+        until(&mut data, b"\r\n0\r\n\r\n")?;
         asked.fetch_add(1, Ordering::SeqCst);
         while hangs.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        stream.write_all(b"ICAP/1.0 204 Unmodified\r\n\r\n").ok()?;
+        let answer: &[u8] = match data.windows(6).any(|six| six == b"CHANGE") {
+            true => b"ICAP/1.0 200 OK\r\nEncapsulated: req-hdr=0, null-body=18\r\n\r\nPUT / HTTP/1.1\r\n\r\n",
+            false => b"ICAP/1.0 204 Unmodified\r\n\r\n",
+        };
+        stream.write_all(answer).ok()?;
     }
+}
+
+fn what_is_too_large_or_would_be_changed(bed: &Bed) {
+    let (service, metrics) = (Service::start(), Metrics::new());
+    service.hangs.store(false, Ordering::SeqCst);
+    let open = "name = \"open*\"\non_failure = \"allow\"\nscan_max_mib = 1\n";
+    let closed =
+        "[[content.rules]]\naction = \"scan\"\nservice = \"av\"\non_found = \"refuse\"\nscan_max_mib = 1";
+    let gateway = bed.gateway_with(&(metrics.config() + &rules(&service.url(), &(open.to_owned() + closed))));
+    bed.write("d/changed", "please CHANGE me");
+    bed.write("d/fine", "text");
+    for name in ["d/open-large", "d/large"] {
+        data::noise_file(&bed.path(name), 3, MIB + 1);
+    }
+    let done = bed.client(&gateway, ["send"]).arg(bed.path("d")).arg(gateway.url("")).expect(9);
+    for name in ["d/changed", "d/large"] {
+        done.entry(name, "denied");
+        assert!(!gateway.at(name).exists());
+    }
+    assert!(reason(&done, "d/changed").contains("does not pass it on as it is"), "{done}");
+    assert!(reason(&done, "d/large").contains("larger than the 1048576 bytes"), "{done}");
+    assert!(gateway.at("d/fine").exists() && gateway.at("d/open-large").exists());
+    assert!(quarantined(&gateway).is_empty());
+    // Of standard input the size is known at the end only.
+    let stream = |bytes: Vec<u8>, name: &str, code| {
+        bed.client(&gateway, ["send", "-"]).arg(gateway.url(name)).input(bytes).expect(code)
+    };
+    stream(b"text".to_vec(), "in-fine", 0);
+    stream(b"CHANGE".to_vec(), "in-changed", 9);
+    stream(data::noise(4, (1 << 20) + 1), "in-large", 9);
+    assert!(
+        gateway.at("in-fine").exists()
+            && !gateway.at("in-changed").exists()
+            && !gateway.at("in-large").exists()
+    );
+    let scans = |outcome: &str| metrics.sum(SCANS, &[&format!("outcome=\"{outcome}\"")]);
+    // The large one that is not allowed did not even come.
+    assert_eq!(
+        (scans("clean"), scans("modified"), scans("too_large"), scans("failed")),
+        (2.0, 2.0, 2.0, 0.0)
+    );
 }
 
 fn a_gateway_that_is_killed_while_it_scans(bed: &Bed) {
@@ -350,6 +396,10 @@ fn the_scanner_itself(_: &Bed) {
     let other = Settings { url: scanner.url().replace("/scan", "/nothing").parse().unwrap(), ..settings };
     let outcome = scan(&Client::new(other), b"x");
     assert!(matches!(outcome, Outcome::Failed(IcapError::Status { status: 404, .. })), "{outcome:?}");
+    // c-icap answers 500 if it is told to (PassOnError off).
+    scanner.stop_engine();
+    let outcome = scan(&client, b"x");
+    assert!(matches!(outcome, Outcome::Failed(IcapError::Status { status: 500, .. })), "{outcome:?}");
     scanner.stop();
     assert!(matches!(scan(&client, b"x"), Outcome::Failed(_)));
 }

@@ -67,7 +67,8 @@ impl Content {
 
     /// The gate for one job.
     pub(crate) fn gate(self: &Arc<Self>, account: &Account, key: JobKey) -> Arc<dyn Gate> {
-        let prefix = account.home.strip_prefix(&self.root).ok().and_then(|p| p.to_str()).unwrap_or_default();
+        let below = account.home.strip_prefix(&self.root).unwrap_or(&account.home);
+        let prefix = below.to_string_lossy();
         Arc::new(JobGate {
             content: self.clone(),
             user: account.name.clone(),
