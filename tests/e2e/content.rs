@@ -24,6 +24,7 @@ tests![
     by_name_size_and_type,
     what_is_too_large_or_would_be_changed,
     a_gateway_that_is_killed_while_it_scans,
+    a_scan_that_does_not_end_is_left,
     a_slow_scan_holds_nobody_else_up,
     targets_that_are_not_tunnelled_to,
     the_scanner_itself,
@@ -326,6 +327,27 @@ fn a_gateway_that_is_killed_while_it_scans(bed: &Bed) {
     service.hangs.store(false, Ordering::SeqCst);
     send.finish().expect(0);
     assert!(data::same_bytes(&bed.path("d/large"), &gateway.at("d/large")));
+}
+
+/// Neither the same command once more nor a shutdown waits for a service that says nothing.
+fn a_scan_that_does_not_end_is_left(bed: &Bed) {
+    let service = Service::start();
+    let mut gateway = bed.gateway_with(&rules(&service.url(), ""));
+    bed.write("d/small", "text");
+    let send = || bed.client(&gateway, ["send"]).arg(bed.path("d")).arg(gateway.url("")).start();
+    let first = send();
+    wait_until("the service to be asked", || service.asked.load(Ordering::SeqCst) == 1);
+    let second = send();
+    wait_until("the service to be asked again", || service.asked.load(Ordering::SeqCst) == 2);
+    first.finish().expect(5);
+    let began = Instant::now();
+    assert!(gateway.terminate().success());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(!gateway.at("d").exists());
+    service.hangs.store(false, Ordering::SeqCst);
+    gateway.restart();
+    second.finish().expect(0);
+    assert!(gateway.at("d/small").exists());
 }
 
 fn a_slow_scan_holds_nobody_else_up(bed: &Bed) {

@@ -24,6 +24,7 @@ use metra_icap::{Client, IcapError, Outcome, Subject};
 use metra_policy::content::{Action, ContentRules, HEAD, Otherwise, Scan};
 use metra_store::landing::{Gate, Verdict, Whole};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use self::quarantine::{Note, Quarantine};
 use self::reader::Reader;
@@ -74,6 +75,7 @@ impl Content {
             user: account.name.clone(),
             key,
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+            cancelled: watch::Sender::new(false),
         })
     }
 }
@@ -84,6 +86,7 @@ struct JobGate {
     key: JobKey,
     /// From the gateway's root to the user's; empty, or with a `/` at its end.
     prefix: String,
+    cancelled: watch::Sender<bool>,
 }
 
 impl Gate for JobGate {
@@ -115,6 +118,10 @@ impl Gate for JobGate {
         }
     }
 
+    fn cancel(&self) {
+        self.cancelled.send_replace(true);
+    }
+
     fn at_once(&self) -> usize {
         self.content.at_once
     }
@@ -131,7 +138,14 @@ impl JobGate {
         let began = Instant::now();
         let subject = Subject { path: path.to_owned(), size: file.size };
         let mut content = Reader(&file.content);
-        let outcome = self.content.runtime.block_on(client.scan(&subject, &mut content));
+        let mut cancelled = self.cancelled.subscribe();
+        let outcome = self.content.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = cancelled.wait_for(|cancelled| *cancelled) => Err(io::Error::from(io::ErrorKind::Interrupted)),
+                outcome = client.scan(&subject, &mut content) => Ok(outcome),
+            }
+        })?;
         let took = Some(began.elapsed());
         match outcome {
             Outcome::Clean => {

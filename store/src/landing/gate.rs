@@ -38,6 +38,10 @@ pub trait Gate: Send + Sync {
     /// The system failed: as if the name could not be given.
     fn examine(&self, file: &Whole<'_>) -> io::Result<Verdict>;
 
+    /// The job is cancelled: whatever [`examine`](Self::examine) waits for, it waits no longer, and returns an error, now and
+    /// from now on.
+    fn cancel(&self) {}
+
     /// How many files of a job are examined at a time.
     fn at_once(&self) -> usize {
         1
@@ -100,7 +104,9 @@ impl Finish<'_> {
             for _ in 0..gate.at_once().clamp(1, files.len().max(1)) {
                 let (verdicts, files, next) = (verdicts.clone(), &files, &next);
                 scope.spawn(move || {
-                    while let Some(index) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    while let Some(index) = files.get(next.fetch_add(1, Ordering::Relaxed))
+                        && !to.cancelled.load(Ordering::Acquire)
+                    {
                         let Some(entry) = ledger.entry(*index) else { continue };
                         let size = ledger.size_of(*index).unwrap_or(0);
                         let path = to.place.path(&entry.path);
@@ -119,10 +125,18 @@ impl Finish<'_> {
             }
             drop(verdicts);
             judged.into_iter().try_for_each(|(index, entry, judged)| self.act(index, entry, judged))
-        })
+        })?;
+        match to.cancelled.load(Ordering::Acquire) {
+            true => Err(cancelled()),
+            false => Ok(()),
+        }
     }
 
     fn act(&mut self, index: EntryIndex, entry: Entry, judged: io::Result<Verdict>) -> Result<(), LandError> {
+        // What the gate says when it is told to stop is said of no file.
+        if judged.is_err() && self.to.cancelled.load(Ordering::Acquire) {
+            return Err(cancelled());
+        }
         let done = match &judged {
             Ok(Verdict::Keep) => return Ok(()),
             Ok(Verdict::Refuse(code, _)) if code.is_retryable() => {
@@ -144,6 +158,10 @@ impl Finish<'_> {
             (Ok(Verdict::Keep), Ok(())) => Ok(()),
         }
     }
+}
+
+fn cancelled() -> LandError {
+    LandError::new("staging", io::Error::new(io::ErrorKind::ResourceBusy, "the job was cancelled"))
 }
 
 impl super::staging::Staging {

@@ -17,6 +17,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -81,6 +82,7 @@ pub struct TreeLanding {
     resumed: bool,
     pub(super) hold: Arc<Hold>,
     pub(super) gate: Option<Arc<dyn Gate>>,
+    pub(super) cancelled: AtomicBool,
 }
 
 impl TreeLanding {
@@ -137,6 +139,7 @@ impl TreeLanding {
             resumed,
             hold,
             gate: None,
+            cancelled: AtomicBool::new(false),
         })
     }
 
@@ -219,6 +222,13 @@ impl Landing for TreeLanding {
         let report = self.work(|| self.finish_job(ledger, gone));
         self.hold.give_back();
         report
+    }
+
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        if let Some(gate) = &self.gate {
+            gate.cancel();
+        }
     }
 
     fn discard(&self) {

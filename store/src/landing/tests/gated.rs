@@ -212,6 +212,52 @@ impl Gate for Stuck {
     }
 }
 
+/// Answers when it is told to stop.
+#[derive(Default)]
+struct Waits {
+    asked: std::sync::atomic::AtomicBool,
+    over: Mutex<bool>,
+    told: std::sync::Condvar,
+}
+
+impl Gate for Waits {
+    fn announced(&self, _: &str, _: Option<u64>) -> Result<(), (Code, String)> {
+        Ok(())
+    }
+
+    fn examine(&self, _: &Whole<'_>) -> io::Result<Verdict> {
+        self.asked.store(true, std::sync::atomic::Ordering::SeqCst);
+        let over = self.told.wait_while(self.over.lock().unwrap(), |over| !*over).unwrap();
+        if *over { Err(io::ErrorKind::Interrupted.into()) } else { Ok(Verdict::Keep) }
+    }
+
+    fn cancel(&self) {
+        *self.over.lock().unwrap() = true;
+        self.told.notify_all();
+    }
+}
+
+#[test]
+fn a_job_that_is_cancelled_meanwhile_gives_no_names_and_keeps_what_it_has() {
+    let (source, ground, gate) = (temp(), Ground::new(), Arc::new(Waits::default()));
+    sent(source.path());
+    let landing = ground.open().unwrap().gated(gate.clone());
+    let manifest = Source::contents(source.path());
+    let end = std::thread::scope(|scope| {
+        let run = scope.spawn(|| Attempt::new(&landing, &manifest).run(&mut Dice::new(1), usize::MAX).0);
+        while !gate.asked.load(std::sync::atomic::Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        landing.cancel();
+        run.join().unwrap()
+    });
+    assert!(matches!(&end, End::Failed(error) if error.code() == Code::Busy), "{end:?}");
+    drop(landing);
+    assert!(!ground.has("d") && !ground.has("good"));
+    let (report, told) = attempt(&ground, &Guard::new(Bad::Refuse), &manifest);
+    assert_eq!((report.failed, report.entries, told.stats.received), (3, 5, 0));
+}
+
 /// The child of the next test: lands a tree behind a gate that is stuck, until it is killed.
 #[test]
 #[ignore = "the child process of the test after it, which starts it"]
