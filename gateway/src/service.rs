@@ -24,7 +24,7 @@ use crate::http3::http3;
 use crate::identities::Identities;
 use crate::measure;
 use crate::open::{Arrival, admit, stack};
-use crate::sessions::{Keys, Sessions};
+use crate::sessions::{Deciders, Keys, Sessions};
 use crate::tcp::{self, TcpServer, TcpSettings};
 use crate::tunnels::Tunnels;
 
@@ -159,10 +159,8 @@ impl Gateway {
             config,
             catalogue.clone(),
             Keys { receipts, tickets, pin: identity.pin().to_string() },
-            identities,
-            authority,
+            Deciders { identities, authority, content },
             audit,
-            content,
         );
         let (opener, drain) = (stack(sessions.clone()), Drain::new());
         let sockets = servers.iter().filter_map(|server| server.local_addr().ok()).collect();

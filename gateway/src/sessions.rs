@@ -130,6 +130,16 @@ impl Live {
     }
 }
 
+/// What decides, for all sessions.
+pub(crate) struct Deciders {
+    /// Who somebody is.
+    pub(crate) identities: Identities,
+    /// What they may do.
+    pub(crate) authority: Arc<Authority>,
+    /// What is kept of what they send, if there are rules for it.
+    pub(crate) content: Option<Arc<Content>>,
+}
+
 impl Sessions {
     /// No sessions yet.
     pub(crate) fn new(
@@ -137,11 +147,10 @@ impl Sessions {
         config: Config,
         catalogue: Arc<Catalogue>,
         keys: Keys,
-        identities: Identities,
-        authority: Arc<Authority>,
+        deciders: Deciders,
         audit: Audit,
-        content: Option<Arc<Content>>,
     ) -> Arc<Self> {
+        let Deciders { identities, authority, content } = deciders;
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         Arc::new(Self {
             rt,

@@ -43,6 +43,9 @@ pub struct RawContent {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawContentRule {
+    /// What it is called in the audit trail, and for the client if there is no `reason`. 1 to 64 letters, digits, `-` and `_`,
+    /// the first a letter; no two rules have the same. Default: its number, from 1.
+    pub id: Option<String>,
     /// Patterns, one or a list, any of which matches: without `/` on the name, with one on the path below `root`; `**` matches
     /// `/`, too. Upper and lower case are the same.
     pub name: Option<OneOrMany>,
@@ -55,7 +58,7 @@ pub struct RawContentRule {
     pub max_bytes: Option<u64>,
     /// What happens. Required.
     pub action: Option<RawAction>,
-    /// What the client is told if a file is not kept; 1 to 200 printable characters. Default: the number of the rule.
+    /// What the client is told if a file is not kept; 1 to 200 printable characters. Default: `content rule` and its id.
     pub reason: Option<String>,
     /// With `scan`, required: the NAME of an `[icap.NAME]`.
     pub service: Option<String>,

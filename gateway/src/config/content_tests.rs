@@ -36,6 +36,7 @@ fn everything_can_be_set() {
         quarantine = 'aside'
         scans_at_once = 9
         [[content.rules]]
+        id = 'iso-size'
         name = ['*.iso', '/in/**']
         min_bytes = 5
         max_bytes = 10
@@ -79,7 +80,9 @@ fn everything_can_be_set() {
         (decide("a.iso", 10, b"x").action, decide("in/x", 5, b"x").reason),
         (Action::Refuse, "too much".into())
     );
-    assert_eq!(decide("a.iso", 11, b"MZ").action, Action::Quarantine);
+    assert_eq!(decide("a.iso", 10, b"x").rule.as_deref(), Some("iso-size"));
+    let aside = decide("a.iso", 11, b"MZ");
+    assert_eq!((aside.action, aside.rule.as_deref()), (Action::Quarantine, Some("2")));
     assert_eq!(decide("okay", 11, b"text").action, Action::Allow);
     let scan = Scan { service: 1, found: Otherwise::Refuse, allow_on_failure: true, limit: 2 << 20 };
     assert_eq!(decide("other", 11, b"text").action, Action::Scan(scan));
@@ -102,6 +105,14 @@ fn each_error_names_its_key() {
         (rule("action = 'refuse'\nmin_bytes = 5\nmax_bytes = 4"), "6 content.rules[2].min_bytes: is more"),
         (rule("action = 'refuse'\nmin_bytes = -1"), "6 content.rules[2].min_bytes: invalid value"),
         (rule("action = 'refuse'\nreason = \"a\\nb\""), "6 content.rules[2].reason: is at most 200"),
+        (rule("action = 'refuse'\nid = '2'"), "6 content.rules[2].id: is 1 to 64 letters"),
+        (rule("action = 'refuse'\nid = ''"), "6 content.rules[2].id: is 1 to 64 letters"),
+        (rule("action = 'refuse'\nid = 'a.b'"), "6 content.rules[2].id: is 1 to 64 letters"),
+        (
+            "[[content.rules]]\nid = 'a'\naction = 'allow'\n[[content.rules]]\nid = 'a'\naction = 'allow'\n"
+                .into(),
+            "2 content.rules: there are two rules with the id a",
+        ),
         (rule("action = 'refuse'\nservice = 'av'"), "6 content.rules[2].service: is for action"),
         (rule("action = 'scan'"), "4 content.rules[2].service: is required"),
         (rule("action = 'scan'\nservice = 'av'"), "6 content.rules[2].service: there is no [icap.av]"),

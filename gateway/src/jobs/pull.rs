@@ -51,7 +51,9 @@ pub(super) async fn serve(
         let path = if path == "." { "" } else { path.trim_end_matches("/.") };
         may.push(sessions.permit_path(account, &asker, Action::Get, path)?);
     }
-    spec.guard = asker.guard(sessions.authority(), Action::Get, &sessions.config().root);
+    let guard = asker.guard(sessions.authority(), Action::Get, &sessions.config().root);
+    let trail = || sessions.audit().files(live, link, audit::Action::Pull, pull.job.0);
+    spec.guard = guard.map(|guard| trail().watch(guard, account.home.clone()));
     let random: [u8; 8] = random()?;
     let incarnation = Incarnation(u64::from_be_bytes(random));
     let limits = &sessions.config().limits;

@@ -14,6 +14,7 @@ use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
 
 use super::{Counted, Receipt, sign};
 use crate::authority::Asker;
+use crate::content;
 use crate::measure;
 use crate::sessions::{Live, Sessions, unix_millis};
 
@@ -47,7 +48,7 @@ pub(super) async fn serve(
     if attached(live, link, &push)? {
         return Ok(());
     }
-    let landing = open_landing(sessions, live, &asker, &push, dest.clone()).await?;
+    let landing = open_landing(sessions, live, link, &asker, &push, dest.clone()).await?;
     let limits = &sessions.config().limits;
     let config = SinkConfig {
         ledger: LedgerLimits {
@@ -131,6 +132,7 @@ fn attached(live: &Live, link: &LinkHandle, push: &Push) -> Result<bool, (Code, 
 async fn open_landing(
     sessions: &Arc<Sessions>,
     live: &Arc<Live>,
+    link: &LinkHandle,
     asker: &Asker,
     push: &Push,
     dest: String,
@@ -138,21 +140,25 @@ async fn open_landing(
     if dest == NULL {
         return Ok(Arc::new(NullLanding::default()));
     }
+    let account = live.account();
+    let guard = asker.guard(sessions.authority(), Action::Send, &sessions.config().root);
+    let trail = || sessions.audit().files(live, link, audit::Action::Push, push.job.0);
+    let guard = guard.map(|guard| trail().watch(guard, account.home.clone()));
     let target = TreeTarget {
-        root: live.account().home.clone(),
+        root: account.home.clone(),
         dest,
         placement: push.placement,
         overwrite: push.overwrite,
         // What the source does not want kept is not in its manifest.
         keep: Keep { mode: true, times: true },
-        user: live.account().name.clone(),
+        user: account.name.clone(),
         key: push.key,
-        guard: asker.guard(sessions.authority(), Action::Send, &sessions.config().root),
+        guard,
     };
     let catalogue = sessions.catalogue().clone();
     let opened = sessions.rt().blocking(move || TreeLanding::open(target, catalogue)).await;
-    match (opened, sessions.content()) {
-        (Ok(landing), Some(content)) => Ok(Arc::new(landing.gated(content.gate(live.account(), push.key)))),
+    match (opened, content::gate(sessions, live, link, asker, push)) {
+        (Ok(landing), Some(gate)) => Ok(Arc::new(landing.gated(gate))),
         (Ok(landing), None) => Ok(Arc::new(landing)),
         (Err(error), _) => Err((error.code(), error.to_string())),
     }

@@ -32,6 +32,11 @@ pub trait Gate: Send + Sync {
     /// It may not: what the peer is told.
     fn announced(&self, path: &str, size: Option<u64>) -> Result<(), (Code, String)>;
 
+    /// Whether any file has to be [examined](Self::examine). Asked once, at the end of the job.
+    fn examines(&self) -> bool {
+        true
+    }
+
     /// Whether a file may get its final name. It is whole, verified and durable.
     ///
     /// # Errors
@@ -90,7 +95,7 @@ impl Finish<'_> {
     /// Shows every file that would get a name to the gate, several at a time.
     pub(super) fn examine(&mut self) -> Result<(), LandError> {
         let (to, ledger) = (self.to, self.ledger);
-        let Some(gate) = &to.gate else { return Ok(()) };
+        let Some(gate) = to.gate.as_ref().filter(|gate| gate.examines()) else { return Ok(()) };
         let shown = |index: &EntryIndex| {
             let is_file = |e: Entry| matches!(e.kind, EntryKind::File { .. } | EntryKind::Stream);
             self.fate(*index) == Fate::Write

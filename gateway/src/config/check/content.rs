@@ -1,6 +1,6 @@
 //! The tables `[content]` and `[icap.NAME]`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -37,7 +37,11 @@ impl Check {
         }
         let names: Vec<_> = services.iter().map(|(name, _)| name.clone()).collect();
         let rules = self.tables::<RawContentRule>("content.rules", raw.rules);
-        let rules = rules.into_iter().filter_map(|(key, raw)| self.rule(&key, raw, &names)).collect();
+        let rules: Vec<_> = rules.into_iter().filter_map(|(key, raw)| self.rule(&key, raw, &names)).collect();
+        let mut ids = BTreeSet::new();
+        for rule in rules.iter().filter(|rule| !rule.id.is_empty() && !ids.insert(rule.id.as_str())) {
+            self.error("content.rules", format!("there are two rules with the id {}", rule.id));
+        }
         let tunnels = self.tables::<RawTunnelRule>("content.tunnels", raw.tunnels);
         let tunnels = tunnels.into_iter().flat_map(|(key, raw)| self.tunnel_rules(&key, raw)).collect();
         Content {
@@ -79,6 +83,11 @@ impl Check {
         if size.0 > size.1 {
             self.error(&format!("{key}.min_bytes"), "is more than max_bytes: no file matches");
         }
+        if raw.id.as_deref().is_some_and(|id| !is_id(id)) {
+            let message = format!("is 1 to {ID_MAX} letters, digits, - and _, the first a letter");
+            self.error(&format!("{key}.id"), message);
+        }
+        let id = raw.id.unwrap_or_default();
         let reason = raw.reason.unwrap_or_default();
         let printable = |text: &str| text.chars().count() <= REASON_MAX && !text.contains(char::is_control);
         if !printable(&reason) {
@@ -116,7 +125,7 @@ impl Check {
                 limit: self.within(&format!("{key}.scan_max_mib"), raw.scan_max_mib, SCAN_MAX_MIB) * MIB,
             }),
         };
-        Some(ContentRule { names, kinds, size, action, reason })
+        Some(ContentRule { id, names, kinds, size, action, reason })
     }
 
     fn service_of(&mut self, key: &str, name: Option<String>, services: &[String]) -> Option<usize> {
@@ -198,7 +207,15 @@ impl Check {
     }
 }
 
+/// What a rule may be called: nothing that a number, or a rule of another table, is called.
+fn is_id(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    text.len() <= ID_MAX && text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(fits)
+}
+
 pub(super) const SCANS_AT_ONCE: Bound = Bound::new("content.scans_at_once", 1, 64, 4);
 const SCAN_MAX_MIB: (u64, u64, u64) = (1, 1_048_576, 1024);
+/// Bytes of the id of a rule.
+const ID_MAX: usize = 64;
 /// Characters of a reason.
 const REASON_MAX: usize = 200;

@@ -20,15 +20,17 @@ enum Bad {
 }
 
 /// Refuses names that end in `.no` before they come, and acts on content.
-struct Guard {
+struct Porter {
     bad: Bad,
     shown: Mutex<Vec<(String, u64)>>,
     together: Option<Barrier>,
+    /// Examines nothing.
+    idle: bool,
 }
 
-impl Guard {
+impl Porter {
     fn new(bad: Bad) -> Arc<Self> {
-        Arc::new(Self { bad, shown: Mutex::default(), together: None })
+        Arc::new(Self { bad, shown: Mutex::default(), together: None, idle: false })
     }
 
     fn shown(&self) -> Vec<String> {
@@ -38,7 +40,7 @@ impl Guard {
     }
 }
 
-impl Gate for Guard {
+impl Gate for Porter {
     fn announced(&self, path: &str, size: Option<u64>) -> Result<(), (Code, String)> {
         assert!(size.is_some());
         if path.ends_with(".no") { Err((Code::Denied, "by its name".into())) } else { Ok(()) }
@@ -69,10 +71,14 @@ impl Gate for Guard {
     fn at_once(&self) -> usize {
         4
     }
+
+    fn examines(&self) -> bool {
+        !self.idle
+    }
 }
 
-fn attempt(ground: &Ground, guard: &Arc<Guard>, source: &Source) -> (FinishReport, Told) {
-    let landing = ground.open().unwrap().gated(guard.clone());
+fn attempt(ground: &Ground, porter: &Arc<Porter>, source: &Source) -> (FinishReport, Told) {
+    let landing = ground.open().unwrap().gated(porter.clone());
     let (end, told) = Attempt::new(&landing, source).run(&mut Dice::new(7), usize::MAX);
     (end.finished(), told)
 }
@@ -100,10 +106,10 @@ fn are_good(ground: &Ground, source: &Path) {
 
 #[test]
 fn what_is_refused_gets_no_name_and_the_rest_goes_on() {
-    let (source, ground, guard) = (temp(), Ground::new(), Guard::new(Bad::Refuse));
+    let (source, ground, porter) = (temp(), Ground::new(), Porter::new(Bad::Refuse));
     sent(source.path());
-    let (report, told) = attempt(&ground, &guard, &Source::contents(source.path()));
-    assert_eq!(guard.shown(), ["d/a", "d/b", "d/c", "d/e", "good", "large", "z"]);
+    let (report, told) = attempt(&ground, &porter, &Source::contents(source.path()));
+    assert_eq!(porter.shown(), ["d/a", "d/b", "d/c", "d/e", "good", "large", "z"]);
     assert_eq!((report.failed, report.entries), (3, 5));
     for name in ["d/b", "large", "z"] {
         assert_eq!(told.of(name), Some(Code::Denied), "{name}");
@@ -112,33 +118,44 @@ fn what_is_refused_gets_no_name_and_the_rest_goes_on() {
     are_good(&ground, source.path());
     assert!(!ground.has(".metra/jobs"), "nothing stays staged");
     // What is there is not shown again; what was refused is sent and shown again, with what is in a pack with it.
-    let (report, told) = attempt(&ground, &guard, &Source::contents(source.path()));
-    assert_eq!((report.failed, guard.shown().join(" ")), (3, "d/a d/b d/c large z".to_owned()));
+    let (report, told) = attempt(&ground, &porter, &Source::contents(source.path()));
+    assert_eq!((report.failed, porter.shown().join(" ")), (3, "d/a d/b d/c large z".to_owned()));
     assert_eq!((told.of("d/e"), told.of("good")), (Some(Code::Ok), Some(Code::Ok)));
     fs::write(source.path().join("d/b"), b"good again").unwrap();
     ["large", "z"].iter().for_each(|name| fs::remove_file(source.path().join(name)).unwrap());
-    assert_eq!(attempt(&ground, &guard, &Source::contents(source.path())).0.failed, 0);
-    guard.shown();
-    assert_eq!(attempt(&ground, &guard, &Source::contents(source.path())).0.failed, 0);
-    assert_eq!(guard.shown(), [""; 0]);
+    assert_eq!(attempt(&ground, &porter, &Source::contents(source.path())).0.failed, 0);
+    porter.shown();
+    assert_eq!(attempt(&ground, &porter, &Source::contents(source.path())).0.failed, 0);
+    assert_eq!(porter.shown(), [""; 0]);
 }
 
 #[test]
 fn a_name_is_refused_before_its_content_is_asked_for() {
-    let (ground, guard) = (Ground::new(), Guard::new(Bad::Refuse));
+    let (ground, porter) = (Ground::new(), Porter::new(Bad::Refuse));
     let source = Source::default()
         .small("a", b"fine")
         .small("b.no", b"never sent")
         .dir("d.no", 0o755)
         .link("l.no", "a");
-    let (report, told) = attempt(&ground, &guard, &source);
+    let (report, told) = attempt(&ground, &porter, &source);
     assert_eq!((told.stats.received, told.stats.received_bytes), (1, 4));
     assert_eq!(
         (report.failed, told.of("b.no"), told.of("l.no")),
         (2, Some(Code::Denied), Some(Code::Denied))
     );
     assert_eq!((told.of("d.no"), ground.has("d.no"), ground.has("b.no")), (None, true, false));
-    assert_eq!(guard.shown(), ["a"]);
+    assert_eq!(porter.shown(), ["a"]);
+}
+
+#[test]
+fn a_gate_that_examines_nothing_is_shown_nothing() {
+    let (source, ground) = (temp(), Ground::new());
+    let porter = Arc::new(Porter { idle: true, ..Arc::into_inner(Porter::new(Bad::Refuse)).unwrap() });
+    sent(source.path());
+    fs::write(source.path().join("a.no"), b"never sent").unwrap();
+    let (report, told) = attempt(&ground, &porter, &Source::contents(source.path()));
+    assert_eq!((report.failed, told.of("a.no")), (1, Some(Code::Denied)));
+    assert!(porter.shown().is_empty() && ground.has("large") && ground.has("d/b"));
 }
 
 #[test]
@@ -146,9 +163,9 @@ fn what_is_put_aside_is_whole_and_for_nobody_else() {
     // On the file system of the root, and on another one if there is.
     for folder in [temp(), tempfile::tempdir().unwrap()] {
         let (source, ground) = (temp(), Ground::new());
-        let guard = Guard::new(Bad::MoveTo(folder.path().to_owned()));
+        let porter = Porter::new(Bad::MoveTo(folder.path().to_owned()));
         sent(source.path());
-        let (report, told) = attempt(&ground, &guard, &Source::contents(source.path()));
+        let (report, told) = attempt(&ground, &porter, &Source::contents(source.path()));
         assert_eq!((report.failed, told.of("large")), (3, Some(Code::Denied)));
         for name in ["d/b", "large", "z"] {
             assert!(!ground.has(name));
@@ -164,16 +181,16 @@ fn what_is_put_aside_is_whole_and_for_nobody_else() {
 #[test]
 fn what_could_not_be_judged_is_asked_again_without_being_sent() {
     for bad in [Bad::Later, Bad::Break, Bad::MoveTo("/nonexistent/folder".into())] {
-        let (source, ground, guard) = (temp(), Ground::new(), Guard::new(bad));
+        let (source, ground, porter) = (temp(), Ground::new(), Porter::new(bad));
         sent(source.path());
-        let (report, _) = attempt(&ground, &guard, &Source::contents(source.path()));
+        let (report, _) = attempt(&ground, &porter, &Source::contents(source.path()));
         assert_eq!(report.failed, 3);
         assert!(!ground.has("d/b") && !ground.has("large") && !ground.has("z"));
-        guard.shown();
-        let guard = Guard::new(Bad::Refuse);
-        let (report, told) = attempt(&ground, &guard, &Source::contents(source.path()));
+        porter.shown();
+        let porter = Porter::new(Bad::Refuse);
+        let (report, told) = attempt(&ground, &porter, &Source::contents(source.path()));
         assert_eq!((report.failed, told.stats.received), (3, 0));
-        let shown = guard.shown();
+        let shown = porter.shown();
         assert!(["d/b", "large", "z"].iter().all(|name| shown.iter().any(|s| s == name)), "{shown:?}");
         assert!(!shown.iter().any(|s| s == "good") && !ground.has("large") && !ground.has(".metra/jobs"));
     }
@@ -181,14 +198,14 @@ fn what_could_not_be_judged_is_asked_again_without_being_sent() {
 
 #[test]
 fn several_are_examined_at_a_time() {
-    let (ground, guard) = (Ground::new(), Guard::new(Bad::Refuse));
+    let (ground, porter) = (Ground::new(), Porter::new(Bad::Refuse));
     let mut source = Source::default();
     for n in 0..8 {
         source = source.small(&format!("f{n}"), format!("content {n}").as_bytes());
     }
-    let guard = Arc::new(Guard { together: Some(Barrier::new(4)), ..Arc::into_inner(guard).unwrap() });
+    let porter = Arc::new(Porter { together: Some(Barrier::new(4)), ..Arc::into_inner(porter).unwrap() });
     let (done, wait) = std::sync::mpsc::channel();
-    std::thread::spawn(move || done.send(attempt(&ground, &guard, &source).0.entries));
+    std::thread::spawn(move || done.send(attempt(&ground, &porter, &source).0.entries));
     assert_eq!(wait.recv_timeout(Duration::from_secs(30)).unwrap(), 8);
 }
 
@@ -254,7 +271,7 @@ fn a_job_that_is_cancelled_meanwhile_gives_no_names_and_keeps_what_it_has() {
     assert!(matches!(&end, End::Failed(error) if error.code() == Code::Busy), "{end:?}");
     drop(landing);
     assert!(!ground.has("d") && !ground.has("good"));
-    let (report, told) = attempt(&ground, &Guard::new(Bad::Refuse), &manifest);
+    let (report, told) = attempt(&ground, &Porter::new(Bad::Refuse), &manifest);
     assert_eq!((report.failed, report.entries, told.stats.received), (3, 5, 0));
 }
 
@@ -299,10 +316,10 @@ fn killed_while_it_is_examined_nothing_has_a_name_and_all_is_asked_again() {
     }
     let catalogue = Arc::new(Catalogue::open(&dir.path().join("catalogue"), SystemTime::now()).unwrap());
     let target = TreeTarget { root: root.clone(), ..Ground::new().target() };
-    let guard = Guard::new(Bad::Refuse);
-    let landing = TreeLanding::open(target, catalogue).unwrap().gated(guard.clone());
+    let porter = Porter::new(Bad::Refuse);
+    let landing = TreeLanding::open(target, catalogue).unwrap().gated(porter.clone());
     let (end, told) = Attempt::new(&landing, &Source::contents(&source)).run(&mut Dice::new(1), usize::MAX);
     assert_eq!((end.finished().failed, told.stats.received), (3, 0));
-    assert_eq!(guard.shown(), ["d/a", "d/b", "d/c", "d/e", "good", "large", "z"]);
+    assert_eq!(porter.shown(), ["d/a", "d/b", "d/c", "d/e", "good", "large", "z"]);
     assert!(root.join("good").exists() && !root.join("large").exists() && !root.join("d/b").exists());
 }
