@@ -4,26 +4,31 @@
 //! step (`store/src/landing/tests/gated.rs`).
 
 use std::fs;
-use std::io::{BufReader, Cursor, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Cursor;
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use metra_icap::{Client, IcapError, Outcome, Settings, Subject};
 
 use crate::harness::data::{self, MIB};
 use crate::harness::scanner::{NAME, PATTERN, Scanner};
+use crate::harness::service::Service;
 use crate::harness::{Bed, Done, Gateway, Metrics, wait_until};
+use crate::{audit, tunnel};
 
 tests![
     what_is_infected_is_put_aside,
     without_the_scanner,
     by_name_size_and_type,
+    what_the_client_is_told,
+    decisions_are_in_the_audit_trail,
+    refusals_do_not_flood_the_audit_trail,
     what_is_too_large_or_would_be_changed,
     a_gateway_that_is_killed_while_it_scans,
+    a_client_that_is_killed_while_it_scans,
     a_scan_that_does_not_end_is_left,
     a_slow_scan_holds_nobody_else_up,
     targets_that_are_not_tunnelled_to,
@@ -203,65 +208,106 @@ fn by_name_size_and_type(bed: &Bed) {
     assert_eq!(metrics.sum(FILES, &["outcome=\"refused\""]), 2.0);
 }
 
-/// A service that can be told to say nothing, and that passes on something else for what has `CHANGE` in it.
-struct Service {
-    address: SocketAddr,
-    hangs: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
+/// Without `--json`: text for people, on standard error.
+fn what_the_client_is_told(bed: &Bed) {
+    let scanner = Scanner::start();
+    let config = "[[content.rules]]\nid = \"no-programs\"\nname = \"*.exe\"\naction = \"refuse\"\n\
+                  [[content.rules]]\ntype = \"script\"\naction = \"refuse\"\nreason = \"no scripts, please\"\n";
+    let gateway = bed.gateway_with(&(config.to_owned() + &rules(&scanner.url(), "")));
+    bed.write("d/good", "text");
+    bed.write("d/Setup.exe", "MZ");
+    bed.write("d/run", "#!/bin/sh\n");
+    bed.write("d/bad", PATTERN);
+    let send =
+        |path: &str| bed.metra(["send", "--ca"]).arg(gateway.ca()).arg(bed.path(path)).arg(gateway.url(""));
+    let done = send("d").expect(9);
+    for line in [
+        "metra: d/Setup.exe: refused by content rule no-programs\n".to_owned(),
+        "metra: d/run: no scripts, please\n".to_owned(),
+        format!("d/bad: quarantined: content rule 3: av found {NAME}"),
+    ] {
+        assert!(done.stderr.contains(&line), "{line:?} is not in\n{done}");
+    }
+    assert!(gateway.at("d/good").exists());
+    // Also where it is all there is.
+    for (path, reason) in [("d/Setup.exe", "refused by content rule no-programs"), ("d/bad", "quarantined: ")]
+    {
+        let done = send(path).expect(9);
+        assert!(done.stderr.contains(reason), "{done}");
+    }
 }
 
-impl Service {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (hangs, asked) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
-        let service =
-            Self { address: listener.local_addr().unwrap(), hangs: hangs.clone(), asked: asked.clone() };
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (hangs, asked) = (hangs.clone(), asked.clone());
-                std::thread::spawn(move || serve(stream, &hangs, &asked));
-            }
-        });
-        service
-    }
-
-    fn url(&self) -> String {
-        format!("icap://{}/s", self.address)
-    }
-}
-
-/// Answers until the connection ends: without a preview, everything is clean once the whole file is there.
-fn serve(mut stream: TcpStream, hangs: &AtomicBool, asked: &AtomicUsize) -> Option<()> {
-    let mut from = BufReader::new(stream.try_clone().ok()?);
-    let mut data = Vec::new();
-    let mut until = |data: &mut Vec<u8>, end: &[u8]| {
-        data.clear();
-        while !data.ends_with(end) {
-            let byte = (&mut from).bytes().next()?.ok()?;
-            data.push(byte);
-        }
-        Some(data.starts_with(b"OPTIONS"))
+fn decisions_are_in_the_audit_trail(bed: &Bed) {
+    let mut scanner = Scanner::start();
+    let trail = bed.folder("trail").join("audit.log");
+    let config = format!(
+        "[audit.file]\npath = {trail:?}\nsync_seconds = 0\n\
+         [users.alice]\ntoken_hash = \"blake3:{}\"\ntenant = \"acme\"\n\
+         [[content.rules]]\nid = \"no-programs\"\nname = \"*.exe\"\naction = \"refuse\"\n\
+         [[content.rules]]\ntype = \"script\"\naction = \"quarantine\"\n\
+         [[content.rules]]\nid = \"open\"\nname = \"*.open\"\naction = \"scan\"\nservice = \"av\"\non_failure = \"allow\"\n",
+        metra_core::id::Digest::of(TOKEN.as_bytes())
+    );
+    let closed = "id = \"viruses\"";
+    let gateway = bed.gateway_with(&(config + &rules(&scanner.url(), closed)));
+    let send = |folder: &str| {
+        let send = bed.client(&gateway, ["send"]).arg(bed.path(folder)).arg(gateway.url(""));
+        send.env("METRA_TOKEN", TOKEN).expect(9)
     };
-    loop {
-        if until(&mut data, b"\r\n\r\n")? {
-            stream
-                .write_all(
-                    b"ICAP/1.0 200 OK\r\nMethods: REQMOD\r\nAllow: 204\r\nEncapsulated: null-body=0\r\n\r\n",
-                )
-                .ok()?;
-            continue;
-        }
-        until(&mut data, b"\r\n0\r\n\r\n")?;
-        asked.fetch_add(1, Ordering::SeqCst);
-        while hangs.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let answer: &[u8] = match data.windows(6).any(|six| six == b"CHANGE") {
-            true => b"ICAP/1.0 200 OK\r\nEncapsulated: req-hdr=0, null-body=18\r\n\r\nPUT / HTTP/1.1\r\n\r\n",
-            false => b"ICAP/1.0 204 Unmodified\r\n\r\n",
+    bed.write("d/Setup.exe", "some secret payload");
+    bed.write("d/run", "#!/bin/sh\n# some secret payload\n");
+    bed.write("d/bad", [b"some secret payload ", PATTERN].concat());
+    bed.write("d/good", "some secret payload");
+    send("d");
+    scanner.stop();
+    bed.write("e/a.open", "some secret payload");
+    bed.write("e/closed", "some secret payload");
+    send("e");
+    for (path, size, rule, code, reason) in [
+        ("d/Setup.exe", 19, "content.no-programs", "denied", "refused by content rule no-programs"),
+        ("d/run", 32, "content.2", "denied", "quarantined: content rule 2"),
+        ("d/bad", 45, "content.viruses", "denied", NAME),
+        ("e/a.open", 19, "content.open", "ok", "it could not be scanned"),
+        ("e/closed", 19, "content.viruses", "busy", "it could not be scanned"),
+    ] {
+        let record = audit::find(&trail, "decision", "push", |record| record["file"]["path"] == path);
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        assert_eq!(text(&record["policy"]["name"]), rule, "{record}");
+        assert_eq!((text(&record["status_code"]).as_str(), &record["file"]["size"]), (code, &size.into()));
+        assert_eq!(record["action_id"], if code == "ok" { 1 } else { 2 }, "{record}");
+        assert!(text(&record["status_detail"]).contains(reason), "{record}");
+        assert_eq!(text(&record["actor"]["user"]["name"]), "alice");
+        assert_eq!(text(&record["metadata"]["tenant_uid"]), "acme");
+        // The job that it was in.
+        let of_job = |other: &serde_json::Value| {
+            other["actor"]["session"] == record["actor"]["session"]
+                && other["unmapped"]["job"] == record["unmapped"]["job"]
         };
-        stream.write_all(answer).ok()?;
+        let end = audit::find(&trail, "transfer-end", "push", of_job);
+        assert_eq!(end["unmapped"]["failed"], if path.starts_with('d') { 3 } else { 1 }, "{end}");
     }
+    let all = fs::read_to_string(&trail).unwrap();
+    assert!(!all.contains("payload") && !all.contains("METRA-TEST") && !all.contains(TOKEN), "{all}");
+    assert!(!all.contains("d/good"), "what passes has no record of its own");
+}
+
+/// Files that are refused by their names cost whoever announces them nothing.
+fn refusals_do_not_flood_the_audit_trail(bed: &Bed) {
+    let trail = bed.folder("trail").join("audit.log");
+    let config = format!(
+        "[audit.file]\npath = {trail:?}\n[[content.rules]]\nname = \"*.no\"\naction = \"refuse\"\n\
+         [[content.rules]]\ntype = \"script\"\naction = \"quarantine\"\n"
+    );
+    let gateway = bed.gateway_with(&config);
+    for n in 0..1100 {
+        bed.write(&format!("d/{n}.no"), "");
+    }
+    bed.write("d/run", "#!/bin/sh\n");
+    bed.client(&gateway, ["send"]).arg(bed.path("d")).arg(gateway.url("")).expect(9);
+    let end = audit::find(&trail, "transfer-end", "push", |_| true);
+    assert_eq!(end["unmapped"]["failed"], 1101);
+    let by = |rule: &str| audit::records(&trail).iter().filter(|r| r["policy"]["name"] == rule).count();
+    assert_eq!((by("content.1"), by("content.2")), (1000, 1));
 }
 
 fn what_is_too_large_or_would_be_changed(bed: &Bed) {
@@ -329,6 +375,25 @@ fn a_gateway_that_is_killed_while_it_scans(bed: &Bed) {
     assert!(data::same_bytes(&bed.path("d/large"), &gateway.at("d/large")));
 }
 
+fn a_client_that_is_killed_while_it_scans(bed: &Bed) {
+    let service = Service::start();
+    let gateway = bed.gateway_with(&rules(&service.url(), ""));
+    bed.write("d/small", "text");
+    data::noise_file(&bed.path("d/large"), 5, 3 * MIB);
+    let send = || bed.client(&gateway, ["send"]).arg(bed.path("d")).arg(gateway.url(""));
+    let first = send().start();
+    wait_until("the service to be asked", || service.asked.load(Ordering::SeqCst) == 2);
+    assert_eq!(first.kill().code(), 128 + 9);
+    assert!(!gateway.at("d").exists());
+    let second = send().start();
+    wait_until("the service to be asked again", || service.asked.load(Ordering::SeqCst) == 4);
+    assert!(!gateway.at("d").exists());
+    service.hangs.store(false, Ordering::SeqCst);
+    let done = second.finish().expect(0);
+    assert_eq!(done.number("chunks_sent"), 0, "{done}");
+    assert!(data::same_bytes(&bed.path("d/large"), &gateway.at("d/large")));
+}
+
 /// Neither the same command once more nor a shutdown waits for a service that says nothing.
 fn a_scan_that_does_not_end_is_left(bed: &Bed) {
     let service = Service::start();
@@ -369,16 +434,47 @@ fn a_slow_scan_holds_nobody_else_up(bed: &Bed) {
     assert_eq!(service.asked.load(Ordering::SeqCst), 6);
 }
 
+/// The first rule that matches decides: to one port a tunnel may lead, to others of the same host none does.
 fn targets_that_are_not_tunnelled_to(bed: &Bed) {
-    let gateway = bed.gateway_with(
-        "[tunnel]\nallow = [\"127.0.0.1:*\"]\ndangerous_ranges = [\"127.0.0.1/32\"]\n\
-         [[content.tunnels]]\ntarget = \"127.0.0.1:9\"\naction = \"terminate\"\n",
-    );
-    let proxy =
-        format!("https://{}/.well-known/masque/udp/{{target_host}}/{{target_port}}/", gateway.address());
-    let args = ["tunnel", "--listen", "127.0.0.1:0", "--over", "tcp", "--target", "127.0.0.1:9", "--proxy"];
-    let done = bed.metra(args).arg(proxy).arg("--ca").arg(gateway.ca()).expect(12);
-    assert!(done.stderr.contains("has to be scanned"), "{done}");
+    let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let open = echo.local_addr().unwrap();
+    let shut = UdpSocket::bind("127.0.0.1:0").unwrap();
+    std::thread::spawn(move || {
+        let mut room = [0; 2048];
+        while let Ok((length, from)) = echo.recv_from(&mut room) {
+            let _ = echo.send_to(&room[..length], from);
+        }
+    });
+    let trail = bed.folder("trail").join("audit.log");
+    let gateway = bed.gateway_with(&format!(
+        "[audit.file]\npath = {trail:?}\n\
+         [users.alice]\ntoken_hash = \"blake3:{}\"\ntunnel = true\n\
+         [tunnel]\nallow = [\"127.0.0.1:*\"]\ndangerous_ranges = [\"127.0.0.1/32\"]\n\
+         [[content.tunnels]]\ntarget = \"{open}\"\naction = \"tunnel\"\n\
+         [[content.tunnels]]\ntarget = \"127.0.0.1:*\"\naction = \"terminate\"\n",
+        metra_core::id::Digest::of(TOKEN.as_bytes())
+    ));
+    let token = bed.write("token", TOKEN);
+    let tunnel = |listen, target, over: &str| {
+        tunnel::command(bed, &gateway, listen, target, over).arg("--proxy-token-file").arg(&token)
+    };
+    let port = shut.local_addr().unwrap();
+    for over in ["h3", "tcp"] {
+        let done = tunnel(tunnel::ANY, port, over).expect(12);
+        assert!(done.stderr.contains("403") && done.stderr.contains("has to be scanned"), "{done}");
+    }
+    let record = audit::find(&trail, "decision", "tunnel", |r| r["dst_endpoint"]["port"] == port.port());
+    assert_eq!((&record["policy"]["name"], &record["action_id"]), (&"content.tunnels".into(), &2.into()));
+    shut.set_nonblocking(true).unwrap();
+    assert!(shut.recv_from(&mut [0; 1]).is_err(), "something got there");
+    let listen = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let _running = tunnel(listen, open, "h3").start();
+    let program = UdpSocket::bind("127.0.0.1:0").unwrap();
+    program.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    wait_until("an answer through the tunnel", || {
+        let _ = program.send_to(b"hello", listen);
+        matches!(program.recv(&mut [0; 16]), Ok(5))
+    });
 }
 
 fn the_scanner_itself(_: &Bed) {

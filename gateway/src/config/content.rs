@@ -58,7 +58,7 @@ pub struct RawContentRule {
     pub max_bytes: Option<u64>,
     /// What happens. Required.
     pub action: Option<RawAction>,
-    /// What the client is told if a file is not kept; 1 to 200 printable characters. Default: `content rule` and its id.
+    /// What the client is told if a file is not kept; 1 to 200 printable characters. Default: that it was this rule, by its id.
     pub reason: Option<String>,
     /// With `scan`, required: the NAME of an `[icap.NAME]`.
     pub service: Option<String>,

@@ -169,7 +169,11 @@ impl ContentRule {
     }
 
     fn reason(&self, at: usize) -> String {
-        if self.reason.is_empty() { format!("content rule {}", self.id(at)) } else { self.reason.clone() }
+        match (self.reason.as_str(), self.action) {
+            ("", Action::Refuse) => format!("refused by content rule {}", self.id(at)),
+            ("", _) => format!("content rule {}", self.id(at)),
+            (reason, _) => reason.to_owned(),
+        }
     }
 }
 

@@ -89,9 +89,11 @@ fn a_rule_is_called_by_its_id_or_its_number() {
     let mut told = rule(&["c"], &[], ANY, Action::Refuse);
     told.reason = "no c, please".into();
     let rules = ContentRules::new(vec![named, rule(&["b"], &[], ANY, Action::Refuse), told]);
-    for (path, id, reason) in
-        [("a", "no-a", "content rule no-a"), ("b", "2", "content rule 2"), ("c", "3", "no c, please")]
-    {
+    for (path, id, reason) in [
+        ("a", "no-a", "refused by content rule no-a"),
+        ("b", "2", "refused by content rule 2"),
+        ("c", "3", "no c, please"),
+    ] {
         let decision = rules.decide(path, 1, b"x");
         assert_eq!((decision.rule.as_deref(), decision.reason.as_str()), (Some(id), reason));
         assert_eq!(rules.announced(path, Some(1)), Some(decision));
