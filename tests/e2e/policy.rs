@@ -363,7 +363,7 @@ fn the_type_of_what_is_sent(bed: &Bed) {
         text.lines().any(|line| parts.iter().all(|part| line.contains(part)))
     };
     wait_until("its records", || {
-        has(&["incoming/d/run.txt", "{\"name\":\"no-programs\"", "\"alice\"", "\"size\":10,"])
+        has(&["incoming/d/run.txt", "{\"name\":\"no-programs\"", "\"alice\"", "\"size\":10}"])
             && has(&["public/d/text.txt", "{\"name\":\"default\"", "\"bob\""])
     });
     assert!(!fs::read_to_string(&trail).unwrap().contains("#!/bin/sh"));
