@@ -309,7 +309,10 @@ fn rates(bed: &Bed) {
 
 fn decisions_are_in_the_audit_trail(bed: &Bed) {
     let trail = bed.path("audit.log");
-    let office = Office::new(bed, OFFICE, &format!("[audit.file]\npath = {trail:?}\nsync_seconds = 0\n"));
+    let policies = format!(
+        "{OFFICE}@id(\"no-exe\") forbid(principal, action == Metra::Action::\"send\", resource) when {{ resource.extension == \"exe\" }};"
+    );
+    let office = Office::new(bed, &policies, &format!("[audit.file]\npath = {trail:?}\nsync_seconds = 0\n"));
     office.get(BOB, "public/secret/key").expect(12);
     office.get(BOB, "private/b").expect(12);
     let has = |parts: &[&str]| {
@@ -321,6 +324,20 @@ fn decisions_are_in_the_audit_trail(bed: &Bed) {
     });
     office.send(ALICE, "incoming/a").expect(0);
     wait_until("its record", || has(&["incoming/a", "\"alice\"", "\"staff\"", "\"acme\""]));
+    // What is left out of a tree, in either direction.
+    bed.write("tree/a.exe", "x");
+    bed.write("tree/b", "x");
+    let tree = office.run(ALICE, &["send"]).arg(bed.path("tree"));
+    tree.arg(office.gateway.url("incoming/")).expect(9);
+    office.get(BOB, "public").expect(9);
+    wait_until("the records of both", || {
+        has(&[
+            "\"path\":\"incoming/tree/a.exe\"",
+            "{\"name\":\"no-exe\"",
+            "\"action\":\"push\"",
+            "\"size\":1}",
+        ]) && has(&["\"path\":\"public/secret\"", "{\"name\":\"secret\"", "\"action\":\"pull\""])
+    });
 }
 
 /// What a file is by its content is known once it is whole, and decided on then.
