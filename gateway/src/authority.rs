@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metra_core::code::Code;
+use metra_policy::content::Kind;
 use metra_policy::engine::{Action, Context, Engine, Principal, Request, Resource};
 use metra_session::LinkHandle;
 use metra_store::Guard;
@@ -117,6 +118,25 @@ impl Authority {
             return Ok(());
         }
         Err(Refused::new(Code::Denied, format!("{action} on {resource}{DENIED}{by}")))
+    }
+
+    /// Whether the policies may look at what is known of a file only when it is whole.
+    pub(crate) fn looks_at_whole_files(&self) -> bool {
+        self.engine.borrow().as_ref().is_some_and(|engine| engine.looks_at_whole_files())
+    }
+
+    /// Asks the policies whether what was sent may get its name, now that it is whole. The path is from the gateway's root on,
+    /// the size in bytes.
+    ///
+    /// # Errors
+    /// It may not: what the client is told.
+    pub(crate) fn may_keep(&self, asker: &Asker, path: &str, size: u64, kind: Kind) -> Result<(), String> {
+        if !self.is_on() {
+            return Ok(());
+        }
+        let mut request = asker.asks(Action::Send, Resource::path(path));
+        (request.context.size, request.context.file_type) = (Some(size), Some(kind));
+        self.judge(&request).map_err(|refused| refused.reason)
     }
 
     /// Resolves when one of those that were permitted no longer is, with why.

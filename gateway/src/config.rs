@@ -13,6 +13,9 @@
 
 mod audit;
 mod check;
+mod content;
+#[cfg(test)]
+mod content_tests;
 pub mod document;
 mod error;
 mod raw;
@@ -21,6 +24,10 @@ mod tests;
 mod users;
 
 pub use audit::{Audit, AuditFile, AuditFormat, AuditSyslog, OnFailure};
+pub use content::{
+    Content, RawAction, RawContent, RawContentRule, RawFailure, RawFound, RawIcap, RawTunnelAction,
+    RawTunnelRule,
+};
 pub use error::{ConfigError, ConfigErrors};
 pub use metra_policy::shape::config::{RawShaping, RawTenant, RawTenantUser, Shaping};
 pub use raw::{
@@ -70,6 +77,8 @@ pub struct Config {
     pub policy: Policy,
     /// The audit trail.
     pub audit: Audit,
+    /// What may be kept of what clients send.
+    pub content: Content,
     /// The log.
     pub log: Log,
     /// Where metrics are served, if anywhere.

@@ -4,6 +4,7 @@
 //! listener --Arrival--> open::stack (trace, metrics, record, place, deadline, greet, authenticate, authorize, join)
 //!                                        |
 //!                                     Session --requests--> jobs: push, pull;  browse: list, remove
+//!                                                                   `--> content: which files get their names
 //! all of them --records--> audit --> a file, a syslog server
 //! ```
 //!
@@ -14,6 +15,7 @@ mod audit;
 mod authority;
 mod browse;
 pub mod config;
+mod content;
 mod drain;
 mod http;
 mod http3;

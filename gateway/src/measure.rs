@@ -65,6 +65,9 @@ const TUNNELS_RUNNING: &str = "metra_tunnels";
 const TUNNEL_BYTES: &str = "metra_tunnel_bytes_total";
 const TUNNEL_DATAGRAMS: &str = "metra_tunnel_datagrams_total";
 const TUNNEL_LOST: &str = "metra_tunnel_lost_datagrams_total";
+const CONTENT: &str = "metra_content_files_total";
+const SCANS: &str = "metra_content_scans_total";
+const SCAN_SECONDS: &str = "metra_content_scan_seconds";
 pub(crate) const HTTP_REQUESTS: &str = "metra_http_requests_total";
 
 /// Why a connection over TCP was ended before it could say anything, or while it had time left.
@@ -194,6 +197,60 @@ pub(crate) fn tunnel_opened(outcome: TunnelOpened) {
     counter!(TUNNELS, "outcome" => outcome.name()).increment(1);
 }
 
+/// What became of a file that the rules for content were asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Examined {
+    /// It is kept.
+    Kept,
+    /// It is kept although it could not be scanned.
+    Unscanned,
+    /// It is not.
+    Refused,
+    /// It is put aside.
+    Quarantined,
+}
+
+/// Counts a file that the rules for content were asked about.
+pub(crate) fn content(examined: Examined) {
+    let outcome = match examined {
+        Examined::Kept => "kept",
+        Examined::Unscanned => "unscanned",
+        Examined::Refused => "refused",
+        Examined::Quarantined => "quarantined",
+    };
+    counter!(CONTENT, "outcome" => outcome).increment(1);
+}
+
+/// What came of a scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scanned {
+    /// Nothing was found.
+    Clean,
+    /// Something was.
+    Found,
+    /// The service would pass on another file.
+    Modified,
+    /// There was no answer.
+    Failed,
+    /// The file was not shown.
+    TooLarge,
+}
+
+/// Counts a scan, and how long it took if there was one.
+pub(crate) fn scanned(scanned: Scanned, took: Option<Duration>) {
+    let outcome = match scanned {
+        Scanned::Clean => "clean",
+        Scanned::Found => "found",
+        Scanned::Modified => "modified",
+        Scanned::Failed => "failed",
+        Scanned::TooLarge => "too_large",
+    };
+    counter!(SCANS, "outcome" => outcome).increment(1);
+    if let Some(took) = took {
+        histogram!(SCAN_SECONDS).record(took);
+    }
+}
+
 /// Counts a tunnel for as long as the value lives.
 pub(crate) fn tunnel_running() -> impl Drop {
     struct Running;
@@ -225,6 +282,7 @@ pub(crate) fn buckets(builder: PrometheusBuilder) -> Result<PrometheusBuilder, B
         .set_buckets_for_metric(Matcher::Full(THROUGHPUT.to_owned()), &RATES)?
         .set_buckets_for_metric(Matcher::Full(FIRST_BYTE.to_owned()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Full(VERIFY.to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(SCAN_SECONDS.to_owned()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Full("metra_opening_seconds".to_owned()), &SECONDS)
 }
 
@@ -255,6 +313,9 @@ pub(crate) fn describe() {
         TUNNEL_LOST,
         "Datagrams that were lost in tunnels to targets: over the rate, without room, or too large"
     );
+    describe_counter!(CONTENT, "Files that the rules for content were asked about");
+    describe_counter!(SCANS, "Files that services were to scan");
+    describe_histogram!(SCAN_SECONDS, Unit::Seconds, "From the wish to have a file scanned to the answer");
     describe_histogram!(
         FIRST_BYTE,
         Unit::Seconds,

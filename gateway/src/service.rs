@@ -17,13 +17,14 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use crate::audit::{Audit, AuditError};
 use crate::authority::Authority;
 use crate::config::{self, Config};
+use crate::content::Content;
 use crate::drain::Drain;
 use crate::http::Sites;
 use crate::http3::http3;
 use crate::identities::Identities;
 use crate::measure;
 use crate::open::{Arrival, admit, stack};
-use crate::sessions::{Keys, Sessions};
+use crate::sessions::{Deciders, Keys, Sessions};
 use crate::shaping::Shaping;
 use crate::tcp::{self, TcpServer, TcpSettings};
 use crate::tunnels::Tunnels;
@@ -74,7 +75,7 @@ pub enum StartError {
     /// The audit trail. Fault: the configuration, or the disk.
     #[error("audit: {0}")]
     Audit(#[from] AuditError),
-    /// The root or a home. Fault: the configuration, or the disk.
+    /// The root, a home, or the folder for what is put aside. Fault: the configuration, or the disk.
     #[error("{path}: {source}")]
     Root {
         /// The directory.
@@ -152,14 +153,16 @@ impl Gateway {
         let (shaping, shaper) = Shaping::start(&rt, config.shaping.clone(), catalogue.clone(), wall)?;
         // After the metrics: it says at once how it is.
         let audit = Audit::start(&rt, &config.audit)?;
+        let content = Content::open(&config).map_err(|source| StartError::Root {
+            path: config.content.quarantine.display().to_string(),
+            source,
+        })?;
         let sessions = Sessions::new(
             rt.clone(),
             config,
             catalogue.clone(),
             Keys { receipts, tickets, pin: identity.pin().to_string() },
-            identities,
-            authority,
-            shaping,
+            Deciders { identities, authority, content, shaping },
             audit,
         );
         let (opener, drain) = (stack(sessions.clone()), Drain::new());

@@ -18,6 +18,7 @@ use crate::account::Account;
 use crate::audit::Audit;
 use crate::authority::{Asker, Authority};
 use crate::config::{self, Config};
+use crate::content::Content;
 use crate::identities::Identities;
 use crate::jobs::{Claims, Memory, Seats, serve_requests};
 use crate::measure;
@@ -59,6 +60,7 @@ pub(crate) struct Sessions {
     identities: Identities,
     authority: Arc<Authority>,
     shaping: Arc<Shaping>,
+    content: Option<Arc<Content>>,
     state: Mutex<State>,
 }
 
@@ -136,6 +138,18 @@ impl Live {
     }
 }
 
+/// What decides, for all sessions.
+pub(crate) struct Deciders {
+    /// Who somebody is.
+    pub(crate) identities: Identities,
+    /// What they may do.
+    pub(crate) authority: Arc<Authority>,
+    /// What is kept of what they send, if there are rules for it.
+    pub(crate) content: Option<Arc<Content>>,
+    /// How jobs share what may be moved.
+    pub(crate) shaping: Arc<Shaping>,
+}
+
 impl Sessions {
     /// No sessions yet.
     pub(crate) fn new(
@@ -143,11 +157,10 @@ impl Sessions {
         config: Config,
         catalogue: Arc<Catalogue>,
         keys: Keys,
-        identities: Identities,
-        authority: Arc<Authority>,
-        shaping: Arc<Shaping>,
+        deciders: Deciders,
         audit: Audit,
     ) -> Arc<Self> {
+        let Deciders { identities, authority, content, shaping } = deciders;
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         memory.set_limited(is_limited(&config.shaping));
         Arc::new(Self {
@@ -162,8 +175,14 @@ impl Sessions {
             identities,
             authority,
             shaping,
+            content,
             state: Mutex::default(),
         })
+    }
+
+    /// The rules for what clients send, if there are any.
+    pub(crate) fn content(&self) -> Option<&Arc<Content>> {
+        self.content.as_ref()
     }
 
     /// Time and tasks.

@@ -75,7 +75,7 @@ impl Tunnels {
         let config = &sessions.config().tunnel;
         let own = Own { sockets: sockets.clone(), addresses: addresses() };
         Self {
-            rules: config.rules(own),
+            rules: config.rules(own).with_content(sessions.config().content.tunnels.clone()),
             sockets,
             places: Places::new(config.tunnels, config.tunnels_per_address),
             bounds: Bounds { idle: config.idle, lifetime: config.lifetime, rate: config.rate / 8 },
@@ -218,7 +218,12 @@ impl Tunnels {
         trail.rule("tunnel.allow");
         let host = Host::parse(target.host())
             .map_err(|error| (TunnelOpened::Malformed, Refusal::malformed(&error.to_string())))?;
-        let named = self.rules.name(&host, target.port()).map_err(denied)?;
+        let named = self.rules.name(&host, target.port()).map_err(|reason| {
+            if reason == Denied::Content {
+                trail.rule("content.tunnels");
+            }
+            denied(reason)
+        })?;
         // Policies are asked twice as well: what they forbid by name is not resolved.
         let asker = Asker::new(&account, about.peer().ip(), "http");
         let mut asked = asker.asks(Action::OpenTunnel, Resource::Target { host, port: target.port() });

@@ -87,7 +87,7 @@ pub(crate) struct PolicyExplainArgs {
     /// Length of the file in bytes
     #[arg(long, value_name = "BYTES")]
     pub(crate) size: Option<u64>,
-    /// Type of the file by content, as in application/zip
+    /// Type of the file by content, as in zip
     #[arg(long, value_name = "TYPE")]
     pub(crate) file_type: Option<String>,
     /// What the target was resolved to

@@ -45,7 +45,7 @@ fn trail(bed: &Bed) -> PathBuf {
 }
 
 /// The records so far; each must be one of OCSF.
-fn records(path: &Path) -> Vec<Value> {
+pub(crate) fn records(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
     // The last line may be under way.
@@ -65,7 +65,7 @@ fn is(record: &Value, event: &str, action: &str) -> bool {
 }
 
 /// Waits for a record of this event and action for which `also` holds.
-fn find(path: &Path, event: &str, action: &str, also: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn find(path: &Path, event: &str, action: &str, also: impl Fn(&Value) -> bool) -> Value {
     let mut found = None;
     wait_until(&format!("a record of {event} {action}"), || {
         found = records(path).into_iter().find(|record| is(record, event, action) && also(record));

@@ -26,6 +26,7 @@ mod abuse;
 mod audit;
 mod auth;
 mod concurrency;
+mod content;
 mod disk;
 mod edited;
 mod harness;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         shaping::tests(),
         edited::tests(),
         disk::tests(),
+        content::tests(),
         concurrency::tests(),
         measured::tests(),
         idle::tests(),

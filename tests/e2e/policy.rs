@@ -15,6 +15,7 @@ tests![
     the_same_by_every_way,
     who_may_come_in_and_how,
     paths_within_a_tree,
+    the_type_of_what_is_sent,
     links_lead_nowhere_else,
     what_runs_ends_when_it_is_no_longer_permitted,
     a_wrong_file_changes_nothing,
@@ -308,7 +309,10 @@ fn rates(bed: &Bed) {
 
 fn decisions_are_in_the_audit_trail(bed: &Bed) {
     let trail = bed.path("audit.log");
-    let office = Office::new(bed, OFFICE, &format!("[audit.file]\npath = {trail:?}\nsync_seconds = 0\n"));
+    let policies = format!(
+        "{OFFICE}@id(\"no-exe\") forbid(principal, action == Metra::Action::\"send\", resource) when {{ resource.extension == \"exe\" }};"
+    );
+    let office = Office::new(bed, &policies, &format!("[audit.file]\npath = {trail:?}\nsync_seconds = 0\n"));
     office.get(BOB, "public/secret/key").expect(12);
     office.get(BOB, "private/b").expect(12);
     let has = |parts: &[&str]| {
@@ -320,6 +324,66 @@ fn decisions_are_in_the_audit_trail(bed: &Bed) {
     });
     office.send(ALICE, "incoming/a").expect(0);
     wait_until("its record", || has(&["incoming/a", "\"alice\"", "\"staff\"", "\"acme\""]));
+    // What is left out of a tree, in either direction.
+    bed.write("tree/a.exe", "x");
+    bed.write("tree/b", "x");
+    let tree = office.run(ALICE, &["send"]).arg(bed.path("tree"));
+    tree.arg(office.gateway.url("incoming/")).expect(9);
+    office.get(BOB, "public").expect(9);
+    wait_until("the records of both", || {
+        has(&[
+            "\"path\":\"incoming/tree/a.exe\"",
+            "{\"name\":\"no-exe\"",
+            "\"action\":\"push\"",
+            "\"size\":1}",
+        ]) && has(&["\"path\":\"public/secret\"", "{\"name\":\"secret\"", "\"action\":\"pull\""])
+    });
+}
+
+/// What a file is by its content is known once it is whole, and decided on then.
+fn the_type_of_what_is_sent(bed: &Bed) {
+    let typed = "@id(\"no-programs\") forbid(principal, action == Metra::Action::\"send\", resource) when { context has fileType && [\"elf\", \"script\"].contains(context.fileType) };\n@id(\"pictures\") permit(principal == Metra::User::\"bob\", action == Metra::Action::\"send\", resource in Metra::Path::\"/public\") when { if context has fileType then context.fileType == \"png\" else true };\n@id(\"short\") forbid(principal, action == Metra::Action::\"send\", resource) when { context has size && context.size > 1000000 };";
+    let trail = bed.path("audit.log");
+    let audit = format!("[audit.file]\npath = {trail:?}\nsync_seconds = 0\n");
+    let office = Office::new(bed, &format!("{OFFICE}{typed}"), &audit);
+    bed.write("d/run.txt", "#!/bin/sh\n");
+    bed.write("d/text.txt", "text");
+    bed.write("d/picture", b"\x89PNG\r\n\x1a\n");
+    let tree = |token: &str, to: &str| {
+        office.run(token, &["send"]).arg(bed.path("d")).arg(office.gateway.url(to)).expect(9)
+    };
+    let there = |path: &str| office.gateway.at(path).exists();
+    let sent = tree(ALICE, "incoming/");
+    sent.entry("d/run.txt", "denied");
+    assert!(sent.text().contains("send on /incoming/d/run.txt is denied: policy no-programs"), "{sent}");
+    assert_eq!(sent.number("failed"), 1);
+    assert!(
+        there("incoming/d/text.txt") && there("incoming/d/picture") && !there("incoming/d/run.txt"),
+        "{sent}"
+    );
+    let sent = tree(BOB, "public/");
+    sent.entry("d/text.txt", "denied");
+    assert!(sent.text().contains("no policy permits it"), "{sent}");
+    assert!(there("public/d/picture") && !there("public/d/text.txt") && !there("public/d/run.txt"));
+    // Of what comes from a pipe the length is not known before its end.
+    for (length, code) in [(1_000_001, 9), (1_000_000, 0)] {
+        let pipe = office.run(ALICE, &["send", "-"]).arg(office.gateway.url("incoming/pipe"));
+        let done = pipe.input(data::noise(1, length)).expect(code);
+        assert_eq!((there("incoming/pipe"), done.text().contains("policy short")), (code == 0, code != 0));
+    }
+    // What waits at the gate is decided by the policies of that moment.
+    office.change(OFFICE);
+    office.run(ALICE, &["send"]).arg(bed.path("d")).arg(office.gateway.url("incoming/")).expect(0);
+    assert!(there("incoming/d/run.txt"));
+    let has = |parts: &[&str]| {
+        let text = fs::read_to_string(&trail).unwrap_or_default();
+        text.lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    };
+    wait_until("its records", || {
+        has(&["incoming/d/run.txt", "{\"name\":\"no-programs\"", "\"alice\"", "\"size\":10}"])
+            && has(&["public/d/text.txt", "{\"name\":\"default\"", "\"bob\""])
+    });
+    assert!(!fs::read_to_string(&trail).unwrap().contains("#!/bin/sh"));
 }
 
 fn check_and_test_and_explain(bed: &Bed) {

@@ -13,6 +13,7 @@
 
 mod clock;
 mod file;
+mod files;
 mod sink;
 mod syslog;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use metra_policy::audit::Record;
 use metra_transport::Rt;
 
 pub(crate) use clock::timestamp;
+pub(crate) use files::{FileTrail, Judged};
 pub(crate) use trail::{TunnelRun, TunnelTrail};
 
 use crate::config::{self, OnFailure};

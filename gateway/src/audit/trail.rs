@@ -245,7 +245,7 @@ fn new(event: Event, action: Action, way: Way, peer: SocketAddr) -> Record {
 }
 
 /// A record of what a session does, which came over this link.
-fn of(live: &Live, link: &LinkHandle, event: Event, action: Action) -> Record {
+pub(super) fn of(live: &Live, link: &LinkHandle, event: Event, action: Action) -> Record {
     let mut record = new(event, action, way(link.link().kind()), link.link().peer());
     owner(&mut record, live.account());
     record.session = Some(live.id().to_string());

@@ -1,6 +1,7 @@
 //! From [`RawConfig`] to [`Config`]: every rule, and all that is broken at once.
 
 mod audit;
+mod content;
 mod jwt;
 mod tunnel;
 
@@ -60,6 +61,7 @@ impl RawConfig {
         let tunnel = check.tunnel(&self.tunnel);
         let policy = check.policy(self.policy);
         let audit = check.audit(self.audit);
+        let content = check.content(self.content, self.icap, &state);
         let log = Log {
             format: self.log.format.unwrap_or(LogFormat::Text),
             level: self.log.level.unwrap_or(LogLevel::Info),
@@ -84,6 +86,7 @@ impl RawConfig {
                     tunnel,
                     policy,
                     audit,
+                    content,
                     log,
                     metrics_listen,
                 })
@@ -503,7 +506,7 @@ const MTU: Bound = Bound::new("quic.mtu", 1200, 16_000, 8952);
 
 /// All of them, for the tests.
 #[cfg(test)]
-pub(super) const BOUNDS: [Bound; 23] = [
+pub(super) const BOUNDS: [Bound; 24] = [
     SESSIONS,
     SESSIONS_PER_USER,
     JOBS_PER_SESSION,
@@ -527,6 +530,7 @@ pub(super) const BOUNDS: [Bound; 23] = [
     audit::MAX_HOURS,
     audit::KEEP,
     audit::SYNC_SECONDS,
+    content::SCANS_AT_ONCE,
 ];
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:4443";

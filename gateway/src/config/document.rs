@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use toml::Table;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::{ConfigError, ConfigErrors};
 
@@ -129,10 +129,24 @@ fn note_lines(text: &str, table: &DeTable<'_>, path: &mut Vec<String>, lines: &m
     for (key, value) in table {
         path.push(key.get_ref().to_string());
         lines.insert(join(path), line_of(text, key.span().start));
-        if let DeValue::Table(inner) = value.get_ref() {
-            note_lines(text, inner, path, lines);
+        match value.get_ref() {
+            DeValue::Table(inner) => note_lines(text, inner, path, lines),
+            DeValue::Array(items) => note_items(text, items, &join(path), lines),
+            _ => {}
         }
         path.pop();
+    }
+}
+
+/// The tables of a list, as in `rules[1].name`; the first is 1.
+fn note_items(text: &str, items: &DeArray<'_>, key: &str, lines: &mut HashMap<String, usize>) {
+    for (at, item) in items.iter().enumerate() {
+        let DeValue::Table(table) = item.get_ref() else { continue };
+        let key = format!("{key}[{}]", at + 1);
+        lines.insert(key.clone(), line_of(text, item.span().start));
+        for name in table.keys() {
+            lines.insert(format!("{key}.{}", quoted(name.get_ref())), line_of(text, name.span().start));
+        }
     }
 }
 

@@ -7,7 +7,10 @@ use metra_policy::shape::config::{RawShaping, RawTenant};
 use serde::Deserialize;
 
 use super::document::Origin;
-use super::{Anonymous, AuditFormat, ConfigErrors, Congestion, LogFormat, LogLevel, OnFailure, document};
+use super::{
+    Anonymous, AuditFormat, ConfigErrors, Congestion, LogFormat, LogLevel, OnFailure, RawContent, RawIcap,
+    document,
+};
 
 /// The keys of the configuration file. Paths in a file are relative to the directory of the file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -48,6 +51,10 @@ pub struct RawConfig {
     pub policy: RawPolicy,
     /// The audit trail.
     pub audit: RawAudit,
+    /// What may be kept of what clients send.
+    pub content: RawContent,
+    /// Services that scan content, by name.
+    pub icap: BTreeMap<String, RawIcap>,
     /// The log.
     pub log: RawLog,
     /// Address (`IP:PORT`) on which metrics are served over plain HTTP, to anyone who can reach it. Default: nowhere.
@@ -332,7 +339,7 @@ impl RawConfig {
         let syslog = self.audit.syslog.iter_mut().flat_map(|s| [&mut s.ca, &mut s.cert, &mut s.key]);
         let tokens = self.users.values_mut().map(|u| &mut u.token_file);
         let keys = self.jwt.values_mut().flat_map(|jwt| [&mut jwt.jwks_file, &mut jwt.jwks_ca]);
-        let state = [&mut self.root, &mut self.state].into_iter();
+        let state = [&mut self.root, &mut self.state, &mut self.content.quarantine].into_iter();
         let paths = state.chain(tls).chain(tokens).chain(keys).chain(audit).chain(syslog);
         for path in paths.flatten().chain(&mut self.policy.files) {
             *path = base.join(&*path);

@@ -469,6 +469,7 @@ fn the_example_shows_every_key_and_its_default() {
         Policy { files: vec![place.path("office.cedar")], dry_run: default.policy.dry_run }
     );
     assert!(config.tunnel.is_enabled() && !config.tunnel.dangerous.is_empty());
+    assert!(!config.content.rules.is_empty() && config.content.services.len() == 1);
     for bound in &BOUNDS {
         let (_, key) = bound.key.rsplit_once('.').unwrap();
         assert!(all.contains(&format!("\n{key} = {}\n", bound.default)), "{} = {}", bound.key, bound.default);

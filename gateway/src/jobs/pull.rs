@@ -60,7 +60,9 @@ pub(super) async fn serve(
     }
     let (ring, _ring) = sessions.memory().ring().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let mut share = sessions.shaping().begin(place, Direction::Pull);
-    spec.guard = asker.guard(sessions.authority(), Action::Get, &sessions.config().root);
+    let guard = asker.guard(sessions.authority(), Action::Get, &sessions.config().root);
+    let trail = || sessions.audit().files(live, link, audit::Action::Pull, pull.job.0);
+    spec.guard = guard.map(|guard| trail().watch(guard, account.home.clone()));
     let random: [u8; 8] = random()?;
     let incarnation = Incarnation(u64::from_be_bytes(random));
     let limits = &sessions.config().limits;

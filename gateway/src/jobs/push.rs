@@ -14,6 +14,7 @@ use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
 
 use super::{Counted, Receipt, sign, until};
 use crate::authority::Asker;
+use crate::content;
 use crate::measure;
 use crate::sessions::{Live, Sessions, unix_millis};
 
@@ -54,7 +55,7 @@ pub(super) async fn serve(
     sessions.authority().permit(&may)?;
     sessions.memory().admit().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let mut share = sessions.shaping().begin(place, Direction::Push);
-    let landing = open_landing(sessions, live, &asker, &push, dest.clone()).await?;
+    let landing = open_landing(sessions, live, link, &asker, &push, dest.clone()).await?;
     let limits = &sessions.config().limits;
     let config = SinkConfig {
         ledger: LedgerLimits {
@@ -147,6 +148,7 @@ fn attached(live: &Live, link: &LinkHandle, push: &Push) -> Result<bool, (Code, 
 async fn open_landing(
     sessions: &Arc<Sessions>,
     live: &Arc<Live>,
+    link: &LinkHandle,
     asker: &Asker,
     push: &Push,
     dest: String,
@@ -154,21 +156,26 @@ async fn open_landing(
     if dest == NULL {
         return Ok(Arc::new(NullLanding::default()));
     }
+    let account = live.account();
+    let guard = asker.guard(sessions.authority(), Action::Send, &sessions.config().root);
+    let trail = || sessions.audit().files(live, link, audit::Action::Push, push.job.0);
+    let guard = guard.map(|guard| trail().watch(guard, account.home.clone()));
     let target = TreeTarget {
-        root: live.account().home.clone(),
+        root: account.home.clone(),
         dest,
         placement: push.placement,
         overwrite: push.overwrite,
         // What the source does not want kept is not in its manifest.
         keep: Keep { mode: true, times: true },
-        user: live.account().name.clone(),
+        user: account.name.clone(),
         key: push.key,
-        guard: asker.guard(sessions.authority(), Action::Send, &sessions.config().root),
+        guard,
     };
     let catalogue = sessions.catalogue().clone();
     let opened = sessions.rt().blocking(move || TreeLanding::open(target, catalogue)).await;
-    match opened {
-        Ok(landing) => Ok(Arc::new(landing)),
-        Err(error) => Err((error.code(), error.to_string())),
+    match (opened, content::gate(sessions, live, link, asker, push)) {
+        (Ok(landing), Some(gate)) => Ok(Arc::new(landing.gated(gate))),
+        (Ok(landing), None) => Ok(Arc::new(landing)),
+        (Err(error), _) => Err((error.code(), error.to_string())),
     }
 }

@@ -137,6 +137,29 @@ fn an_early_answer_ends_it() {
 }
 
 #[test]
+fn rfc3507_4_4_1_encapsulated_lists_that_are_broken() {
+    let lists = [
+        "",
+        "null-body=0",
+        "res-hdr=0",
+        "res-body=0",
+        "res-hdr=0, res-body",
+        "res-hdr=0, res-body=-1",
+        "res-hdr=0, res-body=x",
+        "res-hdr=0, req-body=9",
+        "res-hdr=0, res-body=99999999999999999999",
+        "req-hdr=0, res-hdr=5, res-body=9",
+        "res-hdr=0, res-body=9, a=1, b=2, c=3",
+    ];
+    for list in lists {
+        let mut exchange = exchange(3, None);
+        sent(&mut exchange);
+        let told = told(&mut exchange, format!("ICAP/1.0 200 OK\r\nEncapsulated: {list}\r\n\r\n").as_bytes());
+        assert!(told.contains("Protocol"), "{list}: {told}");
+    }
+}
+
+#[test]
 fn what_fails() {
     let cases: [(&[u8], &str); 14] = [
         (b"ICAP/1.0 404 Service not found\r\n\r\n", "status: 404"),

@@ -34,6 +34,8 @@ enum Does {
     PageAtOnce,
     /// Says nothing.
     Nothing,
+    /// Says in every answer that it has changed.
+    Changes,
     /// Closes without a word, the second time it is asked on a connection.
     ClosesTheSecond,
 }
@@ -42,21 +44,24 @@ struct Service {
     client: Client,
     connections: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
+    options: Arc<AtomicUsize>,
 }
 
 async fn service(does: Does) -> Service {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("icap://{}/s", listener.local_addr().unwrap()).parse().unwrap();
     let (connections, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let options = Arc::new(AtomicUsize::new(0));
+    let asked = options.clone();
     let (count, peak, now) = (connections.clone(), most.clone(), Arc::new(AtomicUsize::new(0)));
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             count.fetch_add(1, Ordering::SeqCst);
-            let (peak, now) = (peak.clone(), now.clone());
+            let (peak, now, options) = (peak.clone(), now.clone(), asked.clone());
             tokio::spawn(async move {
                 peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                serve(stream, does).await;
+                serve(stream, does, &options).await;
                 now.fetch_sub(1, Ordering::SeqCst);
             });
         }
@@ -68,13 +73,14 @@ async fn service(does: Does) -> Service {
         total: Duration::from_secs(20),
         connections: 3,
     };
-    Service { client: Client::new(settings), connections, most }
+    Service { client: Client::new(settings), connections, most, options }
 }
 
-async fn serve(mut stream: TcpStream, does: Does) {
+async fn serve(mut stream: TcpStream, does: Does, options: &AtomicUsize) {
     let mut asked = 0;
     while let Some(head) = until(&mut stream, b"\r\n\r\n").await {
         if head.starts_with(b"OPTIONS") {
+            options.fetch_add(1, Ordering::SeqCst);
             stream.write_all(OPTIONS.as_bytes()).await.unwrap();
             continue;
         }
@@ -98,13 +104,15 @@ async fn serve(mut stream: TcpStream, does: Does) {
                 stream.write_all(head.as_bytes()).await.unwrap();
                 std::future::pending().await
             }
-            Does::Clean | Does::ClosesTheSecond => {
+            Does::Clean | Does::ClosesTheSecond | Does::Changes => {
                 if !preview.ends_with(b"0; ieof\r\n\r\n") {
                     stream.write_all(CONTINUE.as_bytes()).await.unwrap();
                     until(&mut stream, b"\r\n0\r\n\r\n").await.unwrap();
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                stream.write_all(CLEAN.as_bytes()).await.unwrap();
+                let tag = if matches!(does, Does::Changes) { "ISTag: \"new\"\r\n" } else { "" };
+                let answer = CLEAN.replace("\r\n\r\n", &format!("\r\n{tag}\r\n"));
+                stream.write_all(answer.as_bytes()).await.unwrap();
             }
         }
     }
@@ -126,6 +134,17 @@ async fn connections_are_kept() {
     }
     assert_eq!(service.connections.load(Ordering::SeqCst), 1);
     assert_eq!(service.client.options().await.unwrap().preview, Some(4));
+}
+
+#[tokio::test]
+async fn rfc3507_4_7_another_istag_has_the_options_asked_for_again() {
+    for (does, expected) in [(Does::Clean, 1), (Does::Changes, 3)] {
+        let service = service(does).await;
+        for _ in 0..3 {
+            assert!(matches!(scan(&service.client, 9).await, Outcome::Clean));
+        }
+        assert_eq!(service.options.load(Ordering::SeqCst), expected);
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,11 @@ pub struct KindPattern(&'static str);
 #[error("{0:?} is no type that is known; there are {known}", known = names().join(", "))]
 pub struct KindPatternError(String);
 
+/// No type has this name. Fault: whoever wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is no type of a file that is known, such as zip, pe or unknown")]
+pub struct KindError(String);
+
 impl Kind {
     /// The type of a file that begins with these bytes: all of it, or at least [`HEAD`] of them.
     pub fn of(head: &[u8]) -> Self {
@@ -39,7 +44,17 @@ impl Kind {
         }
     }
 
-    /// Its name, as in rules.
+    /// The type with this name.
+    ///
+    /// # Errors
+    /// There is none, or it is a group. Fault: whoever wrote it.
+    pub fn named(name: &str) -> Result<Self, KindError> {
+        let types = SIGNATURES.iter().map(|s| s.name).chain([EMPTY, UNKNOWN]);
+        let found = types.into_iter().find(|known| *known == name);
+        found.map(Self).ok_or_else(|| KindError(name.chars().take(100).collect()))
+    }
+
+    /// Its name, as in rules and policies.
     pub fn name(self) -> &'static str {
         self.0
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! manifest:  name, size --ContentRules::announced--> refused before a byte of it is asked for
 //! whole:     name, size, first bytes --ContentRules::decide--> Action
-//! Action::Scan, answered by the service --Scan::outcome--> keep, refuse or quarantine
+//! Action::Scan: a service is asked, and its answer says keep, or what Scan::found says
 //! ```
 //!
 //! Rules are tried in order, the first that matches decides, and what none matches is allowed: who may send at all is
@@ -18,6 +18,6 @@ mod tunnels;
 #[cfg(test)]
 mod tests;
 
-pub use kind::{HEAD, Kind, KindPattern, KindPatternError};
+pub use kind::{HEAD, Kind, KindError, KindPattern, KindPatternError};
 pub use rule::{Action, ContentRule, ContentRules, Decision, NamePattern, NamePatternError, Otherwise, Scan};
 pub use tunnels::{TunnelAction, TunnelContent, TunnelContentRule};

@@ -15,6 +15,8 @@ pub struct ContentRules(Vec<ContentRule>);
 /// What happens to files of some names, types and sizes. What a rule does not speak of matches everything.
 #[derive(Clone, Debug)]
 pub struct ContentRule {
+    /// What it is called; empty: its number, from 1.
+    pub id: String,
     /// Any of these; none: every name.
     pub names: Vec<NamePattern>,
     /// Any of these; none: every type.
@@ -67,8 +69,8 @@ pub enum Otherwise {
 pub struct Decision {
     /// What happens.
     pub action: Action,
-    /// Which rule, from 1; `None`: no rule matches, so it is allowed.
-    pub rule: Option<usize>,
+    /// Which rule, by its id; `None`: no rule matches, so it is allowed.
+    pub rule: Option<String>,
     /// What the client is told if it is not let through.
     pub reason: String,
 }
@@ -104,7 +106,11 @@ impl ContentRules {
                 Action::Scan(scan)
                     if !scan.allow_on_failure && size.is_some_and(|size| size > scan.limit) =>
                 {
-                    Some(Decision { action: Action::Refuse, reason: scan.too_large(), rule: Some(at + 1) })
+                    Some(Decision {
+                        action: Action::Refuse,
+                        reason: format!("{}: {}", rule.reason(at), scan.too_large()),
+                        rule: Some(rule.id(at)),
+                    })
                 }
                 Action::Allow | Action::Quarantine | Action::Scan(_) => None,
             };
@@ -140,7 +146,14 @@ const ANY_SIZE: (u64, u64) = (0, u64::MAX);
 impl ContentRule {
     /// A rule that matches every file.
     pub fn all(action: Action) -> Self {
-        Self { names: Vec::new(), kinds: Vec::new(), size: ANY_SIZE, action, reason: String::new() }
+        Self {
+            id: String::new(),
+            names: Vec::new(),
+            kinds: Vec::new(),
+            size: ANY_SIZE,
+            action,
+            reason: String::new(),
+        }
     }
 
     fn names(&self, path: &str) -> bool {
@@ -148,11 +161,19 @@ impl ContentRule {
     }
 
     fn decision(&self, at: usize) -> Decision {
-        let reason = match self.reason.as_str() {
-            "" => format!("content rule {}", at + 1),
-            reason => reason.to_owned(),
-        };
-        Decision { action: self.action, rule: Some(at + 1), reason }
+        Decision { action: self.action, rule: Some(self.id(at)), reason: self.reason(at) }
+    }
+
+    fn id(&self, at: usize) -> String {
+        if self.id.is_empty() { (at + 1).to_string() } else { self.id.clone() }
+    }
+
+    fn reason(&self, at: usize) -> String {
+        match (self.reason.as_str(), self.action) {
+            ("", Action::Refuse) => format!("refused by content rule {}", self.id(at)),
+            ("", _) => format!("content rule {}", self.id(at)),
+            (reason, _) => reason.to_owned(),
+        }
     }
 }
 

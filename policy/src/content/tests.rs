@@ -5,6 +5,7 @@ use crate::{Denied, Host, Own, TunnelRules};
 
 fn rule(names: &[&str], kinds: &[&str], size: (u64, u64), action: Action) -> ContentRule {
     ContentRule {
+        id: String::new(),
         names: names.iter().map(|n| n.parse().unwrap()).collect(),
         kinds: kinds.iter().map(|k| k.parse().unwrap()).collect(),
         size,
@@ -19,7 +20,7 @@ const SCAN: Scan = Scan { service: 3, found: Otherwise::Quarantine, allow_on_fai
 fn decided(rules: &ContentRules, path: &str, size: u64, head: &[u8]) -> (Action, Option<usize>) {
     let decision = rules.decide(path, size, head);
     assert_eq!(decision.reason.is_empty(), decision.rule.is_none());
-    (decision.action, decision.rule)
+    (decision.action, decision.rule.map(|rule| rule.parse().unwrap()))
 }
 
 #[test]
@@ -54,7 +55,7 @@ fn what_the_manifest_tells_is_decided_first() {
         rule(&["*.s"], &[], ANY, Action::Scan(SCAN)),
         rule(&["*.o"], &[], ANY, Action::Scan(Scan { allow_on_failure: true, ..SCAN })),
     ]);
-    let early = |path, size| rules.announced(path, size).map(|d| d.rule.unwrap());
+    let early = |path, size| rules.announced(path, size).map(|d| d.rule.unwrap().parse::<usize>().unwrap());
     assert_eq!(early("a.iso", Some(99)), None);
     assert_eq!(early("a.iso", Some(100)), Some(2));
     // Of a stream the size is not known: it may be allowed yet.
@@ -66,7 +67,8 @@ fn what_the_manifest_tells_is_decided_first() {
         (None, Some(6), None)
     );
     assert_eq!(early("a.o", Some(1001)), None);
-    assert!(rules.announced("a.s", Some(1001)).unwrap().reason.contains("1000 bytes"));
+    let late = rules.announced("a.s", Some(1001)).unwrap().reason;
+    assert_eq!(late, "content rule 6: it is larger than the 1000 bytes that are scanned");
     // Whatever is said early is said at the end, too, for every content.
     for path in ["a.iso", "a.x", "a.q", "a.s", "a.o", "b"] {
         for size in [0, 99, 100, 1000, 1001] {
@@ -77,6 +79,24 @@ fn what_the_manifest_tells_is_decided_first() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_rule_is_called_by_its_id_or_its_number() {
+    let mut named = rule(&["a"], &[], ANY, Action::Refuse);
+    named.id = "no-a".into();
+    let mut told = rule(&["c"], &[], ANY, Action::Refuse);
+    told.reason = "no c, please".into();
+    let rules = ContentRules::new(vec![named, rule(&["b"], &[], ANY, Action::Refuse), told]);
+    for (path, id, reason) in [
+        ("a", "no-a", "refused by content rule no-a"),
+        ("b", "2", "refused by content rule 2"),
+        ("c", "3", "no c, please"),
+    ] {
+        let decision = rules.decide(path, 1, b"x");
+        assert_eq!((decision.rule.as_deref(), decision.reason.as_str()), (Some(id), reason));
+        assert_eq!(rules.announced(path, Some(1)), Some(decision));
     }
 }
 

@@ -20,6 +20,7 @@ use toml::value::{Datetime, Offset};
 
 use super::{Action, Context, Decision, Engine, Principal, Request, Resource, WAYS};
 use crate::Host;
+use crate::content::Kind;
 
 /// A request as it is written. What is left out is as at [`Question::default`].
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -47,7 +48,7 @@ pub struct Question {
     pub time: Option<Datetime>,
     /// Length of the file in bytes.
     pub size: Option<u64>,
-    /// Type of the file by content.
+    /// Type of the file by content, as in `zip`.
     pub file_type: Option<String>,
     /// What the target was resolved to.
     pub address: Option<IpAddr>,
@@ -99,7 +100,10 @@ impl Question {
             inspected: self.inspected,
             time,
             size: self.size,
-            file_type: self.file_type.clone(),
+            file_type: match &self.file_type {
+                Some(name) => Some(Kind::named(name).map_err(|e| format!("file_type: {e}"))?),
+                None => None,
+            },
             address: self.address,
             rate: known(&self.rate, &["fixed", "high", "low"], "rate")?,
             mbit: self.mbit,
@@ -238,6 +242,7 @@ mod tests {
             ("", "expect is required"),
             ("expect = 'allow'\ncolour = 1", "unknown field `colour`"),
             ("expect = 'allow'\ntarget = 'x:1'", "path and target exclude each other"),
+            ("expect = 'allow'\nfile_type = 'application/zip'", "file_type: \"application/zip\" is no type"),
             ("expect = 'allow'\nway = 'pigeon'", "way: \"pigeon\" is none of quic"),
             ("expect = 'allow'\ntime = 2026-11-28", "time: it needs"),
         ];

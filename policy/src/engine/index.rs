@@ -172,6 +172,11 @@ impl Vocabulary {
         }
     }
 
+    /// Whether any policy may look at this.
+    pub(super) fn mentions(&self, attribute: &str) -> bool {
+        self.mentioned.contains(attribute)
+    }
+
     /// `None`: the resource does not go with the action.
     pub(super) fn scope(&self, request: &request::Request) -> Option<Scope> {
         use Action::{Administer, Delete, Get, List, OpenSession, OpenTunnel, Send, UseRate};
@@ -278,7 +283,7 @@ impl Vocabulary {
         add("weekday", &|| Some(long((days + 3) % 7 + 1)));
         add("minute", &|| Some(long(context.time % DAY / 60)));
         add("size", &|| context.size.map(long));
-        add("fileType", &|| context.file_type.as_deref().map(text));
+        add("fileType", &|| context.file_type.map(|kind| text(kind.name())));
         add("address", &|| {
             context.address.map(|address| RestrictedExpression::new_ip(address.to_canonical().to_string()))
         });

@@ -98,6 +98,11 @@ impl Engine {
         self.sources.is_empty()
     }
 
+    /// Whether any policy may look at what is known of a file only when it is whole: its type, and the length of a stream.
+    pub fn looks_at_whole_files(&self) -> bool {
+        self.vocabulary.mentions("fileType") || self.vocabulary.mentions("size")
+    }
+
     /// Decides. Takes some microseconds, and longer the more policies have the request in their scope.
     pub fn decide(&self, request: &Request) -> Decision {
         let none = Decision { allowed: false, policies: Vec::new(), errors: Vec::new() };

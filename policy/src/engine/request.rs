@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::Host;
+use crate::content::Kind;
 
 /// Who asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,8 +129,8 @@ pub struct Context {
     pub time: u64,
     /// Of a file: its length in bytes.
     pub size: Option<u64>,
-    /// Of a file: its type by content, as in `application/zip`.
-    pub file_type: Option<String>,
+    /// Of a file that is whole: its type by content.
+    pub file_type: Option<Kind>,
     /// Of a target: what it was resolved to.
     pub address: Option<IpAddr>,
     /// Of a rate policy: `fixed`, `high` or `low`.

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Host;
+use crate::content::Kind;
 
 /// A Saturday, at noon.
 const TIME: u64 = 1_795_867_200;
@@ -129,6 +130,28 @@ fn how_things_stand() {
     (rate.context.rate, rate.context.mbit) = (Some("fixed"), Some(500));
     let text = "permit(principal, action == Metra::Action::\"useRate\", resource) when { context.rate == \"fixed\" && context has mbit && context.mbit <= 500 };";
     assert!(allows(text, &rate));
+}
+
+#[test]
+fn the_type_of_a_file_is_known_when_it_is_whole() {
+    let text = "permit(principal, action == Metra::Action::\"send\", resource);\nforbid(principal, action == Metra::Action::\"send\", resource) when { context has fileType && [\"elf\", \"pe\"].contains(context.fileType) };";
+    let mut send = alice(Action::Send, Resource::path("a"));
+    assert!(allows(text, &send));
+    for (head, expected) in [(&b"MZ"[..], false), (b"\x7fELF", false), (b"PK\x03\x04", true), (b"", true)] {
+        send.context.file_type = Some(Kind::of(head));
+        assert_eq!(allows(text, &send), expected, "{head:?}");
+    }
+    assert!(engine(text).looks_at_whole_files());
+    assert!(engine("permit(principal, action, resource) when { context has size };").looks_at_whole_files());
+    assert!(
+        !engine("permit(principal, action, resource) when { context.minute > 5 };").looks_at_whole_files()
+    );
+    // Nobody may forget that it is not always there, and of what is fetched it never is.
+    let forgotten = |action: &str, condition: &str| {
+        format!("permit(principal, action == Metra::Action::\"{action}\", resource) when {{ {condition} }};")
+    };
+    errors(&[("p", &forgotten("send", "context.fileType == \"pe\""))]);
+    errors(&[("p", &forgotten("get", "!(context has size) || context.fileType == \"pe\""))]);
 }
 
 #[test]

@@ -472,6 +472,7 @@ impl SinkJob {
 
     fn fail(&self, error: JobError) {
         self.lock().failed.get_or_insert(error);
+        self.landing.cancel();
         self.halt.say();
         self.out.notify_waiters();
         self.work.notify_waiters();

@@ -1,10 +1,11 @@
 //! The end of a job: final names.
 //!
 //! 1. What has no chunks is made, and what has is given its size, mode and time, all in the staging folder; synced.
-//! 2. Names are given by `rename`, in the order of the manifest; directories are made on the way.
-//! 3. Directories get their modes and times, the deepest first: every rename would change the time, and a mode may
+//! 2. If there is a [`Gate`](super::Gate), it is asked about every file, which may keep it from its name.
+//! 3. Names are given by `rename`, in the order of the manifest; directories are made on the way.
+//! 4. Directories get their modes and times, the deepest first: every rename would change the time, and a mode may
 //!    forbid it. The names are synced.
-//! 4. The journal forgets the job, and the staging folder goes.
+//! 5. The journal forgets the job, and the staging folder goes.
 //!
 //! A crash in the middle is repaired by the next attempt: what is no longer staged has its name already, and planning
 //! finds it there by its bytes.
@@ -49,6 +50,7 @@ impl TreeLanding {
             may_be_tried_again: false,
         };
         finish.prepare()?;
+        finish.examine()?;
         finish.give_names()?;
         finish.dress_directories();
         finish.sync_names().map_err(|e| LandError::new(&self.target.dest, e))?;
@@ -61,22 +63,22 @@ impl TreeLanding {
     }
 }
 
-struct Finish<'a> {
-    to: &'a TreeLanding,
-    ledger: &'a Ledger,
+pub(super) struct Finish<'a> {
+    pub(super) to: &'a TreeLanding,
+    pub(super) ledger: &'a Ledger,
     fates: Vec<Fate>,
     /// Entries that miss bytes.
-    broken: HashSet<u32>,
+    pub(super) broken: HashSet<u32>,
     /// Directories to be dressed: how deep, which, and the mode to go back to if none is kept.
     directories: Vec<(usize, EntryIndex, Option<u32>)>,
     /// Where names were given; no more than one above [`SYNC_SINGLY`].
     parents: BTreeSet<String>,
     report: FinishReport,
-    may_be_tried_again: bool,
+    pub(super) may_be_tried_again: bool,
 }
 
 impl Finish<'_> {
-    fn fate(&self, index: EntryIndex) -> Fate {
+    pub(super) fn fate(&self, index: EntryIndex) -> Fate {
         match self.fates.get(index.0 as usize) {
             _ if self.ledger.is_withdrawn(index) => Fate::Withdrawn,
             Some(fate) => *fate,
@@ -133,12 +135,12 @@ impl Finish<'_> {
         Ok(())
     }
 
-    /// Step 2.
+    /// Step 3.
     fn give_names(&mut self) -> Result<(), LandError> {
         for index in (0..self.ledger.entries()).map(EntryIndex) {
             let fate = self.fate(index);
             match fate {
-                // Reported in step 1.
+                // Reported in step 1 or 2.
                 Fate::Failed => continue,
                 Fate::Refused | Fate::Withdrawn => {
                     self.report.failed += 1;
@@ -238,7 +240,7 @@ impl Finish<'_> {
         self.to.catalogue.append(&id, 0, &chunks, true);
     }
 
-    /// Step 3. What fails here is left as it is: the directory may be somebody else's.
+    /// Step 4. What fails here is left as it is: the directory may be somebody else's.
     fn dress_directories(&mut self) {
         let mut directories = std::mem::take(&mut self.directories);
         directories.sort_by_key(|directory| std::cmp::Reverse(directory.0));
@@ -290,16 +292,19 @@ impl Finish<'_> {
     }
 
     /// An entry failed here: that is the end for it, or for the job if the others must fail as well.
-    fn failed(&mut self, index: EntryIndex, path: String, error: io::Error) -> Result<(), LandError> {
+    pub(super) fn failed(
+        &mut self,
+        index: EntryIndex,
+        path: String,
+        error: io::Error,
+    ) -> Result<(), LandError> {
         use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         let of_all = matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
             || matches!(Errno::from_io_error(&error), Some(Errno::IO | Errno::MFILE | Errno::NFILE));
         if of_all {
             return Err(LandError::new(path, error));
         }
-        if let Some(fate) = self.fates.get_mut(index.0 as usize) {
-            *fate = Fate::Failed;
-        }
+        self.lost(index);
         let (code, reason) = refusal(&error);
         // What is in the way stays there; anything else may be over the next time.
         self.may_be_tried_again |= code == Code::WriteFailed;
@@ -307,7 +312,14 @@ impl Finish<'_> {
         Ok(())
     }
 
-    fn refuse(&mut self, index: EntryIndex, path: String, (code, reason): (Code, String)) {
+    /// It gets no name.
+    pub(super) fn lost(&mut self, index: EntryIndex) {
+        if let Some(fate) = self.fates.get_mut(index.0 as usize) {
+            *fate = Fate::Failed;
+        }
+    }
+
+    pub(super) fn refuse(&mut self, index: EntryIndex, path: String, (code, reason): (Code, String)) {
         self.report.failed += 1;
         if self.report.statuses.len() < STATUSES_MAX {
             self.report.statuses.push((index, path, code, reason));

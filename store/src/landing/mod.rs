@@ -16,6 +16,7 @@ use metra_core::sink::{Abilities, Resolution};
 
 mod abandoned;
 mod finish;
+mod gate;
 mod hold;
 mod journal;
 mod judge;
@@ -29,6 +30,7 @@ mod stream;
 mod tree;
 
 pub use abandoned::remove_abandoned;
+pub use gate::{Gate, Verdict, Whole};
 pub use stream::{NullLanding, StreamLanding};
 pub use tree::{TreeLanding, TreeTarget};
 
@@ -140,6 +142,10 @@ pub trait Landing: Send + Sync {
 
     /// Gives the entries their final names. `gone`: chunks that never came.
     fn finish(&self, ledger: &Ledger, gone: &[u32]) -> Result<FinishReport, LandError>;
+
+    /// The job has failed or was cancelled, perhaps in [`finish`](Self::finish): as long as no names are given there, it ends
+    /// with an error, and what is staged stays for the next attempt.
+    fn cancel(&self) {}
 
     /// The job was refused before anything came of it: leaves no trace.
     fn discard(&self) {}

@@ -25,6 +25,7 @@ use metra_core::manifest::{Entry, EntryKind, Record};
 use metra_core::sink::Resolution;
 use rustix::fs::{Mode, OFlags};
 
+use super::gate;
 use super::judge::{Found, Names};
 use super::reuse::{OLD_MANIFEST, Reuse};
 use super::spool::Noted;
@@ -178,7 +179,7 @@ impl Plan {
         self.close(to, planned)?;
         let index = EntryIndex(self.fates.len() as u32);
         let verdict = self.names.judge(to, entry);
-        if let Err((code, reason)) = verdict.refused {
+        if let Err((code, reason)) = verdict.refused.and_then(|()| gate::announced(to, entry)) {
             planned.statuses.push((index, entry.path.clone(), code, reason));
             self.fates.push(Fate::Refused);
         } else {

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Order of durability: file data and manifest are synced, then the journal commits "durable", then the source is told.
-//! At the end: everything synced, names given, directories synced, then the receipt. A crash at any point leaves either
+//! At the end: everything synced, the gate asked if there is one, names given, directories synced, then the receipt. A crash at any point leaves either
 //! the old file or the new one under a name, never a part.
 //!
 //! One attempt at a time works in a staging folder. It is closed to other users of the system: files wait in it that
@@ -17,6 +17,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -32,7 +33,7 @@ use super::plan::{Fate, Plan};
 use super::reuse::read_at;
 use super::spool::Spool;
 use super::staging::{FILES, Staging};
-use super::{FinishReport, LandError, Landing, Piece, Planned};
+use super::{FinishReport, Gate, LandError, Landing, Piece, Planned};
 use crate::beneath::Beneath;
 use crate::catalogue::{Catalogue, Phase};
 use crate::guard::Guard;
@@ -80,6 +81,8 @@ pub struct TreeLanding {
     /// An earlier attempt left its staging folder.
     resumed: bool,
     pub(super) hold: Arc<Hold>,
+    pub(super) gate: Option<Arc<dyn Gate>>,
+    pub(super) cancelled: AtomicBool,
 }
 
 impl TreeLanding {
@@ -135,7 +138,14 @@ impl TreeLanding {
             plan: Mutex::new(plan),
             resumed,
             hold,
+            gate: None,
+            cancelled: AtomicBool::new(false),
         })
+    }
+
+    /// Has `gate` asked before a file gets its final name.
+    pub fn gated(self, gate: Arc<dyn Gate>) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     pub(super) fn fate(&self, entry: EntryIndex) -> Fate {
@@ -212,6 +222,13 @@ impl Landing for TreeLanding {
         let report = self.work(|| self.finish_job(ledger, gone));
         self.hold.give_back();
         report
+    }
+
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        if let Some(gate) = &self.gate {
+            gate.cancel();
+        }
     }
 
     fn discard(&self) {

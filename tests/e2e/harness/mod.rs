@@ -9,6 +9,8 @@ pub(crate) mod metrics;
 pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod run;
+pub(crate) mod scanner;
+pub(crate) mod service;
 pub(crate) mod tcp;
 
 pub(crate) use bed::{Bed, Mount, skip, test_as};

@@ -30,7 +30,11 @@ impl Check {
     }
 
     /// Every text of a list; each one that is wrong is an error of its own.
-    fn each<T: std::str::FromStr<Err: ToString>>(&mut self, key: &str, texts: &[String]) -> Vec<T> {
+    pub(super) fn each<T: std::str::FromStr<Err: ToString>>(
+        &mut self,
+        key: &str,
+        texts: &[String],
+    ) -> Vec<T> {
         let parse = |text: &String| text.parse().map_err(|e: T::Err| self.error(key, e.to_string())).ok();
         texts.iter().filter_map(parse).collect()
     }

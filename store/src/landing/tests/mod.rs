@@ -5,6 +5,7 @@
 
 mod crash;
 mod full;
+mod gated;
 mod hostile;
 mod meaning;
 mod measure;
