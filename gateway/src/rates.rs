@@ -63,19 +63,15 @@ impl Rates {
 }
 
 /// Whether policies let this user share the path so. Fair is everybody's.
-fn permitted(
-    sessions: &Sessions,
-    live: &Live,
-    link: &LinkHandle,
-    asked: RatePolicy,
-) -> Result<(), Refused> {
+fn permitted(sessions: &Sessions, live: &Live, link: &LinkHandle, asked: RatePolicy) -> Result<(), Refused> {
     let name = match asked.policy() {
         Policy::Fair => return Ok(()),
         Policy::Fixed => "fixed",
         Policy::High => "high",
         Policy::Low => "low",
     };
-    let mut request = Asker::over(live.account(), link).asks(Action::UseRate, Resource::Gateway);
+    let mut request =
+        Asker::over(live.account(), link.link().as_ref()).asks(Action::UseRate, Resource::Gateway);
     request.context.rate = Some(name);
     request.context.mbit = asked.rate().map(|rate| rate / 1_000_000);
     sessions.authority().permit(&request)

@@ -38,7 +38,7 @@ pub(super) async fn serve(
     if !dest.is_empty() && dest != NULL {
         path::check(&dest).map_err(|e| (Code::BadName, format!("destination {dest:?}: {e}")))?;
     }
-    let asker = Asker::over(account, link);
+    let asker = Asker::over(account, link.link().as_ref());
     let may = sessions.permit_path(account, &asker, Action::Send, &dest)?;
     let started = unix_millis();
     sessions.memory().admit().map_err(|reason| (Code::Busy, reason.to_owned()))?;
