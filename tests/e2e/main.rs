@@ -26,8 +26,10 @@ mod abuse;
 mod audit;
 mod auth;
 mod concurrency;
+mod decisions;
 mod disk;
 mod edited;
+mod forbidden;
 mod harness;
 mod hostile;
 mod idle;
@@ -68,6 +70,8 @@ fn main() -> ExitCode {
         auth::tests(),
         jwt::tests(),
         policy::tests(),
+        decisions::tests(),
+        forbidden::tests(),
         receipts::tests(),
         tunnel::tests(),
     ]
