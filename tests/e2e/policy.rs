@@ -330,6 +330,14 @@ fn check_and_test_and_explain(bed: &Bed) {
         .write("wrong.cedar", "permit(principal, action, resource);\n\npermit(principal action, resource);");
     let told = bed.metra(["policy", "check"]).arg(&policies).arg(&wrong).expect(2);
     assert!(told.stderr.contains("wrong.cedar:3:"), "{told}");
+    // What is wrong with others is said, too, and what is hardly meant.
+    let other = bed.write("other.cedar", "permit(principal, action, resource)\n  when { context.colour };");
+    let told = bed.metra(["policy", "check"]).arg(&wrong).arg(&other).expect(2);
+    assert!(told.stderr.contains("wrong.cedar:3:") && told.stderr.contains("other.cedar:2:10: "), "{told}");
+    let never = bed.write("never.cedar", "\n permit(principal, action, resource) when { false };");
+    let told = bed.metra(["policy", "check"]).arg(&never).expect(0);
+    assert_eq!(told.text(), "1 policy\n");
+    assert!(told.stderr.contains("never.cedar:2:2: ") && told.stderr.contains("warning: "), "{told}");
 
     let explain = |words: &[&str]| bed.metra(["policy", "explain", "--policy"]).arg(&policies).args(words);
     let done = explain(&["--user", "alice", "--group", "staff", "--action", "send", "--path", "/incoming/a"])

@@ -201,11 +201,14 @@ impl Listeners {
     }
 }
 
-/// A socket that does not wait; of IPv6 it takes nothing else.
+/// A socket that does not wait; of IPv6 it takes nothing else. One at an address goes before one at all of them.
 pub(crate) fn listener(at: SocketAddr) -> UdpSocket {
     let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
     if at.is_ipv6() {
         socket.set_only_v6(true).unwrap();
+        // A route is enough to have an address of IPv4.
+        socket.set_freebind_v6(true).unwrap();
     }
     socket.bind(&at.into()).unwrap_or_else(|error| panic!("{at}: {error}"));
     socket.set_nonblocking(true).unwrap();
