@@ -112,8 +112,8 @@ fn forbidden_targets_where_every_address_listens(bed: &Bed) {
         // Ports that rows name.
         let others = [80, 5353, 1900].map(Listeners::new);
         let rows = rows();
-        for row in rows.iter().filter(|row| !row.resolves.is_empty()) {
-            place.names.set(&row.name(), &[row.resolves.iter().copied().map(Record::Address).collect()]);
+        for (name, addresses) in rows.iter().filter_map(|row| row.resolves()) {
+            place.names.set(&name, &[addresses.iter().copied().map(Record::Address).collect()]);
         }
         let ports = [port, place.gateway.address().port()];
         let asked = ask_for(&rows, &place.tunnels, TOKEN, &place.trail, ports);

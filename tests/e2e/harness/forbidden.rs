@@ -20,7 +20,7 @@ pub(crate) struct Row {
     path: Option<String>,
     port: Option<Port>,
     #[serde(default)]
-    pub(crate) resolves: Vec<IpAddr>,
+    resolves: Vec<IpAddr>,
     is: String,
     only: Option<String>,
 }
@@ -62,12 +62,13 @@ struct Due {
 impl Row {
     /// Whether it needs a network of its own: names, and addresses of the gateway.
     pub(crate) fn needs_a_network(&self) -> bool {
-        !self.resolves.is_empty() || self.only.as_deref() == Some("net")
+        self.resolves().is_some() || self.only.as_deref() == Some("net")
     }
 
-    /// The name that is resolved, as a name server is asked for it.
-    pub(crate) fn name(&self) -> String {
-        self.host.as_deref().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase()
+    /// The name that a name server is asked for, and what it answers.
+    pub(crate) fn resolves(&self) -> Option<(String, &[IpAddr])> {
+        let host = self.host.as_deref().filter(|_| !self.resolves.is_empty())?;
+        Some((host.trim_end_matches('.').to_ascii_lowercase(), &self.resolves))
     }
 
     fn due(&self) -> Due {
