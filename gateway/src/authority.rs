@@ -15,9 +15,8 @@ use std::time::Duration;
 use metra_core::code::Code;
 use metra_policy::content::Kind;
 use metra_policy::engine::{Action, Context, Engine, Principal, Request, Resource};
-use metra_session::LinkHandle;
 use metra_store::Guard;
-use metra_transport::{AbortOnDrop, Rt};
+use metra_transport::{AbortOnDrop, Link, Rt};
 use tokio::sync::{Notify, watch};
 
 use crate::account::Account;
@@ -188,27 +187,30 @@ pub(crate) struct Asker {
     principal: Principal,
     source: IpAddr,
     way: &'static str,
+    inspected: bool,
 }
 
 impl Asker {
-    /// The user, who comes from there by this way.
+    /// The user, who comes from there by this way, on which nobody is known to look into TLS.
     pub(crate) fn new(account: &Account, source: IpAddr, way: &'static str) -> Self {
         let principal = Principal {
             user: account.name.clone(),
             groups: account.groups.clone(),
             tenant: account.tenant.clone(),
         };
-        Self { principal, source, way }
+        Self { principal, source, way, inspected: false }
     }
 
-    /// The user, by a link.
-    pub(crate) fn over(account: &Account, link: &LinkHandle) -> Self {
-        Self::new(account, link.link().peer().ip(), link.link().kind().name())
+    /// The user, by a link. What the link does not know is not held against it.
+    pub(crate) fn over(account: &Account, link: &dyn Link) -> Self {
+        let inspected = link.is_inspected() == Some(true);
+        Self { inspected, ..Self::new(account, link.peer().ip(), link.kind().name()) }
     }
 
     /// A question, now.
     pub(crate) fn asks(&self, action: Action, resource: Resource) -> Request {
-        let context = Context::new(self.source, self.way, unix_now());
+        let context =
+            Context { inspected: self.inspected, ..Context::new(self.source, self.way, unix_now()) };
         Request { principal: self.principal.clone(), action, resource, context }
     }
 
@@ -236,7 +238,11 @@ fn read(files: &[PathBuf]) -> Result<Engine, String> {
     for file in files {
         texts.push((file.display().to_string(), watched::read(file, FILE_MAX)?));
     }
-    Engine::parse(&texts).map_err(|errors| errors.to_string())
+    let engine = Engine::parse(&texts).map_err(|errors| errors.to_string())?;
+    for warning in engine.warnings() {
+        tracing::warn!(%warning, "a policy is hardly meant so");
+    }
+    Ok(engine)
 }
 
 fn stamps(files: &[PathBuf]) -> Vec<Stamp> {

@@ -37,7 +37,7 @@ pub(crate) async fn list(
 ) {
     let mut count = 0;
     let (account, asked) = (live.account(), path.clone());
-    let asker = Asker::over(account, link);
+    let asker = Asker::over(account, link.link().as_ref());
     let result = match allowed(sessions, account.read, "list", &path).and_then(|path| {
         sessions.permit_path(account, &asker, Action::List, &path)?;
         Ok(path)
@@ -74,7 +74,7 @@ pub(crate) async fn remove(
     recursive: bool,
 ) {
     let (account, asked) = (live.account(), path.clone());
-    let asker = Asker::over(account, link);
+    let asker = Asker::over(account, link.link().as_ref());
     let result = match allowed(sessions, account.write, "remove", &path).and_then(|path| {
         sessions.permit_path(account, &asker, Action::Delete, &path)?;
         Ok(path)

@@ -14,6 +14,7 @@ use metra_transport::LinkId;
 
 use crate::authority::Asker;
 use crate::config;
+use crate::open::Refused;
 use crate::sessions::{Live, Sessions};
 
 /// What has been granted.
@@ -62,23 +63,25 @@ impl Rates {
 }
 
 /// Whether policies let this user share the path so. Fair is everybody's.
-fn permitted(sessions: &Sessions, live: &Live, link: &LinkHandle, asked: RatePolicy) -> bool {
+fn permitted(sessions: &Sessions, live: &Live, link: &LinkHandle, asked: RatePolicy) -> Result<(), Refused> {
     let name = match asked.policy() {
-        Policy::Fair => return true,
+        Policy::Fair => return Ok(()),
         Policy::Fixed => "fixed",
         Policy::High => "high",
         Policy::Low => "low",
     };
-    let mut request = Asker::over(live.account(), link).asks(Action::UseRate, Resource::Gateway);
+    let mut request =
+        Asker::over(live.account(), link.link().as_ref()).asks(Action::UseRate, Resource::Gateway);
     request.context.rate = Some(name);
     request.context.mbit = asked.rate().map(|rate| rate / 1_000_000);
-    sessions.authority().permit(&request).is_ok()
+    sessions.authority().permit(&request)
 }
 
 /// Answers a `Rate`, and uses what is granted for what goes to the client.
 pub(crate) async fn serve(sessions: &Arc<Sessions>, live: &Live, link: &LinkHandle, asked: RatePolicy) {
-    let asked = if permitted(sessions, live, link, asked) { asked } else { asked.as_fair() };
-    let (mut granted, is_new) = sessions.rates().grant(link.id(), asked);
+    let refused = permitted(sessions, live, link, asked).err();
+    let may = if refused.is_none() { asked } else { asked.as_fair() };
+    let (mut granted, is_new) = sessions.rates().grant(link.id(), may);
     if is_new {
         let (sessions, lost) = (sessions.clone(), link.link().clone());
         sessions.rt().clone().spawn(async move {
@@ -90,7 +93,7 @@ pub(crate) async fn serve(sessions: &Arc<Sessions>, live: &Live, link: &LinkHand
         // Its congestion controller has no rates.
         granted = sessions.rates().grant(link.id(), RatePolicy::default()).0;
     }
-    sessions.audit().rate(live, link, asked, granted);
+    sessions.audit().rate(live, link, asked, granted, refused.as_ref());
     let user = &live.account().name;
     tracing::info!(user, link = %link.id(), ?asked, ?granted, "rate policy");
     link.send(&Frame::Granted(granted)).await;

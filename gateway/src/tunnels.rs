@@ -215,17 +215,15 @@ impl Tunnels {
     ) -> Answered {
         let place = self.place(about.peer().ip(), trail)?;
         let account = self.user(request.headers(), about, trail).await?;
-        trail.rule("tunnel.allow");
+        trail.rule("tunnel.target");
         let host = Host::parse(target.host())
             .map_err(|error| (TunnelOpened::Malformed, Refusal::malformed(&error.to_string())))?;
-        let named = self.rules.name(&host, target.port()).map_err(|reason| {
-            if reason == Denied::Content {
-                trail.rule("content.tunnels");
-            }
-            denied(reason)
-        })?;
+        trail.rule("tunnel.allow");
+        let named = self.rules.name(&host, target.port()).map_err(|why| denied(why, trail))?;
         // Policies are asked twice as well: what they forbid by name is not resolved.
         let asker = Asker::new(&account, about.peer().ip(), "http");
+        // As it was decided on, not as it was written: resolvers read some spellings in their own way.
+        let name = host.to_string();
         let mut asked = asker.asks(Action::OpenTunnel, Resource::Target { host, port: target.port() });
         let authority = self.sessions.authority();
         let forbidden = |refused: open::Refused| {
@@ -234,9 +232,9 @@ impl Tunnels {
         authority.permit(&asked).map_err(forbidden)?;
         let resolved = match named.literal() {
             Some(address) => vec![address],
-            None => self.resolve(target).await?,
+            None => self.resolve(&name, target.port()).await?,
         };
-        let mut permits = named.addresses(resolved).map_err(denied)?;
+        let mut permits = named.addresses(resolved).map_err(|why| denied(why, trail))?;
         if authority.is_on() {
             let mut why = None;
             permits.retain(|permit| {
@@ -350,9 +348,9 @@ impl Tunnels {
         Ok(account)
     }
 
-    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, (TunnelOpened, Refusal)> {
+    async fn resolve(&self, name: &str, port: u16) -> Result<Vec<SocketAddr>, (TunnelOpened, Refusal)> {
         let failed = |error, reason: &str| (TunnelOpened::Unresolved, Refusal::of(error, reason));
-        let found = self.rt.timeout(RESOLVE, tokio::net::lookup_host((target.host(), target.port()))).await;
+        let found = self.rt.timeout(RESOLVE, tokio::net::lookup_host((name, port))).await;
         match found {
             Err(_) => Err(failed(ErrorType::DnsTimeout, "no answer from the name server")),
             Ok(Err(_)) => Err(failed(ErrorType::DnsError, "there is no such name")),
@@ -385,7 +383,13 @@ fn dial(permits: &[Permit<SocketAddr>]) -> Result<(Dialled, SocketAddr), (Tunnel
     Err((TunnelOpened::Failed, Refusal::of(error, failed.to_string())))
 }
 
-fn denied(denied: Denied) -> (TunnelOpened, Refusal) {
+fn denied(denied: Denied, trail: &mut TunnelTrail) -> (TunnelOpened, Refusal) {
+    trail.rule(match denied {
+        Denied::Rule => "tunnel.allow",
+        Denied::Content => "content.tunnels",
+        Denied::Name | Denied::Special(_) => "tunnel.dangerous_ranges",
+        Denied::Own => "tunnel.own",
+    });
     let error = match denied.refused() {
         Refused::Request => ErrorType::HttpRequestDenied,
         Refused::Address => ErrorType::DestinationIpProhibited,

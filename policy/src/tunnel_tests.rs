@@ -32,25 +32,38 @@ fn allowed(rules: &TunnelRules, target: &str, port: u16) -> bool {
     rules.name(&host(target), port).is_ok()
 }
 
-/// Everything is allowed, and yet these do not get anywhere, nor to a resolver.
+/// Everything is allowed, and yet these do not get anywhere, nor to a resolver. Gateways are asked for the same in `tests/e2e`.
 #[test]
 fn spellings_of_forbidden_targets() {
     let everything = rules(&["*:*"], &[]);
-    let mut targets: Vec<String> = SPELLINGS.iter().map(|t| t.to_string()).collect();
-    for v4 in ["127.0.0.1", "10.0.0.1", "169.254.169.254", "168.63.129.16", "0.0.0.0", "224.0.0.1"] {
-        for before in ["::ffff:", "::", "::ffff:0:", "64:ff9b::", "64:ff9b:1::", "0:0:0:0:0:FFFF:"] {
-            targets.push(format!("{before}{v4}"));
+    let table: toml::Table = include_str!("../../tests/vectors/forbidden.toml").parse().unwrap();
+    let all = table["targets"].as_array().unwrap().iter().flat_map(|group| group["rows"].as_array().unwrap());
+    let mut count = 0;
+    for row in all.filter(|row| row.get("resolves").is_none()) {
+        // What is encoded, and addresses of the gateway, are others' to see.
+        let (Some(text), is) = (row.get("host"), row["is"].as_str().unwrap()) else { continue };
+        let text = text.as_str().unwrap();
+        if ["no target", "own"].contains(&is) {
+            continue;
+        }
+        count += 1;
+        let denied = Host::parse(text).map(|host| {
+            let named = everything.name(&host, 443)?;
+            named.address(named.literal().unwrap_or_else(|| panic!("{text:?} would be resolved")))
+        });
+        match (is, denied) {
+            ("no host", Err(_)) | ("name", Ok(Err(Denied::Name))) => {}
+            (is, Ok(Err(Denied::Special(special)))) => {
+                assert_eq!(
+                    (special.name(), Denied::Special(special).refused()),
+                    (is, Refused::Address),
+                    "{text:?}"
+                );
+            }
+            (is, came) => panic!("{text:?} is {is}: {came:?}"),
         }
     }
-    assert!(targets.len() >= 120, "{}", targets.len());
-    for target in targets {
-        let Ok(host) = Host::parse(&target) else { continue };
-        let Ok(named) = everything.name(&host, 443) else { continue };
-        let address = named.literal().unwrap_or_else(|| panic!("{target:?} would be resolved"));
-        let denied = named.address(address).unwrap_err();
-        assert!(matches!(denied, Denied::Special(_)), "{target:?}: {denied}");
-        assert_eq!(denied.refused(), Refused::Address);
-    }
+    assert!(count >= 180, "{count}");
 }
 
 #[test]
@@ -239,161 +252,3 @@ proptest! {
         }
     }
 }
-
-const SPELLINGS: &[&str] = &[
-    // Loopback.
-    "127.0.0.1",
-    "127.0.0.1.",
-    "127.1",
-    "127.0.1",
-    "127.1.",
-    "127.65537",
-    "2130706433",
-    "2130706433.",
-    "0177.0.0.1",
-    "0177.1",
-    "017700000001",
-    "0x7f.0.0.1",
-    "0x7f.1",
-    "0x7f000001",
-    "0X7F000001",
-    "0x7F.0x0.0x0.0x1",
-    "127.0.0.0x1",
-    "127.00.00.01",
-    "127.0.0.001",
-    "127.000.000.001",
-    "127.255.255.255",
-    "１２７.0.0.1",
-    "127。0。0。1",
-    "①②⑦.⓪.⓪.①",
-    "𝟏𝟐𝟕.𝟎.𝟎.𝟏",
-    "127.0.0.1\u{ad}",
-    "127.0.0.1 ",
-    " 127.0.0.1",
-    "127.0.0.1\t",
-    "127.0.0.1\0",
-    "127.0.0.1:443",
-    "127.0.0.1#a",
-    "127.0.0.1/",
-    "user@127.0.0.1",
-    "[127.0.0.1]",
-    "127%2e0%2e0%2e1",
-    "%31%32%37.0.0.1",
-    "4429185025",
-    "0x17f000001",
-    "383.0.0.1",
-    "127.0.0.1.0x",
-    "0x7f.0.0177.1",
-    "::1",
-    "0:0:0:0:0:0:0:1",
-    "0000:0000::0001",
-    "::0.0.0.1",
-    "[::1]",
-    "::1%lo",
-    "::1%25lo",
-    "::ffff:7f00:1",
-    "::ffff:0:7f00:1",
-    "::7f00:1",
-    "64:ff9b::7f00:1",
-    "2002:7f00:1::",
-    "2002:7f00:0001::1",
-    "2001:0:7f00:1::f7f7:f7f7",
-    "2001:0:808:808::80ff:fffe",
-    // This machine by name.
-    "localhost",
-    "LOCALHOST",
-    "localhost.",
-    "LocalHost.",
-    "a.localhost",
-    "ⓛⓞⓒⓐⓛⓗⓞⓢⓣ",
-    "ｌｏｃａｌｈｏｓｔ",
-    "local\u{ad}host",
-    "localhost。",
-    "localhost.localdomain",
-    "ip6-localhost",
-    "ip6-loopback",
-    "localhost4",
-    "localhost6",
-    "lo\u{200b}calhost",
-    "ſocalhoſt.localhoſt",
-    // Unspecified and this network.
-    "0",
-    "0.0.0.0",
-    "0.0.0.0.",
-    "00.00.00.00",
-    "0x0",
-    "0x",
-    "0.0",
-    "0.0.0",
-    "::",
-    "0::0",
-    "::0.0.0.0",
-    "::ffff:0.0.0.0",
-    "0.0.0.1",
-    "0.255.255.255",
-    // Metadata.
-    "169.254.169.254",
-    "169.254.43518",
-    "169.16689662",
-    "2852039166",
-    "0xa9fea9fe",
-    "0251.0376.0251.0376",
-    "0xa9.0xfe.0xa9.0xfe",
-    "169.254.170.2",
-    "100.100.100.200",
-    "192.0.0.192",
-    "168.63.129.16",
-    "2822734096",
-    "0xa83f8110",
-    "0250.077.0201.020",
-    "fd00:ec2::254",
-    "FD00:0EC2:0:0:0:0:0:254",
-    "fd20:ce::254",
-    "64:ff9b::a9fe:a9fe",
-    "2002:a9fe:a9fe::",
-    "::ffff:a83f:8110",
-    "metadata.google.internal",
-    "METADATA.google.INTERNAL.",
-    "metadata",
-    "instance-data",
-    "instance-data.ec2.internal",
-    // Private and the like.
-    "10.0.0.1",
-    "10.1",
-    "012.0.0.1",
-    "0xa000001",
-    "167772161",
-    "172.16.0.1",
-    "172.31.255.255",
-    "192.168.0.1",
-    "192.168.257",
-    "3232235521",
-    "100.64.0.1",
-    "169.254.0.1",
-    "198.18.0.1",
-    "192.0.2.1",
-    "240.0.0.1",
-    "255.255.255.255",
-    "4294967295",
-    "0xffffffff",
-    "224.0.0.251",
-    "fe80::1",
-    "fe80::1%eth0",
-    "fe80::1%25eth0",
-    "fec0::1",
-    "fc00::1",
-    "fdff::1",
-    "ff02::fb",
-    "2001:db8::1",
-    "3fff::1",
-    "100::1",
-    "5f00::1",
-    "2001:10::1",
-    "2001:20::1",
-    "4000::1",
-    "printer.local",
-    "nas.lan",
-    "router.home.arpa",
-    "a.corp",
-    "a.intranet",
-];

@@ -1,7 +1,7 @@
 //! `metra policy`: policies, without a gateway.
 
 use std::fs;
-use std::io::{Write, stdout};
+use std::io::{Write, stderr, stdout};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,6 +23,9 @@ pub(super) fn run(args: PolicyArgs) -> Result<Exit, Failure> {
 
 fn check(args: &PolicyCheckArgs) -> Result<Exit, Failure> {
     let engine = engine(&args.files)?;
+    for warning in engine.warnings() {
+        writeln!(stderr(), "warning: {warning}")?;
+    }
     writeln!(stdout(), "{}", output::count(engine.len() as u64, "policy", "policies"))?;
     Ok(Exit::Ok)
 }

@@ -27,8 +27,10 @@ mod audit;
 mod auth;
 mod concurrency;
 mod content;
+mod decisions;
 mod disk;
 mod edited;
+mod forbidden;
 mod harness;
 mod hostile;
 mod idle;
@@ -72,6 +74,8 @@ fn main() -> ExitCode {
         auth::tests(),
         jwt::tests(),
         policy::tests(),
+        decisions::tests(),
+        forbidden::tests(),
         receipts::tests(),
         tunnel::tests(),
     ]

@@ -223,7 +223,7 @@ fn a_wrong_file_changes_nothing(bed: &Bed) {
     let office = Office::new(bed, OFFICE, "");
     fs::write(&office.policies, "permit(principal, action, resource) when { context.colour };").unwrap();
     wait_until("an error", || office.gateway.log().contains("those before stay in force"));
-    assert!(office.gateway.log().contains("office.cedar:1: "), "{}", office.gateway.log());
+    assert!(office.gateway.log().contains("office.cedar:1:"), "{}", office.gateway.log());
     office.get(BOB, "public/a").expect(0);
     office.get(BOB, "private/b").expect(12);
     // At the start nothing is in force yet.
@@ -232,7 +232,7 @@ fn a_wrong_file_changes_nothing(bed: &Bed) {
         format!("root = {:?}\n[policy]\nfiles = [{:?}]\n", bed.folder("other"), office.policies),
     );
     let done = bed.metra(["serve", "--config"]).arg(config).arg("--state").arg(bed.path("s")).expect(2);
-    assert!(done.stderr.contains("office.cedar:1: "), "{done}");
+    assert!(done.stderr.contains("office.cedar:1:"), "{done}");
 }
 
 fn a_dry_run_denies_nothing(bed: &Bed) {
@@ -394,6 +394,14 @@ fn check_and_test_and_explain(bed: &Bed) {
         .write("wrong.cedar", "permit(principal, action, resource);\n\npermit(principal action, resource);");
     let told = bed.metra(["policy", "check"]).arg(&policies).arg(&wrong).expect(2);
     assert!(told.stderr.contains("wrong.cedar:3:"), "{told}");
+    // What is wrong with others is said, too, and what is hardly meant.
+    let other = bed.write("other.cedar", "permit(principal, action, resource)\n  when { context.colour };");
+    let told = bed.metra(["policy", "check"]).arg(&wrong).arg(&other).expect(2);
+    assert!(told.stderr.contains("wrong.cedar:3:") && told.stderr.contains("other.cedar:2:10: "), "{told}");
+    let never = bed.write("never.cedar", "\n permit(principal, action, resource) when { false };");
+    let told = bed.metra(["policy", "check"]).arg(&never).expect(0);
+    assert_eq!(told.text(), "1 policy\n");
+    assert!(told.stderr.contains("never.cedar:2:2: ") && told.stderr.contains("warning: "), "{told}");
 
     let explain = |words: &[&str]| bed.metra(["policy", "explain", "--policy"]).arg(&policies).args(words);
     let done = explain(&["--user", "alice", "--group", "staff", "--action", "send", "--path", "/incoming/a"])

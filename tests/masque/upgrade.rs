@@ -7,7 +7,7 @@ use crate::harness::{Bed, Gateway};
 use crate::peers::Echo;
 use crate::proxy::TUNNELS;
 
-tests![payloads, heads_that_are_malformed, targets_that_are_none, an_end_within_a_capsule];
+tests![payloads, heads_that_are_malformed, an_end_within_a_capsule];
 
 /// A request for a tunnel.
 pub(crate) fn request(echo: &Echo) -> String {
@@ -76,18 +76,6 @@ fn heads_that_are_malformed(bed: &Bed) {
         assert_eq!(head.split(' ').nth(1), Some(status), "{to:?}: {head}");
     }
     assert_eq!(echo.got(), 0);
-}
-
-fn targets_that_are_none(bed: &Bed) {
-    let (gateway, echo) = (bed.gateway_with(TUNNELS), Echo::start());
-    let good = request(&echo);
-    let target = format!("{}/{}/", echo.address().ip(), echo.address().port());
-    for other in
-        ["127.0.0.1/0/", "127.0.0.1/65536/", "127.0.0.1//", "/53/", "::1/53/", "%zz/53/", "a%2Fb/53/"]
-    {
-        let (head, _) = ask(&gateway, &good.replace(&target, other));
-        assert!(head.starts_with("http/1.1 400 "), "{other}: {head}");
-    }
 }
 
 fn an_end_within_a_capsule(bed: &Bed) {

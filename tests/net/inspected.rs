@@ -1,17 +1,19 @@
 //! Networks whose proxy looks into TLS: it answers in the gateway's place, with a certificate of its own authority.
 
+use std::fs;
 use std::time::Duration;
 
-use crate::harness::Bed;
 use crate::harness::certs::Authority;
 use crate::harness::data::MIB;
 use crate::harness::office::{File, Office, PORT, text};
 use crate::harness::proxies::{Auth, Proxy};
 use crate::harness::squid::{DIVERTED, Squid};
+use crate::harness::{Bed, wait_until};
 
 tests![
     its_authority_is_trusted,
     its_authority_is_trusted_but_nobody_shall_look,
+    its_authority_is_trusted_but_policies_refuse,
     its_authority_is_not_known,
     the_gateway_is_pinned,
     websockets_do_not_pass,
@@ -21,7 +23,11 @@ tests![
 
 /// An office where everybody but UDP goes through such a proxy.
 fn inspected(bed: &Bed, websockets: bool) -> (Office<'_>, Proxy, Authority) {
-    let office = Office::new(bed);
+    behind_one(Office::new(bed), websockets)
+}
+
+fn behind_one(office: Office<'_>, websockets: bool) -> (Office<'_>, Proxy, Authority) {
+    let bed = office.bed;
     let own = Authority::new(bed, "office");
     let squid = Squid::new(bed, Auth::Anyone, PORT).inspecting(&own, &office.authority.cert);
     let proxy = if websockets { squid.with_websockets() } else { squid }.start();
@@ -55,6 +61,33 @@ fn its_authority_is_trusted_but_nobody_shall_look(bed: &Bed) {
     bed.firewall().drop_udp();
     office.send(&file, "state", &["--inspection", "refuse"]).only("tls", false);
     office.send(&file, "state", &["--inspection", "refuse", "--via", "ws"]).only("ws", false);
+}
+
+fn its_authority_is_trusted_but_policies_refuse(bed: &Bed) {
+    let policies = bed.write(
+        "office.cedar",
+        "permit(principal, action, resource);\n@id(\"not-looked-into\") forbid(principal, action == Metra::Action::\"openSession\", \
+         resource) when { context.inspected };",
+    );
+    let trail = bed.path("audit.log");
+    let config =
+        format!("[policy]\nfiles = [{policies:?}]\n[audit.file]\npath = {trail:?}\nsync_seconds = 0\n");
+    let (office, proxy, own) = behind_one(Office::configured(bed, PORT, &config), true);
+    let file = File::noise(bed, "secret", MIB);
+    let run = office.impatient("send").args(["--proxy", &proxy.url()]).arg("--ca").arg(&own.cert);
+    let done = office.run(run.arg(&file.path).arg(office.url("secret"))).expect(12);
+    assert!(done.stderr.contains("policy not-looked-into"), "{done}");
+    assert!(!office.gateway.at("secret").exists());
+    let recorded = || {
+        let text = fs::read_to_string(&trail).unwrap_or_default();
+        text.lines()
+            .any(|line| ["\"not-looked-into\"", "\"ws\"", "\"alice\""].iter().all(|part| line.contains(part)))
+    };
+    wait_until("the record of it", recorded);
+    // Where nobody looks, they let everybody in.
+    bed.firewall().drop_udp();
+    office.send(&file, "state", &[]).only("tls", false);
+    office.send(&file, "state", &["--via", "ws"]).only("ws", false);
 }
 
 fn its_authority_is_not_known(bed: &Bed) {

@@ -36,6 +36,7 @@ mod harness;
 mod inspected;
 mod parts;
 mod proxied;
+mod resolved;
 mod tunnelled;
 
 fn main() -> ExitCode {
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         tunnelled::tests(),
         inspected::tests(),
         dialled::tests(),
+        resolved::tests(),
         parts::tests(),
     ]
     .into_iter()

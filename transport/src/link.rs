@@ -101,6 +101,12 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
     /// The peer's certificates in DER, its own first; `None` if it showed none, or has not yet
     /// (see [`Link::handshake_confirmed`]).
     fn peer_certificates(&self) -> Option<Vec<Vec<u8>>>;
+
+    /// Whether the certificate that a client was shown is another than the gateway's own, by what both sides say: then somebody
+    /// in between reads along. `None` where nothing is said of it, or not yet.
+    fn is_inspected(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// The sending half of a control stream. Dropped without [`ControlSend::finish`] it is reset.

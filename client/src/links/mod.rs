@@ -21,7 +21,7 @@ use metra_core::wire::{FrameDecoder, Welcome};
 use metra_fallback::ladder::{Outcome, Place, Rung, Tried};
 use metra_fallback::link::StreamLink;
 use metra_session::{LinkHandle, Session};
-use metra_transport::{ControlRecv, ControlSend, LinkId, Rt};
+use metra_transport::{ControlRecv, ControlSend, Link, LinkId, Rt};
 use tokio::sync::Notify;
 
 use crate::connect::ConnectOptions;

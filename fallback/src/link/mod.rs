@@ -55,8 +55,8 @@ pub struct Opened {
     pub certificates: Option<Vec<Vec<u8>>>,
     /// What a round trip has taken so far, if that is known: a guess until the first ping is answered.
     pub rtt: Option<Duration>,
-    /// The SHA-256 of the public key of the certificate that was shown: by this side, at a gateway, which tells the client; to
-    /// this side, at a client, which compares. `None` where neither is of interest.
+    /// The SHA-256 of the public key of the certificate that was shown: by this side, at a gateway; to this side, at a client.
+    /// Each tells the other, and compares. `None` where neither is of interest.
     pub key: Option<Key>,
 }
 
@@ -105,7 +105,7 @@ impl StreamLink {
     /// Makes a link of `stream`, whose both sides are agreed that it carries one. Its tasks run on `rt`.
     pub fn start(rt: &Rt, stream: BoxStream, opened: Opened, tuning: LinkTuning) -> Arc<Self> {
         let shared = Arc::new(Shared::new(rt.clone(), opened.rtt, tuning.from_strangers));
-        if let Some(Key::Own(key)) = opened.key {
+        if let Some(Key::Own(key) | Key::Shown(key)) = opened.key {
             shared.out().identity = Some(key);
         }
         let (reader, writer) = tokio::io::split(stream);
@@ -122,23 +122,13 @@ impl StreamLink {
         })
     }
 
-    /// Whether the certificate that was shown is another than the gateway's own: then somebody in between reads along. `None`
-    /// as long as the gateway has not said what its own is, and where that is not of interest. Somebody who knows MTP can
-    /// hide; what is sure is a pin.
-    pub fn is_inspected(&self) -> Option<bool> {
-        self.differs(self.shared().identity()?)
-    }
-
-    /// The same, but waits for the gateway's word; `None` when the link has ended first.
+    /// As [`Link::is_inspected`], but waits for the other side's word; `None` when the link has ended first.
     pub async fn find_out_whether_inspected(&self) -> Option<bool> {
         self.differs(self.shared().wait_for_identity().await?)
     }
 
-    fn differs(&self, own: [u8; 32]) -> Option<bool> {
-        match self.opened.key {
-            Some(Key::Shown(shown)) => Some(shown != own),
-            _ => None,
-        }
+    fn differs(&self, said: [u8; 32]) -> Option<bool> {
+        self.opened.key.map(|(Key::Own(key) | Key::Shown(key))| key != said)
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -238,6 +228,11 @@ impl Link for StreamLink {
 
     fn peer_certificates(&self) -> Option<Vec<Vec<u8>>> {
         self.opened.certificates.clone()
+    }
+
+    /// Somebody who knows MTP can hide; what is sure is a pin.
+    fn is_inspected(&self) -> Option<bool> {
+        self.differs(self.shared().identity()?)
     }
 }
 

@@ -59,11 +59,19 @@ impl Audit {
         self.record(record);
     }
 
-    /// A rate policy was asked for, and this was granted.
-    pub(crate) fn rate(&self, live: &Live, link: &LinkHandle, asked: RatePolicy, granted: RatePolicy) {
+    /// A rate policy was asked for, and this was granted; `refused` is what policies said to it.
+    pub(crate) fn rate(
+        &self,
+        live: &Live,
+        link: &LinkHandle,
+        asked: RatePolicy,
+        granted: RatePolicy,
+        refused: Option<&Refused>,
+    ) {
         let mut record = of(live, link, Event::Decision, Action::Rate);
         record.resource = Resource::Rate { asked: rate(asked), granted: rate(granted) };
-        record.rule = Some("rates".to_owned());
+        let policies = refused.and_then(|refused| policies_in(&refused.reason));
+        record.rule = Some(policies.unwrap_or("rates").to_owned());
         let is_granted = asked.policy() == granted.policy();
         record.verdict = Some(if is_granted { Verdict::Permitted } else { Verdict::Refused });
         self.record(record);
@@ -184,8 +192,8 @@ impl TunnelTrail {
     /// It was not. `code` is the outcome that the metrics have.
     pub(crate) fn refused(&mut self, code: &'static str, reason: &str) {
         match code {
-            // What is no request cannot be decided on.
-            "malformed" => return,
+            // What is no request cannot be decided on. A target that is none is somebody's.
+            "malformed" if self.record.user.is_none() => return,
             "unauthenticated" => self.rule("credentials"),
             "denied" => {
                 if let Some(policies) = policies_in(reason) {

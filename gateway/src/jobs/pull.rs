@@ -41,7 +41,7 @@ pub(super) async fn serve(
     let request = pull.clone();
     let rt = sessions.rt().clone();
     let mut spec = rt.blocking(move || spec(&home, &request)).await?;
-    let asker = Asker::over(account, link);
+    let asker = Asker::over(account, link.link().as_ref());
     let mut may = Vec::new();
     for root in &spec.roots {
         let Root::Path { path, .. } = root else { continue };

@@ -39,7 +39,7 @@ pub(super) async fn serve(
     if !dest.is_empty() && dest != NULL {
         path::check(&dest).map_err(|e| (Code::BadName, format!("destination {dest:?}: {e}")))?;
     }
-    let asker = Asker::over(account, link);
+    let asker = Asker::over(account, link.link().as_ref());
     let may = sessions.permit_path(account, &asker, Action::Send, &dest)?;
     let started = unix_millis();
     let claim = sessions.claims().take(&account.name, push.key).await;

@@ -51,8 +51,8 @@ where
     }
 
     fn call(&mut self, mut known: Known) -> Self::Future {
-        let arrival = &known.greeted.arrival;
-        let asker = Asker::new(&known.account, arrival.peer.ip(), arrival.kind.name());
+        // Before the hello the client has said which certificate it was shown.
+        let asker = Asker::over(&known.account, known.greeted.arrival.link.as_ref());
         let request = asker.asks(Action::OpenSession, Resource::Gateway);
         if let Err(refused) = self.sessions.authority().permit(&request) {
             return futures_util::future::Either::Left(std::future::ready(Err(refused)));

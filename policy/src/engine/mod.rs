@@ -34,6 +34,7 @@ pub struct Engine {
     index: Index,
     /// By the number of each policy.
     sources: Vec<Source>,
+    warnings: Vec<PolicyError>,
     vocabulary: index::Vocabulary,
     authorizer: Authorizer,
 }
@@ -78,12 +79,13 @@ impl Engine {
     /// If the schema of this crate is none, which a test excludes.
     pub fn parse<N: AsRef<str>, T: AsRef<str>>(files: &[(N, T)]) -> Result<Self, PolicyErrors> {
         let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("invariant: the schema of this crate");
-        let (sources, policies) = source::read(files, schema)?;
+        let source::Read { sources, policies, warnings } = source::read(files, schema)?;
         let texts = files.iter().map(|(_, text)| text.as_ref());
         Ok(Self {
             vocabulary: index::Vocabulary::new(texts, &policies),
             index: Index::new(policies),
             sources,
+            warnings,
             authorizer: Authorizer::new(),
         })
     }
@@ -101,6 +103,11 @@ impl Engine {
     /// Whether any policy may look at what is known of a file only when it is whole: its type, and the length of a stream.
     pub fn looks_at_whole_files(&self) -> bool {
         self.vocabulary.mentions("fileType") || self.vocabulary.mentions("size")
+    }
+
+    /// What is no error and is hardly meant: a policy that can never apply, say.
+    pub fn warnings(&self) -> &[PolicyError] {
+        &self.warnings
     }
 
     /// Decides. Takes some microseconds, and longer the more policies have the request in their scope.

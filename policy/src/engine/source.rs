@@ -14,8 +14,11 @@ use super::{PolicyRef, Resource};
 pub(super) struct Source {
     id: String,
     file: String,
-    /// From 1.
+    /// Both from 1.
     line: usize,
+    column: usize,
+    /// The number of its file.
+    number: usize,
     pub(super) effect: Effect,
 }
 
@@ -27,9 +30,26 @@ impl Source {
     pub(super) fn named(&self) -> PolicyRef {
         PolicyRef { id: self.id.clone(), place: self.place() }
     }
+
+    /// Of the policy as a whole.
+    fn wrong(&self, message: String) -> PolicyError {
+        PolicyError { file: self.file.clone(), line: self.line, column: self.column, message }
+    }
+
+    /// What Cedar says of a part of it, if it says which; of the whole otherwise.
+    fn said(&self, text: &str, what: &impl Diagnostic) -> PolicyError {
+        // Cedar begins with its own name of the policy.
+        let message = what.to_string();
+        let message = match message.strip_prefix("for policy `").and_then(|rest| rest.split_once("`, ")) {
+            Some((_, rest)) => rest.to_owned(),
+            None => message,
+        };
+        let (line, column) = label(text, what).unwrap_or((self.line, self.column));
+        PolicyError { line, column, ..self.wrong(message) }
+    }
 }
 
-/// One thing that is wrong with policies.
+/// One thing that is wrong with policies, or is hardly meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyError {
     /// The file.
@@ -71,20 +91,31 @@ pub(super) fn number(id: &PolicyId) -> usize {
     text.parse().unwrap_or(usize::MAX)
 }
 
-/// The policies of all files, each called by its number.
+/// What files say.
+pub(super) struct Read {
+    pub(super) sources: Vec<Source>,
+    /// Each called by its number.
+    pub(super) policies: Vec<Policy>,
+    /// What is hardly meant.
+    pub(super) warnings: Vec<PolicyError>,
+}
+
+/// The policies of all files.
+///
+/// # Errors
+/// All that is wrong. A file that is not Cedar hides nothing of the others.
 pub(super) fn read<N: AsRef<str>, T: AsRef<str>>(
     files: &[(N, T)],
     schema: Schema,
-) -> Result<(Vec<Source>, Vec<Policy>), PolicyErrors> {
-    let (mut sources, mut policies, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-    for (file, text) in files {
+) -> Result<Read, PolicyErrors> {
+    let (mut read, mut errors) = (Read { sources: vec![], policies: vec![], warnings: vec![] }, Vec::new());
+    for (number, (file, text)) in files.iter().enumerate() {
         let (file, text) = (file.as_ref(), text.as_ref());
         match PolicySet::from_str(text) {
-            Ok(set) => take(file, text, &set, &mut sources, &mut policies, &mut errors),
+            Ok(set) => take(number, file, text, &set, &mut read, &mut errors),
             Err(found) => {
                 for error in found.iter() {
-                    let at = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
-                    let (line, column) = at.map_or((0, 0), |at| place_of(text, at));
+                    let (line, column) = label(text, error).unwrap_or((0, 0));
                     errors.push(PolicyError {
                         file: file.to_owned(),
                         line,
@@ -96,79 +127,94 @@ pub(super) fn read<N: AsRef<str>, T: AsRef<str>>(
         }
     }
     let mut first: HashMap<&str, &Source> = HashMap::new();
-    for source in &sources {
+    for source in &read.sources {
         if let Some(other) = first.insert(&source.id, source) {
-            let message =
-                format!("there is a policy with this id already: {:?} at {}", source.id, other.place());
-            errors.push(PolicyError { file: source.file.clone(), line: source.line, column: 0, message });
+            errors.push(source.wrong(format!(
+                "there is a policy with this id already: {:?} at {}",
+                source.id,
+                other.place()
+            )));
         }
     }
-    if errors.is_empty() {
-        errors.extend(against(schema, &sources, &policies));
-    }
-    if errors.is_empty() { Ok((sources, policies)) } else { Err(PolicyErrors(errors)) }
+    let texts: Vec<&str> = files.iter().map(|(_, text)| text.as_ref()).collect();
+    let (wrong, warnings) = against(schema, &read, &texts);
+    errors.extend(wrong);
+    read.warnings = warnings;
+    if errors.is_empty() { Ok(read) } else { Err(PolicyErrors(errors)) }
 }
 
 fn take(
+    number: usize,
     file: &str,
     text: &str,
     set: &PolicySet,
-    sources: &mut Vec<Source>,
-    policies: &mut Vec<Policy>,
+    read: &mut Read,
     errors: &mut Vec<PolicyError>,
 ) {
-    let lines = statements(text);
+    let begins = statements(text);
     // Cedar calls them policy0, policy1, ... in the order of the text, templates among them.
     let order =
         |id: &PolicyId| AsRef::<str>::as_ref(id).trim_start_matches("policy").parse::<usize>().unwrap_or(0);
+    let place = |id: &PolicyId| begins.get(order(id)).map_or((0, 0), |at| place_of(text, *at));
     for template in set.templates() {
-        let line = lines.get(order(template.id())).copied().unwrap_or(0);
+        let (line, column) = place(template.id());
         let message = "templates (?principal, ?resource) are not used here".to_owned();
-        errors.push(PolicyError { file: file.to_owned(), line, column: 0, message });
+        errors.push(PolicyError { file: file.to_owned(), line, column, message });
     }
     let mut of_file: Vec<&Policy> = set.policies().collect();
     of_file.sort_by_key(|policy| order(policy.id()));
     for policy in of_file {
-        let line = lines.get(order(policy.id())).copied().unwrap_or(0);
+        let (line, column) = place(policy.id());
         let named = policy.annotation("id").filter(|id| !id.is_empty()).map(str::to_owned);
         let id = named.unwrap_or_else(|| format!("{file}:{line}"));
-        let number = PolicyId::new(policies.len().to_string());
-        sources.push(Source { id, file: file.to_owned(), line, effect: policy.effect() });
-        policies.push(policy.new_id(number));
+        let name = PolicyId::new(read.policies.len().to_string());
+        let (file, effect) = (file.to_owned(), policy.effect());
+        read.sources.push(Source { id, file, line, column, number, effect });
+        read.policies.push(policy.new_id(name));
     }
 }
 
-/// What the schema says of all policies together.
-fn against(schema: Schema, sources: &[Source], policies: &[Policy]) -> Vec<PolicyError> {
-    let set = match PolicySet::from_policies(policies.iter().cloned()) {
+/// What the schema says of all policies together: what is wrong, and what is hardly meant.
+fn against(schema: Schema, read: &Read, texts: &[&str]) -> (Vec<PolicyError>, Vec<PolicyError>) {
+    let set = match PolicySet::from_policies(read.policies.iter().cloned()) {
         Ok(set) => set,
         Err(error) => {
             let message = error.to_string();
-            return vec![PolicyError { file: String::new(), line: 0, column: 0, message }];
+            return (vec![PolicyError { file: String::new(), line: 0, column: 0, message }], Vec::new());
         }
     };
     let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+    let of = |id: &PolicyId| {
+        let number = number(id);
+        let source = read.sources.get(number)?;
+        Some((number, source, *texts.get(source.number)?))
+    };
     let mut errors: Vec<(usize, PolicyError)> = Vec::new();
     for error in result.validation_errors() {
-        let number = number(error.policy_id());
-        let Some(source) = sources.get(number) else { continue };
-        let message = error.to_string();
-        // Cedar begins with its own name of the policy.
-        let called = format!("for policy `{number}`, ");
-        let message = message.strip_prefix(&called).unwrap_or(&message).to_owned();
-        errors
-            .push((number, PolicyError { file: source.file.clone(), line: source.line, column: 0, message }));
+        let Some((number, source, text)) = of(error.policy_id()) else { continue };
+        errors.push((number, source.said(text, error)));
     }
-    for ((number, policy), source) in policies.iter().enumerate().zip(sources) {
+    for ((number, policy), source) in read.policies.iter().enumerate().zip(&read.sources) {
         for message in policy.entity_literals().iter().filter_map(never) {
-            errors.push((
-                number,
-                PolicyError { file: source.file.clone(), line: source.line, column: 0, message },
-            ));
+            errors.push((number, source.wrong(message)));
         }
     }
-    errors.sort_by_key(|(number, _)| *number);
-    errors.into_iter().map(|(_, error)| error).collect()
+    let mut warnings: Vec<(usize, PolicyError)> = Vec::new();
+    for warning in result.validation_warnings() {
+        let Some((number, source, text)) = of(warning.policy_id()) else { continue };
+        warnings.push((number, source.said(text, warning)));
+    }
+    let sorted = |mut all: Vec<(usize, PolicyError)>| {
+        all.sort_by_key(|(number, _)| *number);
+        all.into_iter().map(|(_, one)| one).collect()
+    };
+    (sorted(errors), sorted(warnings))
+}
+
+/// Line and column of what is wrong, if it says where it is.
+fn label(text: &str, what: &(impl Diagnostic + ?Sized)) -> Option<(usize, usize)> {
+    let at = what.labels()?.next()?.offset();
+    Some(place_of(text, at))
 }
 
 /// Why nothing is ever this entity, if it is written as none is. Whoever wrote it means something else, and a policy that forbids
@@ -212,27 +258,27 @@ fn place_of(text: &str, at: usize) -> (usize, usize) {
     (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
 }
 
-/// The line on which each policy of a file begins: where something other than space and comments comes first, or comes after the
+/// Where each policy of a file begins, in bytes: where something other than space and comments comes first, or comes after the
 /// `;` of the one before.
 fn statements(text: &str) -> Vec<usize> {
-    let (mut lines, mut line, mut within) = (Vec::new(), 1, false);
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
+    let (mut begins, mut within) = (Vec::new(), false);
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
         match c {
-            '\n' => line += 1,
-            '/' if chars.peek() == Some(&'/') => while chars.next_if(|c| *c != '\n').is_some() {},
+            '/' if chars.peek().is_some_and(|(_, c)| *c == '/') => {
+                while chars.next_if(|(_, c)| *c != '\n').is_some() {}
+            }
             ';' => within = false,
             c if c.is_whitespace() => {}
             c => {
                 if !within {
-                    lines.push(line);
+                    begins.push(at);
                     within = true;
                 }
                 if c == '"' {
-                    while let Some(c) = chars.next() {
+                    while let Some((_, c)) = chars.next() {
                         match c {
                             '\\' => drop(chars.next()),
-                            '\n' => line += 1,
                             '"' => break,
                             _ => {}
                         }
@@ -241,5 +287,5 @@ fn statements(text: &str) -> Vec<usize> {
             }
         }
     }
-    lines
+    begins
 }

@@ -203,14 +203,24 @@ fn what_is_wrong_is_said_with_its_place() {
         ),
     ]);
     let lines: Vec<&str> = told.lines().collect();
-    for (line, part) in [("a.cedar:3: ", "Robot"), ("b.cedar:1: ", "fly"), ("b.cedar:2: ", "colour")] {
+    for (line, part) in [("a.cedar:3:21: ", "Robot"), ("b.cedar:1:", "fly"), ("b.cedar:2:68: ", "colour")] {
         assert!(lines.iter().any(|l| l.starts_with(line) && l.contains(part)), "{line}{part}: {told}");
     }
     let same = "@id(\"x\") permit(principal, action, resource);";
     let told = errors(&[("a.cedar", same), ("b.cedar", same)]);
-    assert_eq!(told, "b.cedar:1: there is a policy with this id already: \"x\" at a.cedar:1");
+    assert_eq!(told, "b.cedar:1:1: there is a policy with this id already: \"x\" at a.cedar:1");
     let told = errors(&[("a.cedar", "\npermit(principal == ?principal, action, resource);")]);
-    assert!(told.starts_with("a.cedar:2: templates"), "{told}");
+    assert!(told.starts_with("a.cedar:2:1: templates"), "{told}");
+    // What is no Cedar in one file hides nothing of the others.
+    let told = errors(&[
+        ("a.cedar", "permit(principal action, resource);"),
+        ("b.cedar", "  permit(principal, action, resource) when { context.colour };"),
+        ("c.cedar", "@id(\"x\") permit(principal, action, resource);"),
+        ("d.cedar", same),
+    ]);
+    for part in ["a.cedar:1:", "b.cedar:1:46: ", "d.cedar:1:1: there is a policy with this id already"] {
+        assert!(told.lines().any(|line| line.starts_with(part)), "{part}: {told}");
+    }
     // What no path or domain is ever written like.
     for scope in [
         "Path::\"/a/\"",
@@ -222,7 +232,7 @@ fn what_is_wrong_is_said_with_its_place() {
         "Gateway::\"x\"",
     ] {
         let told = errors(&[("a.cedar", &format!("forbid(principal, action, resource in Metra::{scope});"))]);
-        assert!(told.starts_with("a.cedar:1: "), "{scope}: {told}");
+        assert!(told.starts_with("a.cedar:1:1: "), "{scope}: {told}");
     }
     // In conditions, too.
     for condition in
@@ -233,7 +243,7 @@ fn what_is_wrong_is_said_with_its_place() {
             "forbid(principal, action == Metra::Action::\"{action}\", resource) when {{ {condition} }};"
         );
         let told = errors(&[("a.cedar", &text)]);
-        assert!(told.starts_with("a.cedar:1: no "), "{condition}: {told}");
+        assert!(told.starts_with("a.cedar:1:1: no "), "{condition}: {told}");
     }
     // An attribute that may be missing has to be asked for.
     let told = errors(&[(
@@ -241,6 +251,23 @@ fn what_is_wrong_is_said_with_its_place() {
         "permit(principal, action == Metra::Action::\"get\", resource) when { context.size > 5 };",
     )]);
     assert!(told.contains("size"), "{told}");
+}
+
+#[test]
+fn what_is_hardly_meant_is_said_with_its_place() {
+    let warned = |text: &str| {
+        let all: Vec<String> = engine(text).warnings().iter().map(ToString::to_string).collect();
+        all.join("\n")
+    };
+    assert_eq!(warned("permit(principal, action, resource);"), "");
+    for text in [
+        "permit(principal, action, resource) when { false };",
+        "permit(principal, action == Metra::Action::\"get\", resource in Metra::Domain::\"example.org\");",
+        "permit(principal, action, resource) when { context.inspected && false };",
+    ] {
+        let told = warned(&format!("permit(principal, action, resource);\n  {text}"));
+        assert!(told.starts_with("office.cedar:2:3: ") && told.contains("impossible"), "{text}: {told}");
+    }
 }
 
 #[test]
@@ -335,8 +362,8 @@ proptest! {
             vocabulary.question(scope, &request).unwrap()
         };
         let schema = Schema::from_cedarschema_str(SCHEMA).unwrap().0;
-        let (sources, all) = source::read(&[("p", &text)], schema).unwrap();
-        let all = PolicySet::from_policies(all).unwrap();
+        let source::Read { sources, policies, .. } = source::read(&[("p", &text)], schema).unwrap();
+        let all = PolicySet::from_policies(policies).unwrap();
         let response = Authorizer::new().is_authorized(&question.request, &all, &question.entities);
         let failed_forbid = response.diagnostics().errors().any(|error| {
             let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;

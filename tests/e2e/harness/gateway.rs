@@ -24,7 +24,7 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// Starts one in the bed. `limit` is in KiB a file.
-    pub(super) fn start(bed: &Bed, listen: &str, config: &str, limit: Option<u64>) -> Self {
+    pub(crate) fn start(bed: &Bed, listen: &str, config: &str, limit: Option<u64>) -> Self {
         let root = bed.folder("root");
         let state = bed.path("gateway-home/gateway");
         let config = bed.write("gateway.toml", with_paths(&root, &state, config));

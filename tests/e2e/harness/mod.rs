@@ -3,6 +3,8 @@
 
 pub(crate) mod bed;
 pub(crate) mod data;
+pub(crate) mod echo;
+pub(crate) mod forbidden;
 pub(crate) mod gateway;
 pub(crate) mod hostile;
 pub(crate) mod metrics;
@@ -12,6 +14,8 @@ pub(crate) mod run;
 pub(crate) mod scanner;
 pub(crate) mod service;
 pub(crate) mod tcp;
+pub(crate) mod tunnels;
+pub(crate) mod ways;
 
 pub(crate) use bed::{Bed, Mount, skip, test_as};
 pub(crate) use data::Tree;

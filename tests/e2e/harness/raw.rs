@@ -22,8 +22,9 @@ use super::{Gateway, PATIENCE};
 
 /// A link with an open control stream.
 pub(crate) struct Raw {
-    runtime: Runtime,
-    client: QuicClient,
+    runtime: Arc<Runtime>,
+    /// Whose end is waited for.
+    client: Option<QuicClient>,
     link: Arc<dyn Link>,
     send: Box<dyn ControlSend>,
     recv: Box<dyn ControlRecv>,
@@ -51,8 +52,7 @@ impl Outcome {
 impl Raw {
     /// A link on which nothing has been said yet.
     pub(crate) fn connect(gateway: &Gateway) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = runtime();
         let trust = TrustAnchors::new().ca_file(gateway.ca());
         let tls = client_config(&trust, None).unwrap();
         let address = gateway.address();
@@ -64,7 +64,13 @@ impl Raw {
             let control = link.control().await.expect("a control stream");
             (client, link, control)
         });
-        Self { runtime, client, link, send, recv, decoder: FrameDecoder::new() }
+        Self { runtime, client: Some(client), link, send, recv, decoder: FrameDecoder::new() }
+    }
+
+    /// On a link of any kind, whose tasks run on `runtime`.
+    pub(crate) fn over(runtime: &Arc<Runtime>, link: Arc<dyn Link>) -> Self {
+        let (send, recv) = runtime.block_on(link.control()).expect("a control stream");
+        Self { runtime: runtime.clone(), client: None, link, send, recv, decoder: FrameDecoder::new() }
     }
 
     /// A link that has been welcomed, as nobody in particular.
@@ -156,16 +162,26 @@ impl Raw {
 
     /// Opens a job; the answer to it.
     pub(crate) fn open(&mut self, job: JobId, key: &str, dest: &str) -> Frame {
+        self.open_at(job, key, dest, Placement::Into)
+    }
+
+    fn open_at(&mut self, job: JobId, key: &str, dest: &str, placement: Placement) -> Frame {
         self.say(&Frame::Push(Push {
             job,
             key: JobKey(Digest::of(key.as_bytes())),
             incarnation: Incarnation(1),
             dest: dest.to_owned(),
-            placement: Placement::Into,
+            placement,
             overwrite: Overwrite::Different,
             priority: Priority::NORMAL,
         }));
-        self.next().expect("an answer to the push")
+        loop {
+            // Of one before there may be something left to be said.
+            let frame = self.next().expect("an answer to the push");
+            if frame.job() == Some(job) {
+                return frame;
+            }
+        }
     }
 
     /// Sends records, in as many frames as it takes.
@@ -188,10 +204,22 @@ impl Raw {
         job: JobId,
         dest: &str,
         manifest: &Manifest,
+        serve: impl FnMut(u32) -> Option<Vec<u8>>,
+    ) -> Outcome {
+        self.push_at(job, dest, Placement::Into, manifest, serve)
+    }
+
+    /// The same, with what `dest` means.
+    pub(crate) fn push_at(
+        &mut self,
+        job: JobId,
+        dest: &str,
+        placement: Placement,
+        manifest: &Manifest,
         mut serve: impl FnMut(u32) -> Option<Vec<u8>>,
     ) -> Outcome {
         let mut outcome = Outcome::default();
-        match self.open(job, &format!("{job:?} {dest}"), dest) {
+        match self.open_at(job, &format!("{job:?} {dest}"), dest, placement) {
             Frame::Ready { from_record, .. } => assert_eq!(from_record, 0),
             Frame::Fail { code, reason, .. } => {
                 outcome.failed = Some((code, reason));
@@ -244,10 +272,16 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         self.link.close(Code::Ok, "");
-        let _ = self
-            .runtime
-            .block_on(async { timeout(Duration::from_millis(200), self.client.wait_idle()).await });
+        let Some(client) = &self.client else { return };
+        let _ =
+            self.runtime.block_on(async { timeout(Duration::from_millis(200), client.wait_idle()).await });
     }
+}
+
+/// What links run on: a thread of its own.
+pub(crate) fn runtime() -> Arc<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Arc::new(builder.worker_threads(1).enable_all().build().unwrap())
 }
 
 /// Records of a manifest, and the bytes of its chunks.

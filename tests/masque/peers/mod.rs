@@ -2,7 +2,7 @@
 
 mod clients;
 mod dns;
-mod echo;
+
 pub(crate) mod envoy;
 mod server;
 
@@ -10,9 +10,9 @@ mod server;
 #[path = "../../net/harness/certs.rs"]
 pub(crate) mod certs;
 
+pub(crate) use crate::harness::echo::Echo;
 pub(crate) use clients::{Client, Over, Seen, hex, unhex};
 pub(crate) use dns::Resolver;
-pub(crate) use echo::Echo;
 pub(crate) use envoy::Envoy;
 pub(crate) use server::Server;
 

@@ -4,11 +4,17 @@
 #[path = "../../e2e/harness/data.rs"]
 pub(crate) mod data;
 #[allow(dead_code, reason = "made for tests/e2e")]
+#[path = "../../e2e/harness/forbidden.rs"]
+pub(crate) mod forbidden;
+#[allow(dead_code, reason = "made for tests/e2e")]
 #[path = "../../e2e/harness/gateway.rs"]
 mod gateway;
 #[allow(dead_code, reason = "made for tests/e2e")]
 #[path = "../../e2e/harness/run.rs"]
 mod run;
+#[allow(dead_code, reason = "made for tests/e2e")]
+#[path = "../../e2e/harness/tunnels.rs"]
+pub(crate) mod tunnels;
 
 pub(crate) mod bed;
 mod cases;
@@ -16,6 +22,7 @@ pub(crate) mod certs;
 mod daemon;
 pub(crate) mod firewall;
 mod host;
+pub(crate) mod names;
 pub(crate) mod office;
 pub(crate) mod proxies;
 pub(crate) mod squid;

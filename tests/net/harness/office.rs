@@ -26,11 +26,16 @@ impl<'a> Office<'a> {
 
     /// With a gateway on a port.
     pub(crate) fn on(bed: &'a Bed, port: u16) -> Self {
+        Self::configured(bed, port, "")
+    }
+
+    /// The same, with more in its configuration.
+    pub(crate) fn configured(bed: &'a Bed, port: u16, rest: &str) -> Self {
         let authority = Authority::new(bed, "public");
         let cert = authority.issue(bed, &[SERVER, OUTSIDE_SERVER]);
         let token = Digest::of(TOKEN.as_bytes());
         let config = format!(
-            "[tls]\ncert = {:?}\nkey = {:?}\n[users.alice]\ntoken_hash = \"blake3:{token}\"\n",
+            "[tls]\ncert = {:?}\nkey = {:?}\n[users.alice]\ntoken_hash = \"blake3:{token}\"\n{rest}",
             cert.cert, cert.key
         );
         let listen = format!("{}:{port}", bed.server.address);
