@@ -19,6 +19,7 @@ use quinn::{RecvStream, SendStream, StoppedError, WriteError};
 use super::error::{self, REQUEST_CANCELLED};
 use super::frames::{DATA, Frames, Violation};
 use super::quic::lost;
+use super::sharing::Sharing;
 use crate::sync::lock;
 
 /// The sending half, shared between h3 and who writes DATA frames. When nobody holds it any more and it was not finished,
@@ -33,11 +34,13 @@ struct Half {
     code: u64,
     rt: Rt,
     busy: Option<Busy>,
+    sharing: Arc<Sharing>,
 }
 
 impl Sender {
-    pub(super) fn new(stream: SendStream, rt: Rt, busy: Option<Busy>) -> Self {
-        let half = Half { stream, is_finished: false, code: REQUEST_CANCELLED, rt, busy };
+    /// `sharing` is told of what is written.
+    pub(super) fn new(stream: SendStream, rt: Rt, busy: Option<Busy>, sharing: Arc<Sharing>) -> Self {
+        let half = Half { stream, is_finished: false, code: REQUEST_CANCELLED, rt, busy, sharing };
         Self(Arc::new(Mutex::new(half)))
     }
 
@@ -49,7 +52,8 @@ impl Sender {
     ) -> Poll<Result<(), WriteError>> {
         let mut half = lock(&self.0);
         while let Some(first) = pieces.iter().position(|piece| !piece.is_empty()) {
-            ready!(pin!(half.stream.write_chunks(&mut pieces[first..])).poll(cx))?;
+            let written = ready!(pin!(half.stream.write_chunks(&mut pieces[first..])).poll(cx))?;
+            half.sharing.wrote(written.bytes);
         }
         Poll::Ready(Ok(()))
     }
@@ -134,7 +138,9 @@ impl h3::quic::SendStream<Bytes> for Sending {
             let mut half = lock(&self.sender.0);
             while data.has_remaining() {
                 let written = Pin::new(&mut half.stream).poll_write(cx, data.chunk());
-                data.advance(ready!(written).map_err(unsent)?);
+                let written = ready!(written).map_err(unsent)?;
+                half.sharing.wrote(written);
+                data.advance(written);
             }
         }
         self.writing = None;

@@ -7,7 +7,8 @@
 //!  body        bodies that are pulled, and counted
 //!  tunnel      CONNECT: the stream after the answer, and its datagrams
 //!  datagrams   one reader of QUIC DATAGRAM frames per connection, a bounded queue per tunnel
-//!    rounds      how tunnels share what the connection sends
+//!    sharing     what the connection sends, divided between tunnels and streams
+//!      rounds      in which parts
 //!  --------------------------------------------------------------------------- h3: frames, QPACK, control streams
 //!  quic        h3's view of quinn's connection
 //!    halves      and of its streams                                      frames    what goes past, looked at first
@@ -46,6 +47,7 @@ mod quic;
 mod request;
 mod rounds;
 mod server;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod tunnel;

@@ -29,6 +29,7 @@ use super::error::{Http3Error, MESSAGE_ERROR, NO_ERROR, REQUEST_REJECTED, number
 use super::halves::{Gate, Sender};
 use super::quic::{self, Bidirectional, Maker, Opener};
 use super::request::{self, Refusal};
+use super::sharing::Sharing;
 use super::tunnel::{Opening, Peer};
 
 type H3 = h3::server::Connection<quic::Connection, Bytes>;
@@ -67,20 +68,22 @@ where
     connection.set_max_concurrent_bi_streams(limits.streams.into());
     let activity = Activity::new();
     let begin = activity.clone();
+    let sharing = Arc::new(Sharing::new(connection.clone()));
     let maker = Maker {
         connection: connection.clone(),
         rt: rt.clone(),
+        sharing: sharing.clone(),
         longest: limits.head.saturating_mul(ENCODED),
         stop: NO_ERROR,
         busy: Some(Arc::new(move || begin.begin())),
     };
-    let opener = Opener::new(connection.clone(), rt.clone());
+    let opener = Opener::new(connection.clone(), rt.clone(), sharing.clone());
     let mut builder = h3::server::builder();
     // No grease: its numbers come from the system's randomness, also where a run is to be repeated.
     builder.max_field_section_size(limits.head).enable_extended_connect(true).enable_datagram(true);
     builder.send_grease(false);
     let h3 = builder.build(quic::Connection::new(maker, opener)).await?;
-    let routes = Routes::new(limits.datagrams, Some(u64::from(limits.streams) * 2));
+    let routes = Routes::new(limits.datagrams, Some(u64::from(limits.streams) * 2), sharing);
     let reader = rt.spawn(routes.clone().run(connection.clone())).abort_on_drop();
     let server = Server {
         rt: rt.clone(),
