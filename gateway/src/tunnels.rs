@@ -28,10 +28,11 @@ use metra_transport::quic::QuicServer;
 use metra_transport::{LinkKind, Packets, Rt};
 use metra_tunnel::Ended;
 use metra_tunnel::proto::{ErrorType, Target};
-use metra_tunnel::server::{self, Bounds, Dialled, Refusal, RelayEnd, Tunnel};
+use metra_tunnel::server::{self, Allowance, Bounds, Dialled, Rates, Refusal, RelayEnd, Tunnel};
 use tracing::Instrument;
 
 use crate::account::Account;
+use crate::allowances::Allowances;
 use crate::audit::{self, TunnelRun, TunnelTrail};
 use crate::authority::Asker;
 use crate::drain::Drain;
@@ -55,6 +56,7 @@ pub(crate) struct Tunnels {
     /// Where the gateway listens.
     sockets: Vec<SocketAddr>,
     places: Arc<Places>,
+    allowances: Allowances,
     bounds: Bounds,
     opener: Opener,
     drain: Drain,
@@ -78,6 +80,10 @@ impl Tunnels {
             rules: config.rules(own),
             sockets,
             places: Places::new(config.tunnels, config.tunnels_per_address),
+            allowances: Allowances::new(
+                Rates { bytes: config.peer_rate / 8, datagrams: config.peer_datagrams },
+                config.tunnels_per_user,
+            ),
             bounds: Bounds { idle: config.idle, lifetime: config.lifetime, rate: config.rate / 8 },
             rt,
             sessions,
@@ -215,6 +221,12 @@ impl Tunnels {
     ) -> Answered {
         let place = self.place(about.peer().ip(), trail)?;
         let account = self.user(request.headers(), about, trail).await?;
+        trail.rule("limits");
+        let allowance =
+            self.allowances.join(&account, about.peer().ip(), self.rt.now()).ok_or_else(|| {
+                let reason = "this user has as many tunnels as one may have";
+                (TunnelOpened::Busy, Refusal::of(ErrorType::ConnectionLimitReached, reason))
+            })?;
         trail.rule("tunnel.allow");
         let host = Host::parse(target.host())
             .map_err(|error| (TunnelOpened::Malformed, Refusal::malformed(&error.to_string())))?;
@@ -265,7 +277,7 @@ impl Tunnels {
                     tracing::info!(%refused, "no longer permitted");
                     record.ended(&refused.reason, None);
                 }
-                () = this.relay(dialled, tunnel, &mut record) => {}
+                () = this.relay(dialled, tunnel, &allowance, &mut record) => {}
             }
         };
         self.rt.spawn(carried.instrument(span));
@@ -278,10 +290,10 @@ impl Tunnels {
         self.rt.sleep(self.sessions.config().limits.handshake).await;
     }
 
-    async fn relay(&self, dialled: Dialled, tunnel: Tunnel, record: &mut TunnelRun) {
+    async fn relay(&self, dialled: Dialled, tunnel: Tunnel, allowance: &Allowance, record: &mut TunnelRun) {
         let _running = measure::tunnel_running();
         tracing::info!("tunnel open");
-        let relay = dialled.relay(&self.rt, &tunnel.carrier, self.bounds);
+        let relay = dialled.relay(&self.rt, &tunnel.carrier, self.bounds, allowance);
         let (end, traffic) = relay.await;
         tracing::info!(%end, up = traffic.up_bytes, down = traffic.down_bytes, lost = traffic.lost, "tunnel ended");
         measure::tunnel_ended(&traffic);
