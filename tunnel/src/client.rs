@@ -9,8 +9,11 @@
 //! Non-goals: names (the caller resolves that of the first proxy; all others are resolved by the proxy before them), deadlines
 //! (dropping the future gives up), and which way is tried first.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION,
@@ -18,6 +21,7 @@ use http::header::{
 };
 use http::{Method, Request, StatusCode, Uri};
 use hyper::ext::Protocol;
+use metra_core::code::Code;
 use metra_fallback::http::{OpenError, open};
 use metra_fallback::proxy::Credentials;
 use metra_fallback::tls::{Protocol as Alpn, Secured};
@@ -40,13 +44,24 @@ pub struct Hop {
     pub credentials: Credentials,
 }
 
-/// A tunnel that stands.
+/// A tunnel that stands. Dropped, it ends in order, whoever holds its carrier.
 #[derive(Debug)]
 pub struct Opened {
     /// What goes through it.
     pub carrier: Arc<Carrier>,
+    _end: End,
     /// The connection that it is in, if that is one of HTTP/3. Dropped after the carrier.
     keep: Option<Arc<Connection>>,
+}
+
+/// Ends a tunnel when it is dropped: the proxy closes its socket at once.
+#[derive(Debug)]
+struct End(Arc<Carrier>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
 }
 
 /// A connection to a proxy by HTTP/3. Ends when it and all tunnels of it are dropped.
@@ -57,12 +72,43 @@ pub struct Connection {
     peer: SocketAddr,
     client: Client,
     deferral: Deferral,
-    _endpoint: QuicClient,
+    endpoint: QuicClient,
     /// What leads to the proxy.
-    outer: Option<Arc<Connection>>,
+    outer: Option<Opened>,
 }
 
 impl Opened {
+    fn new(carrier: Carrier, keep: Option<Arc<Connection>>) -> Self {
+        let carrier = Arc::new(carrier);
+        Self { _end: End(carrier.clone()), carrier, keep }
+    }
+
+    /// Ends the tunnel, and connections in which nothing else is, and resolves when their proxies have been told. Whatever used
+    /// the carrier is to be dropped before. There is no deadline.
+    pub async fn close(self, rt: &Rt) {
+        let mut tunnel = Some(self);
+        while let Some(Opened { carrier, keep, .. }) = tunnel {
+            carrier.finish();
+            let ended = poll_fn(|cx| {
+                while let Poll::Ready(received) = carrier.poll_payload(cx) {
+                    if received.is_err() {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Pending
+            });
+            // The proxy ends its side, too; or it does not.
+            let _ = rt.timeout(FAREWELL, ended).await;
+            drop(carrier);
+            let Some(connection) = keep.and_then(Arc::into_inner) else { return };
+            let Connection { client, endpoint, outer, .. } = connection;
+            drop(client);
+            endpoint.close(Code::Ok, "");
+            endpoint.wait_idle().await;
+            tunnel = outer;
+        }
+    }
+
     /// One more tunnel over the innermost connection.
     ///
     /// # Errors
@@ -78,7 +124,7 @@ impl Opened {
         let mut connection = self.keep.as_ref();
         while let Some(deferring) = connection {
             deferring.deferral.set(true);
-            connection = deferring.outer.as_ref();
+            connection = deferring.outer.as_ref().and_then(|outer| outer.keep.as_ref());
         }
     }
 }
@@ -152,10 +198,11 @@ impl Connection {
         tuning: &Tuning,
     ) -> Result<Arc<Self>, TunnelError> {
         let peer = outer.carrier.peer();
-        let endpoint = QuicClient::http3_over(rt.clone(), outer.carrier, hop.tls.clone(), tuning.clone())
+        let carrier = outer.carrier.clone();
+        let endpoint = QuicClient::http3_over(rt.clone(), carrier, hop.tls.clone(), tuning.clone())
             .map_err(LinkError::from)?;
         let connection = endpoint.connect_http3(peer, hop.template.host()).await?;
-        Self::start(rt, hop, connection, endpoint, outer.keep).await
+        Self::start(rt, hop, connection, endpoint, Some(outer)).await
     }
 
     async fn start(
@@ -163,12 +210,12 @@ impl Connection {
         hop: &Hop,
         connection: Http3Connection,
         endpoint: QuicClient,
-        outer: Option<Arc<Connection>>,
+        outer: Option<Opened>,
     ) -> Result<Arc<Self>, TunnelError> {
         let (peer, deferral) = (connection.peer(), connection.deferral());
         let client = Client::start(rt, connection.into_inner(), &Limits::default()).await?;
         let (rt, hop) = (rt.clone(), hop.clone());
-        Ok(Arc::new(Self { rt, hop, peer, client, deferral, _endpoint: endpoint, outer }))
+        Ok(Arc::new(Self { rt, hop, peer, client, deferral, endpoint, outer }))
     }
 
     /// Opens a tunnel to `target`.
@@ -187,7 +234,7 @@ impl Connection {
         let Some(tunnelled) = tunnelled else { return Err(refused(answer.status(), answer.headers())) };
         granted(answer.status(), answer.headers())?;
         let carrier = Carrier::http3(&self.rt, tunnelled, self.peer, Side::Client);
-        Ok(Opened { carrier: Arc::new(carrier), keep: Some(self.clone()) })
+        Ok(Opened::new(carrier, Some(self.clone())))
     }
 
     /// Whether it has ended: no tunnel will ever be opened.
@@ -242,7 +289,7 @@ pub async fn over_stream(
         error => TunnelError::Stream(error),
     })?;
     granted(answer.status(), answer.headers())?;
-    Ok(Opened { carrier: Arc::new(Carrier::stream(rt, stream, peer)), keep: None })
+    Ok(Opened::new(Carrier::stream(rt, stream, peer), None))
 }
 
 fn uri(hop: &Hop, target: &Target) -> Result<Uri, TunnelError> {
@@ -296,6 +343,8 @@ fn refused(status: StatusCode, headers: &HeaderMap) -> TunnelError {
     TunnelError::Refused { status, cause }
 }
 
+/// How long a proxy may take to end its side of a tunnel.
+const FAREWELL: Duration = Duration::from_millis(250);
 /// Of the name of a server, in an error. Characters.
 const NAME_MAX: usize = 64;
 

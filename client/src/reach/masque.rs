@@ -154,7 +154,7 @@ impl Reach {
         let quic = QuicClient::over(self.rt.clone(), carrier, self.tls.clone(), self.tuning.clone())
             .map_err(|e| Unreached::refused(Code::Internal, e.to_string()))?;
         let link = quic.connect(peer, &self.address.host).await.map_err(Unreached::link)?;
-        Ok(Reached { link, endpoint: Some(Endpoint { quic, _tunnel: Some(opened) }), stream: None })
+        Ok(Reached { link, endpoint: Some(Endpoint { quic, tunnel: Some(opened) }), stream: None })
     }
 
     fn chain(&self) -> Result<&Chain, Unusable> {

@@ -159,7 +159,7 @@ impl Carrier {
         (self.lost.no_room.load(Ordering::Relaxed), self.lost.too_large.load(Ordering::Relaxed))
     }
 
-    /// Ends the tunnel in order: what is held goes out before. Dropping a carrier breaks it off: over HTTP/3 its stream is reset,
+    /// Ends the tunnel in order: what is held goes out before, also if the carrier is dropped. Dropping one without this breaks it off: over HTTP/3 its stream is reset,
     /// with H3_MESSAGE_ERROR if what came was malformed; over HTTP/2 hyper ends it, and has no way to say why; over HTTP/1.1 the
     /// connection ends.
     pub fn finish(&self) {
