@@ -10,6 +10,7 @@
 //! (dropping the future gives up), and which way is tried first.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
@@ -144,6 +145,14 @@ pub enum TunnelError {
         /// What it says of the cause, with a blank before; empty if it says nothing.
         cause: String,
     },
+    /// The proxy ended TLS over the certificate that it was shown, or because there was none. Fault: who chose that, or the proxy.
+    #[error("the proxy {}: {said}", if *shown { "does not accept the client certificate" } else { "wants a client certificate" })]
+    Certificate {
+        /// Whether there is one.
+        shown: bool,
+        /// What the proxy, or TLS, says.
+        said: String,
+    },
     /// The proxy has no tunnels, over HTTP/3. Fault: it is another server, or not configured for them.
     #[error(transparent)]
     Http3(#[from] Http3Error),
@@ -165,7 +174,10 @@ impl TunnelError {
             TunnelError::Link(error) => error.is_retryable(),
             TunnelError::Refused { status, .. } => matches!(status.as_u16(), 429 | 502 | 503 | 504),
             TunnelError::Http3(_) | TunnelError::Stream(OpenError::Unanswered | OpenError::Io { .. }) => true,
-            TunnelError::Stream(_) | TunnelError::Malformed(_) | TunnelError::Request(_) => false,
+            TunnelError::Certificate { .. }
+            | TunnelError::Stream(_)
+            | TunnelError::Malformed(_)
+            | TunnelError::Request(_) => false,
         }
     }
 }
@@ -213,7 +225,9 @@ impl Connection {
         outer: Option<Opened>,
     ) -> Result<Arc<Self>, TunnelError> {
         let (peer, deferral) = (connection.peer(), connection.deferral());
-        let client = Client::start(rt, connection.into_inner(), &Limits::default()).await?;
+        let connection = connection.into_inner();
+        let client = Client::start(rt, connection.clone(), &Limits::default()).await;
+        let client = client.map_err(|error| of_http3(hop, &connection, error))?;
         let (rt, hop) = (rt.clone(), hop.clone());
         Ok(Arc::new(Self { rt, hop, peer, client, deferral, endpoint, outer }))
     }
@@ -230,7 +244,9 @@ impl Connection {
             .body(())
             .map_err(|e| TunnelError::Request(e.to_string()))?;
         *request.headers_mut() = fields(&self.hop)?;
-        let (answer, tunnelled) = self.client.connect(request).await?;
+        let answered = self.client.connect(request).await;
+        let (answer, tunnelled) =
+            answered.map_err(|error| of_http3(&self.hop, self.client.connection(), error))?;
         let Some(tunnelled) = tunnelled else { return Err(refused(answer.status(), answer.headers())) };
         granted(answer.status(), answer.headers())?;
         let carrier = Carrier::http3(&self.rt, tunnelled, self.peer, Side::Client);
@@ -286,6 +302,10 @@ pub async fn over_stream(
     let opened = open(secured.stream, is_h2, CONNECT_UDP, uri(hop, target)?, fields(hop)?).await;
     let (answer, stream) = opened.map_err(|error| match error {
         OpenError::Refused { status, headers } => refused(status, &headers),
+        // With TLS 1.3 the client is done before the proxy has seen its certificate.
+        OpenError::Io { kind: ErrorKind::InvalidData, message } if message.starts_with(ALERT) => {
+            TunnelError::Certificate { shown: shows_certificate(hop), said: message }
+        }
         error => TunnelError::Stream(error),
     })?;
     granted(answer.status(), answer.headers())?;
@@ -312,6 +332,27 @@ fn fields(hop: &Hop) -> Result<HeaderMap, TunnelError> {
     fields.insert(AUTHORIZATION, shown.clone());
     fields.insert(PROXY_AUTHORIZATION, shown);
     Ok(fields)
+}
+
+/// A connection that TLS ends (RFC 9001 section 4.8: CRYPTO_ERROR) after this side's part of the handshake: as above.
+fn of_http3(hop: &Hop, connection: &quinn::Connection, error: Http3Error) -> TunnelError {
+    match connection.close_reason() {
+        Some(quinn::ConnectionError::ConnectionClosed(close))
+            if (0x100..=0x1ff).contains(&u64::from(close.error_code)) =>
+        {
+            let said = String::from_utf8_lossy(&close.reason);
+            let said = match said.is_empty() {
+                true => close.error_code.to_string(),
+                false => said.chars().take(SAID_MAX).collect(),
+            };
+            TunnelError::Certificate { shown: shows_certificate(hop), said }
+        }
+        _ => error.into(),
+    }
+}
+
+fn shows_certificate(hop: &Hop) -> bool {
+    hop.tls.client_auth_cert_resolver.has_certs()
 }
 
 /// RFC 9297 section 3.2: what no answer has that is followed by capsules.
@@ -345,6 +386,10 @@ fn refused(status: StatusCode, headers: &HeaderMap) -> TunnelError {
 
 /// How long a proxy may take to end its side of a tunnel.
 const FAREWELL: Duration = Duration::from_millis(250);
+/// How the text of rustls for an alert of the peer begins.
+const ALERT: &str = "received fatal alert";
+/// Of what a proxy says at the end of a connection. Characters.
+const SAID_MAX: usize = 128;
 /// Of the name of a server, in an error. Characters.
 const NAME_MAX: usize = 64;
 
