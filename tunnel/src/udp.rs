@@ -97,15 +97,9 @@ impl Udp {
                 let mut bufs: [_; CALLS] =
                     std::array::from_fn(|_| bufs.next().expect("as many as were made"));
                 let mut meta = [RecvMeta::default(); CALLS];
-                let mut calls = 0;
-                let received = self.io.try_io(Interest::READABLE, || {
-                    calls = self.state.recv((&self.io).into(), &mut bufs, &mut meta)?;
-                    // The kernel had no more: it is not asked again before it says that something has come.
-                    if DRAINS && calls < CALLS { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-                });
-                if calls == 0 {
-                    received?;
-                }
+                let calls = self.io.try_io(Interest::READABLE, || {
+                    self.state.recv((&self.io).into(), &mut bufs, &mut meta)
+                })?;
                 let mut count = 0;
                 for (buf, meta) in bufs.iter().zip(&meta[..calls]) {
                     if meta.len == 0 {
@@ -215,8 +209,6 @@ thread_local! {
 /// Buffers for one call of the system, and the size of each: what the kernel joins at most. Bytes.
 const CALLS: usize = 8;
 const CALL: usize = 64 * 1024;
-/// Whether one call takes as many buffers as there are, if so much has come (`recvmmsg`).
-const DRAINS: bool = cfg!(target_os = "linux");
 /// A batch, at most: what UDP carries over IPv4. Bytes.
 const BATCH: usize = 65_507;
 /// Of the kernel, asked for. Bytes.

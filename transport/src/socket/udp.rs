@@ -25,8 +25,6 @@ use super::coalesce::{BATCH_MAX, Coalescer};
 use super::{DATAGRAM_MAX, machine};
 use crate::quic::{SocketKind, Tuning};
 
-/// Whether one call takes as many buffers as there are, if so much has come (`recvmmsg`).
-const DRAINS: bool = cfg!(target_os = "linux");
 /// The longest that anything is held while the socket is in use.
 const HOLD_MAX: Duration = Duration::from_micros(50);
 
@@ -131,16 +129,11 @@ impl AsyncUdpSocket for Socket {
         self.look(cx);
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
-            let mut count = 0;
-            let received = self.io.try_io(Interest::READABLE, || {
-                count = self.state.recv((&self.io).into(), bufs, meta)?;
-                // The kernel had no more: it is not asked again before it says that something has come.
-                if DRAINS && count < bufs.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
+            let received =
+                self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), bufs, meta));
             match received {
-                _ if count > 0 => return Poll::Ready(Ok(count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return Poll::Ready(other.map(|()| 0)),
+                other => return Poll::Ready(other),
             }
         }
     }

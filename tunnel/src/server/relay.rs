@@ -136,24 +136,19 @@ struct Relay<'a> {
 impl Relay<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, rt: &Rt) -> Poll<RelayEnd> {
         let now = rt.now();
-        // A direction that has nothing wakes this task when it has: it is asked once.
-        let (mut up, mut down) = (true, true);
         for _ in 0..ROUNDS {
-            if up {
-                match self.poll_up(cx, now) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(end)) => return Poll::Ready(end),
-                    Poll::Pending => up = false,
-                }
+            let mut is_idle = true;
+            match self.poll_up(cx, now) {
+                Poll::Ready(Ok(())) => is_idle = false,
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => {}
             }
-            if down {
-                match self.poll_down(cx, now) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(end)) => return Poll::Ready(end),
-                    Poll::Pending => down = false,
-                }
+            match self.poll_down(cx, now) {
+                Poll::Ready(Ok(())) => is_idle = false,
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => {}
             }
-            if !up && !down {
+            if is_idle {
                 return Poll::Pending;
             }
         }
