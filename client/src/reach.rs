@@ -64,7 +64,19 @@ pub(crate) struct Reached {
 /// What a link over QUIC needs: its socket, and what that is in. Dropped in this order.
 pub(crate) struct Endpoint {
     pub(crate) quic: QuicClient,
-    _tunnel: Option<Tunnel>,
+    tunnel: Option<Tunnel>,
+}
+
+impl Endpoint {
+    /// Lets the gateway know that its links are closed, and proxies that their tunnels are; as far as they can be told in `patience`
+    /// each.
+    pub(crate) async fn close(self, rt: &Rt, patience: Duration) {
+        let _ = rt.timeout(patience, self.quic.wait_idle()).await;
+        drop(self.quic);
+        if let Some(tunnel) = self.tunnel {
+            let _ = rt.timeout(patience, tunnel.close(rt)).await;
+        }
+    }
 }
 
 /// Why there is no connection.
@@ -215,7 +227,7 @@ impl Reach {
         };
         Ok(Reached {
             link: connected?,
-            endpoint: Some(Endpoint { quic: endpoint, _tunnel: None }),
+            endpoint: Some(Endpoint { quic: endpoint, tunnel: None }),
             stream: None,
         })
     }

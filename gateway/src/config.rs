@@ -196,12 +196,18 @@ pub struct Tunnel {
     pub tunnels: usize,
     /// Tunnels of clients at one address, at most `tunnels`.
     pub tunnels_per_address: usize,
+    /// Tunnels of one user, at most `tunnels`.
+    pub tunnels_per_user: usize,
     /// Time without a datagram after which a tunnel ends. Not below two minutes (RFC 9298 section 3.1).
     pub idle: Duration,
     /// Time after which a tunnel ends, whatever it carries.
     pub lifetime: Duration,
     /// What one tunnel may carry in each direction. Bits per second; 0: as much as there is.
     pub rate: u64,
+    /// What all tunnels of one peer may carry in each direction. Bits per second; 0: as much as there is.
+    pub peer_rate: u64,
+    /// The same in datagrams per second.
+    pub peer_datagrams: u64,
 }
 
 impl Tunnel {

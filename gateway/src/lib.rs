@@ -11,6 +11,7 @@
 //! A listener produces links; whichever way they came, the stack decides, and after it nothing can tell the difference.
 
 mod account;
+mod allowances;
 mod audit;
 mod authority;
 mod browse;

@@ -125,7 +125,7 @@ impl Drop for Place {
 }
 
 /// What one owner has: an address of IPv4, 2^64 of IPv6 (RFC 6177 section 2).
-fn network_of(peer: IpAddr) -> IpAddr {
+pub(crate) fn network_of(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V4(_) => peer,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),

@@ -28,10 +28,11 @@ use metra_transport::quic::QuicServer;
 use metra_transport::{LinkKind, Packets, Rt};
 use metra_tunnel::Ended;
 use metra_tunnel::proto::{ErrorType, Target};
-use metra_tunnel::server::{self, Bounds, Dialled, Refusal, RelayEnd, Tunnel};
+use metra_tunnel::server::{self, Allowance, Bounds, Dialled, Rates, Refusal, RelayEnd, Tunnel};
 use tracing::Instrument;
 
 use crate::account::Account;
+use crate::allowances::Allowances;
 use crate::audit::{self, TunnelRun, TunnelTrail};
 use crate::authority::Asker;
 use crate::drain::Drain;
@@ -55,6 +56,7 @@ pub(crate) struct Tunnels {
     /// Where the gateway listens.
     sockets: Vec<SocketAddr>,
     places: Arc<Places>,
+    allowances: Allowances,
     bounds: Bounds,
     opener: Opener,
     drain: Drain,
@@ -78,6 +80,10 @@ impl Tunnels {
             rules: config.rules(own).with_content(sessions.config().content.tunnels.clone()),
             sockets,
             places: Places::new(config.tunnels, config.tunnels_per_address),
+            allowances: Allowances::new(
+                Rates { bytes: config.peer_rate / 8, datagrams: config.peer_datagrams },
+                config.tunnels_per_user,
+            ),
             bounds: Bounds { idle: config.idle, lifetime: config.lifetime, rate: config.rate / 8 },
             rt,
             sessions,
@@ -165,34 +171,31 @@ impl Tunnels {
             Ok(server) => Arc::new(server),
             Err(error) => return tracing::warn!(%error, "no QUIC within a tunnel"),
         };
-        let idle = self.bounds.idle;
-        let accept = async {
-            loop {
-                match self.rt.timeout(idle, server.accept()).await {
-                    Ok(None) => return,
-                    Err(_) if server.open_links() == 0 => return,
-                    Err(_) => continue,
-                    Ok(Some(incoming)) if self.drain.is_on() => incoming.refuse(),
-                    Ok(Some(incoming)) => {
-                        let opener = self.opener.clone();
-                        self.rt.spawn(async move {
-                            match incoming.accept().await {
-                                Ok(accepted) => {
-                                    // HTTP within it would lead around in circles.
-                                    let Some(link) = accepted.into_link() else { return };
-                                    admit(opener, Arrival { peer: link.peer(), kind: link.kind(), link })
-                                        .await;
-                                }
-                                Err(error) => {
-                                    tracing::debug!(%peer, %error, "handshake failed");
-                                    measure::handshake_failed(LinkKind::Masque, &error);
-                                }
-                            }
-                        });
-                    }
+        let accept = until_idle(
+            &self.rt,
+            self.bounds.idle,
+            || server.accept(),
+            || server.open_links() > 0,
+            |incoming| {
+                if self.drain.is_on() {
+                    return incoming.refuse();
                 }
-            }
-        };
+                let opener = self.opener.clone();
+                self.rt.spawn(async move {
+                    match incoming.accept().await {
+                        Ok(accepted) => {
+                            // HTTP within it would lead around in circles.
+                            let Some(link) = accepted.into_link() else { return };
+                            admit(opener, Arrival { peer: link.peer(), kind: link.kind(), link }).await;
+                        }
+                        Err(error) => {
+                            tracing::debug!(%peer, %error, "handshake failed");
+                            measure::handshake_failed(LinkKind::Masque, &error);
+                        }
+                    }
+                });
+            },
+        );
         let drained = async {
             self.drain.begun().await;
             while server.open_links() > 0 {
@@ -215,6 +218,12 @@ impl Tunnels {
     ) -> Answered {
         let place = self.place(about.peer().ip(), trail)?;
         let account = self.user(request.headers(), about, trail).await?;
+        trail.rule("limits");
+        let allowance =
+            self.allowances.join(&account, about.peer().ip(), self.rt.now()).ok_or_else(|| {
+                let reason = "this user has as many tunnels as one may have";
+                (TunnelOpened::Busy, Refusal::of(ErrorType::ConnectionLimitReached, reason))
+            })?;
         trail.rule("tunnel.target");
         let host = Host::parse(target.host())
             .map_err(|error| (TunnelOpened::Malformed, Refusal::malformed(&error.to_string())))?;
@@ -268,7 +277,7 @@ impl Tunnels {
                     tracing::info!(%refused, "no longer permitted");
                     record.ended(&refused.reason, None);
                 }
-                () = this.relay(dialled, tunnel, &mut record) => {}
+                () = this.relay(dialled, tunnel, &allowance, &mut record) => {}
             }
         };
         self.rt.spawn(carried.instrument(span));
@@ -281,10 +290,10 @@ impl Tunnels {
         self.rt.sleep(self.sessions.config().limits.handshake).await;
     }
 
-    async fn relay(&self, dialled: Dialled, tunnel: Tunnel, record: &mut TunnelRun) {
+    async fn relay(&self, dialled: Dialled, tunnel: Tunnel, allowance: &Allowance, record: &mut TunnelRun) {
         let _running = measure::tunnel_running();
         tracing::info!("tunnel open");
-        let relay = dialled.relay(&self.rt, &tunnel.carrier, self.bounds);
+        let relay = dialled.relay(&self.rt, &tunnel.carrier, self.bounds, allowance);
         let (end, traffic) = relay.await;
         tracing::info!(%end, up = traffic.up_bytes, down = traffic.down_bytes, lost = traffic.lost, "tunnel ended");
         measure::tunnel_ended(&traffic);
@@ -365,6 +374,24 @@ impl Tunnels {
     }
 }
 
+/// Takes what `next` gives, until that is `None`, or for `idle` nothing has come and nothing is in use.
+async fn until_idle<T, F: Future<Output = Option<T>>>(
+    rt: &Rt,
+    idle: Duration,
+    next: impl Fn() -> F,
+    is_used: impl Fn() -> bool,
+    take: impl Fn(T),
+) {
+    loop {
+        match rt.timeout(idle, next()).await {
+            Ok(None) => return,
+            Err(_) if !is_used() => return,
+            Err(_) => {}
+            Ok(Some(incoming)) => take(incoming),
+        }
+    }
+}
+
 /// A socket for the first of the permitted addresses that there is a route to.
 fn dial(permits: &[Permit<SocketAddr>]) -> Result<(Dialled, SocketAddr), (TunnelOpened, Refusal)> {
     let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
@@ -427,3 +454,33 @@ const ADDRESSES: usize = 16;
 const HTTPS: u16 = 443;
 /// How long what is held at the end of a tunnel may take to leave.
 const LAST: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// RFC 9298 section 3.1: a tunnel to the gateway itself has no socket, and is closed when it is idle all the same.
+    #[tokio::test(start_paused = true)]
+    async fn rfc9298_3_1_a_tunnel_to_the_gateway_ends_when_nothing_is_in_it() {
+        let (rt, idle) = (Rt::tokio(), Duration::from_secs(120));
+        let began = tokio::time::Instant::now();
+        until_idle(&rt, idle, pending::<Option<()>>, || false, |()| {}).await;
+        assert_eq!(began.elapsed().as_secs(), 120, "nothing has ever come");
+
+        // A link that comes after a minute, and is open for five.
+        let (began, taken) = (tokio::time::Instant::now(), AtomicU32::new(0));
+        let next = || async {
+            tokio::time::sleep_until(began + Duration::from_secs(60)).await;
+            if taken.load(Ordering::Relaxed) > 0 { pending().await } else { Some(()) }
+        };
+        let is_open = || began.elapsed() < Duration::from_secs(360);
+        let take = |()| drop(taken.fetch_add(1, Ordering::Relaxed));
+        until_idle(&rt, idle, next, is_open, take).await;
+        assert_eq!((began.elapsed().as_secs(), taken.into_inner()), (420, 1));
+
+        until_idle(&rt, idle, || async { None::<()> }, || true, |()| {}).await;
+    }
+}

@@ -69,6 +69,7 @@ fn seconds(time: Duration) -> String {
 /// How the command ends when the proxy does not let it through.
 fn failed(proxy: &str, error: &OpenError) -> Failure {
     let exit = match error.status() {
+        _ if error.is_of_certificate() => Exit::Authentication,
         Some(401 | 407) => Exit::Authentication,
         Some(403) => Exit::Policy,
         _ if error.is_retryable() => Exit::Retryable,

@@ -14,6 +14,7 @@ tests![
     a_name_that_resolves_to_what_is_closed,
     ports_that_no_rule_allows,
     two_tunnels_of_an_address,
+    what_a_user_may_have_in_all,
     users,
     users_over_http3_and_http2,
     where_http3_is,
@@ -87,12 +88,38 @@ fn two_tunnels_of_an_address(bed: &Bed) {
     wait_until("a place", || tunnel(&gateway, &target, "").0 == 101);
 }
 
+/// All tunnels of a user together, whatever connections they are in.
+fn what_a_user_may_have_in_all(bed: &Bed) {
+    let (gateway, echo) = (with_users_and(bed, "tunnels_per_user = 3\npeer_datagrams = 10\n"), Echo::start());
+    let target = format!("127.0.0.1/{}", echo.address().port());
+    let alice = "Proxy-Authorization: Bearer alices-long-token\r\n";
+    let mut held = [(); 3].map(|()| tunnel(&gateway, &target, alice).2);
+    let (status, error, _) = tunnel(&gateway, &target, alice);
+    assert_eq!((status, error.as_deref()), (503, Some("connection_limit_reached")));
+    let began = Instant::now();
+    for stream in &mut held {
+        stream.write_all(&capsule(b"one of many").repeat(100)).and_then(|()| stream.flush()).unwrap();
+    }
+    wait_until("something of it", || echo.got() > 0);
+    std::thread::sleep(Duration::from_millis(300));
+    // One at once, and ten a second.
+    let most = 2 + 10 * began.elapsed().as_secs() + 10;
+    assert!(echo.got() <= most, "{} of 300 have come, {most} at most are due", echo.got());
+    drop(held);
+    wait_until("a place again", || tunnel(&gateway, &target, alice).0 == 101);
+}
+
 /// Alice may open tunnels, Bob may not.
 fn with_users(bed: &Bed) -> Gateway {
+    with_users_and(bed, "")
+}
+
+/// The same, with more in the table of tunnels.
+fn with_users_and(bed: &Bed, more: &str) -> Gateway {
     bed.write("alice", "alices-long-token");
     bed.write("bob", "bobs-longer-token");
     bed.gateway_with(&format!(
-        "{TUNNELS}[users.alice]\ntoken_file = \"alice\"\n[users.bob]\ntoken_file = \"bob\"\ntunnel = false\n"
+        "{TUNNELS}{more}[users.alice]\ntoken_file = \"alice\"\n[users.bob]\ntoken_file = \"bob\"\ntunnel = false\n"
     ))
 }
 

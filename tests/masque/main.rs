@@ -7,6 +7,7 @@
 //!  upgrade    HTTP/1.1 at our gateway, as bytes
 //!  granted    who gets a tunnel of our gateway, to where, how many, and how they end
 //!  many       a thousand tunnels of our gateway, and some that misbehave
+//!  ours       `metra` through our gateway: certificates, IPv6, and how tunnels end
 //!  through    `metra` through Envoy
 //! ```
 //!
@@ -35,6 +36,7 @@ mod granted;
 #[path = "../e2e/harness/mod.rs"]
 mod harness;
 mod many;
+mod ours;
 mod parts;
 mod peers;
 mod proxy;
@@ -43,10 +45,17 @@ mod upgrade;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let tests: Vec<Trial> =
-        [parts::tests(), proxy::tests(), upgrade::tests(), granted::tests(), many::tests(), through::tests()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let tests: Vec<Trial> = [
+        parts::tests(),
+        proxy::tests(),
+        upgrade::tests(),
+        granted::tests(),
+        many::tests(),
+        ours::tests(),
+        through::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     libtest_mimic::run(&arguments, tests).exit_code()
 }

@@ -297,8 +297,8 @@ fn requests_that_are_none(bed: &Bed) {
         place.expect(
             over,
             &[
-                // 9220 section 3. h3 0.0.8 resets what it does not know (H3_MESSAGE_ERROR).
-                ("protocol_unknown", if over == Over::H3 { Malformed } else { Status(501) }),
+                // 9220 section 3.
+                ("protocol_unknown", Status(501)),
                 // RFC 9110 section 9.3.6: no proxy for TCP.
                 ("protocol_none", Status(405)),
                 ("path_other", Status(404)),

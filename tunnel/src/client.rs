@@ -9,8 +9,12 @@
 //! Non-goals: names (the caller resolves that of the first proxy; all others are resolved by the proxy before them), deadlines
 //! (dropping the future gives up), and which way is tried first.
 
+use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION,
@@ -18,6 +22,7 @@ use http::header::{
 };
 use http::{Method, Request, StatusCode, Uri};
 use hyper::ext::Protocol;
+use metra_core::code::Code;
 use metra_fallback::http::{OpenError, open};
 use metra_fallback::proxy::Credentials;
 use metra_fallback::tls::{Protocol as Alpn, Secured};
@@ -40,13 +45,24 @@ pub struct Hop {
     pub credentials: Credentials,
 }
 
-/// A tunnel that stands.
+/// A tunnel that stands. Dropped, it ends in order, whoever holds its carrier.
 #[derive(Debug)]
 pub struct Opened {
     /// What goes through it.
     pub carrier: Arc<Carrier>,
+    _end: End,
     /// The connection that it is in, if that is one of HTTP/3. Dropped after the carrier.
     keep: Option<Arc<Connection>>,
+}
+
+/// Ends a tunnel when it is dropped: the proxy closes its socket at once.
+#[derive(Debug)]
+struct End(Arc<Carrier>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
 }
 
 /// A connection to a proxy by HTTP/3. Ends when it and all tunnels of it are dropped.
@@ -57,12 +73,43 @@ pub struct Connection {
     peer: SocketAddr,
     client: Client,
     deferral: Deferral,
-    _endpoint: QuicClient,
+    endpoint: QuicClient,
     /// What leads to the proxy.
-    outer: Option<Arc<Connection>>,
+    outer: Option<Opened>,
 }
 
 impl Opened {
+    fn new(carrier: Carrier, keep: Option<Arc<Connection>>) -> Self {
+        let carrier = Arc::new(carrier);
+        Self { _end: End(carrier.clone()), carrier, keep }
+    }
+
+    /// Ends the tunnel, and connections in which nothing else is, and resolves when their proxies have been told. Whatever used
+    /// the carrier is to be dropped before. There is no deadline.
+    pub async fn close(self, rt: &Rt) {
+        let mut tunnel = Some(self);
+        while let Some(Opened { carrier, keep, .. }) = tunnel {
+            carrier.finish();
+            let ended = poll_fn(|cx| {
+                while let Poll::Ready(received) = carrier.poll_payload(cx) {
+                    if received.is_err() {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Pending
+            });
+            // The proxy ends its side, too; or it does not.
+            let _ = rt.timeout(FAREWELL, ended).await;
+            drop(carrier);
+            let Some(connection) = keep.and_then(Arc::into_inner) else { return };
+            let Connection { client, endpoint, outer, .. } = connection;
+            drop(client);
+            endpoint.close(Code::Ok, "");
+            endpoint.wait_idle().await;
+            tunnel = outer;
+        }
+    }
+
     /// One more tunnel over the innermost connection.
     ///
     /// # Errors
@@ -78,7 +125,7 @@ impl Opened {
         let mut connection = self.keep.as_ref();
         while let Some(deferring) = connection {
             deferring.deferral.set(true);
-            connection = deferring.outer.as_ref();
+            connection = deferring.outer.as_ref().and_then(|outer| outer.keep.as_ref());
         }
     }
 }
@@ -97,6 +144,14 @@ pub enum TunnelError {
         status: StatusCode,
         /// What it says of the cause, with a blank before; empty if it says nothing.
         cause: String,
+    },
+    /// The proxy ended TLS over the certificate that it was shown, or because there was none. Fault: who chose that, or the proxy.
+    #[error("the proxy {}: {said}", if *shown { "does not accept the client certificate" } else { "wants a client certificate" })]
+    Certificate {
+        /// Whether there is one.
+        shown: bool,
+        /// What the proxy, or TLS, says.
+        said: String,
     },
     /// The proxy has no tunnels, over HTTP/3. Fault: it is another server, or not configured for them.
     #[error(transparent)]
@@ -119,7 +174,10 @@ impl TunnelError {
             TunnelError::Link(error) => error.is_retryable(),
             TunnelError::Refused { status, .. } => matches!(status.as_u16(), 429 | 502 | 503 | 504),
             TunnelError::Http3(_) | TunnelError::Stream(OpenError::Unanswered | OpenError::Io { .. }) => true,
-            TunnelError::Stream(_) | TunnelError::Malformed(_) | TunnelError::Request(_) => false,
+            TunnelError::Certificate { .. }
+            | TunnelError::Stream(_)
+            | TunnelError::Malformed(_)
+            | TunnelError::Request(_) => false,
         }
     }
 }
@@ -152,10 +210,11 @@ impl Connection {
         tuning: &Tuning,
     ) -> Result<Arc<Self>, TunnelError> {
         let peer = outer.carrier.peer();
-        let endpoint = QuicClient::http3_over(rt.clone(), outer.carrier, hop.tls.clone(), tuning.clone())
+        let carrier = outer.carrier.clone();
+        let endpoint = QuicClient::http3_over(rt.clone(), carrier, hop.tls.clone(), tuning.clone())
             .map_err(LinkError::from)?;
         let connection = endpoint.connect_http3(peer, hop.template.host()).await?;
-        Self::start(rt, hop, connection, endpoint, outer.keep).await
+        Self::start(rt, hop, connection, endpoint, Some(outer)).await
     }
 
     async fn start(
@@ -163,12 +222,14 @@ impl Connection {
         hop: &Hop,
         connection: Http3Connection,
         endpoint: QuicClient,
-        outer: Option<Arc<Connection>>,
+        outer: Option<Opened>,
     ) -> Result<Arc<Self>, TunnelError> {
         let (peer, deferral) = (connection.peer(), connection.deferral());
-        let client = Client::start(rt, connection.into_inner(), &Limits::default()).await?;
+        let connection = connection.into_inner();
+        let client = Client::start(rt, connection.clone(), &Limits::default()).await;
+        let client = client.map_err(|error| of_http3(hop, &connection, error))?;
         let (rt, hop) = (rt.clone(), hop.clone());
-        Ok(Arc::new(Self { rt, hop, peer, client, deferral, _endpoint: endpoint, outer }))
+        Ok(Arc::new(Self { rt, hop, peer, client, deferral, endpoint, outer }))
     }
 
     /// Opens a tunnel to `target`.
@@ -183,11 +244,13 @@ impl Connection {
             .body(())
             .map_err(|e| TunnelError::Request(e.to_string()))?;
         *request.headers_mut() = fields(&self.hop)?;
-        let (answer, tunnelled) = self.client.connect(request).await?;
+        let answered = self.client.connect(request).await;
+        let (answer, tunnelled) =
+            answered.map_err(|error| of_http3(&self.hop, self.client.connection(), error))?;
         let Some(tunnelled) = tunnelled else { return Err(refused(answer.status(), answer.headers())) };
         granted(answer.status(), answer.headers())?;
         let carrier = Carrier::http3(&self.rt, tunnelled, self.peer, Side::Client);
-        Ok(Opened { carrier: Arc::new(carrier), keep: Some(self.clone()) })
+        Ok(Opened::new(carrier, Some(self.clone())))
     }
 
     /// Whether it has ended: no tunnel will ever be opened.
@@ -239,10 +302,14 @@ pub async fn over_stream(
     let opened = open(secured.stream, is_h2, CONNECT_UDP, uri(hop, target)?, fields(hop)?).await;
     let (answer, stream) = opened.map_err(|error| match error {
         OpenError::Refused { status, headers } => refused(status, &headers),
+        // With TLS 1.3 the client is done before the proxy has seen its certificate.
+        OpenError::Io { kind: ErrorKind::InvalidData, message } if message.starts_with(ALERT) => {
+            TunnelError::Certificate { shown: shows_certificate(hop), said: message }
+        }
         error => TunnelError::Stream(error),
     })?;
     granted(answer.status(), answer.headers())?;
-    Ok(Opened { carrier: Arc::new(Carrier::stream(rt, stream, peer)), keep: None })
+    Ok(Opened::new(Carrier::stream(rt, stream, peer), None))
 }
 
 fn uri(hop: &Hop, target: &Target) -> Result<Uri, TunnelError> {
@@ -265,6 +332,27 @@ fn fields(hop: &Hop) -> Result<HeaderMap, TunnelError> {
     fields.insert(AUTHORIZATION, shown.clone());
     fields.insert(PROXY_AUTHORIZATION, shown);
     Ok(fields)
+}
+
+/// A connection that TLS ends (RFC 9001 section 4.8: CRYPTO_ERROR) after this side's part of the handshake: as above.
+fn of_http3(hop: &Hop, connection: &quinn::Connection, error: Http3Error) -> TunnelError {
+    match connection.close_reason() {
+        Some(quinn::ConnectionError::ConnectionClosed(close))
+            if (0x100..=0x1ff).contains(&u64::from(close.error_code)) =>
+        {
+            let said = String::from_utf8_lossy(&close.reason);
+            let said = match said.is_empty() {
+                true => close.error_code.to_string(),
+                false => said.chars().take(SAID_MAX).collect(),
+            };
+            TunnelError::Certificate { shown: shows_certificate(hop), said }
+        }
+        _ => error.into(),
+    }
+}
+
+fn shows_certificate(hop: &Hop) -> bool {
+    hop.tls.client_auth_cert_resolver.has_certs()
 }
 
 /// RFC 9297 section 3.2: what no answer has that is followed by capsules.
@@ -296,6 +384,12 @@ fn refused(status: StatusCode, headers: &HeaderMap) -> TunnelError {
     TunnelError::Refused { status, cause }
 }
 
+/// How long a proxy may take to end its side of a tunnel.
+const FAREWELL: Duration = Duration::from_millis(250);
+/// How the text of rustls for an alert of the peer begins.
+const ALERT: &str = "received fatal alert";
+/// Of what a proxy says at the end of a connection. Characters.
+const SAID_MAX: usize = 128;
 /// Of the name of a server, in an error. Characters.
 const NAME_MAX: usize = 64;
 

@@ -327,7 +327,7 @@ impl Links {
     pub(crate) async fn close(&self) {
         let endpoints = std::mem::take(&mut self.lock().endpoints);
         for endpoint in endpoints {
-            let _ = self.rt.timeout(Duration::from_millis(500), endpoint.quic.wait_idle()).await;
+            endpoint.close(&self.rt, Duration::from_millis(500)).await;
         }
         self.memory.save();
     }

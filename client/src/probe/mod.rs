@@ -184,8 +184,8 @@ pub async fn probe(rt: &Rt, options: &ConnectOptions, rung: Rung) -> Result<Prob
                 probe.fail(trouble);
             }
             link.close(Code::Ok, "");
-            if let Some(endpoint) = &reached.endpoint {
-                let _ = rt.timeout(Duration::from_millis(300), endpoint.quic.wait_idle()).await;
+            if let Some(endpoint) = reached.endpoint {
+                endpoint.close(rt, Duration::from_millis(300)).await;
             }
         }
     }

@@ -154,7 +154,7 @@ impl Reach {
         let quic = QuicClient::over(self.rt.clone(), carrier, self.tls.clone(), self.tuning.clone())
             .map_err(|e| Unreached::refused(Code::Internal, e.to_string()))?;
         let link = quic.connect(peer, &self.address.host).await.map_err(Unreached::link)?;
-        Ok(Reached { link, endpoint: Some(Endpoint { quic, _tunnel: Some(opened) }), stream: None })
+        Ok(Reached { link, endpoint: Some(Endpoint { quic, tunnel: Some(opened) }), stream: None })
     }
 
     fn chain(&self) -> Result<&Chain, Unusable> {
@@ -208,6 +208,7 @@ impl Chain {
             // What a gateway refuses here it may allow by another way.
             (_, Some(401 | 407)) if !self.is_gateway => Code::Unauthenticated,
             (_, Some(403)) if !self.is_gateway => Code::Denied,
+            (TunnelError::Certificate { .. }, _) => Code::Unauthenticated,
             (TunnelError::Link(error), _) => ClientError::link(error).code,
             (TunnelError::Http3(_) | TunnelError::Stream(_), _) => Code::Protocol,
             (TunnelError::Request(_), _) => Code::Internal,
@@ -216,6 +217,10 @@ impl Chain {
         let trouble = match (error, status) {
             (TunnelError::Request(_), _) => Trouble::Local(message.clone()),
             (_, Some(401 | 407)) if !self.is_gateway => Trouble::ProxyCredentials(message.clone()),
+            (TunnelError::Certificate { .. }, _) if !self.is_gateway => {
+                Trouble::ProxyCredentials(message.clone())
+            }
+            (TunnelError::Certificate { .. }, _) => Trouble::Tls(message.clone()),
             (_, Some(_)) if !self.is_gateway => Trouble::ProxyRefused(message.clone()),
             (TunnelError::Link(error), _) if self.is_gateway => match Trouble::link(error) {
                 Trouble::Answer(_) => Trouble::Refused(message.clone()),

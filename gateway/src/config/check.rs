@@ -506,7 +506,7 @@ const MTU: Bound = Bound::new("quic.mtu", 1200, 16_000, 8952);
 
 /// All of them, for the tests.
 #[cfg(test)]
-pub(super) const BOUNDS: [Bound; 24] = [
+pub(super) const BOUNDS: [Bound; 27] = [
     SESSIONS,
     SESSIONS_PER_USER,
     JOBS_PER_SESSION,
@@ -523,9 +523,12 @@ pub(super) const BOUNDS: [Bound; 24] = [
     MTU,
     tunnel::TUNNELS,
     tunnel::TUNNELS_PER_ADDRESS,
+    tunnel::TUNNELS_PER_USER,
     tunnel::IDLE_SECONDS,
     tunnel::LIFETIME_SECONDS,
     tunnel::RATE_MBIT,
+    tunnel::PEER_RATE_MBIT,
+    tunnel::PEER_DATAGRAMS,
     audit::MAX_MIB,
     audit::MAX_HOURS,
     audit::KEEP,

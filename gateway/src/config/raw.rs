@@ -223,6 +223,8 @@ pub struct RawTunnel {
     pub tunnels: Option<u64>,
     /// Tunnels of clients at one address. 1 to `tunnels`, default 256 (or `tunnels`, if that is less). One more is refused.
     pub tunnels_per_address: Option<u64>,
+    /// Tunnels of one user, from wherever. 1 to `tunnels`, default 1024 (or `tunnels`, if that is less). One more is refused.
+    pub tunnels_per_user: Option<u64>,
     /// Seconds without a datagram after which a tunnel is closed. 120 to 86400, default 120. RFC 9298 section 3.1 has two
     /// minutes as the least.
     pub idle_seconds: Option<u64>,
@@ -230,6 +232,11 @@ pub struct RawTunnel {
     pub lifetime_seconds: Option<u64>,
     /// Mbit/s that one tunnel may carry in each direction; more is dropped. 0 to 1000000, default 0: no limit.
     pub rate_mbit: Option<u64>,
+    /// Mbit/s that all tunnels of one peer may carry together in each direction; more is dropped. A peer is a user, and whoever comes
+    /// without being one, the address (of IPv6 the /64). 0 to 1000000, default 0: no limit.
+    pub peer_rate_mbit: Option<u64>,
+    /// Datagrams a second of the same, in each direction. 0 to 100000000, default 0: no limit.
+    pub peer_datagrams: Option<u64>,
 }
 
 /// Policies in the Cedar language; `docs/policy.md` says what they can speak of. They restrict: what the flags of a user and

@@ -73,6 +73,8 @@ fn only_the_root_is_required() {
     let numbers = (config.tunnel.tunnels, config.tunnel.tunnels_per_address, config.tunnel.rate);
     assert_eq!((numbers, config.tunnel.idle.as_secs()), ((4096, 256, 0), 120));
     assert_eq!(config.tunnel.lifetime.as_secs(), 86_400);
+    let peer = (config.tunnel.tunnels_per_user, config.tunnel.peer_rate, config.tunnel.peer_datagrams);
+    assert_eq!(peer, (1024, 0, 0));
     assert!(!config.audit.is_enabled());
     assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
     assert_eq!(place.errors(""), ["- root: is required: the directory that clients see as /"]);
@@ -112,6 +114,9 @@ fn everything_can_be_set() {
         tunnels = 10
         lifetime_seconds = 60
         rate_mbit = 20
+        tunnels_per_user = 9
+        peer_rate_mbit = 50
+        peer_datagrams = 7000
         [audit]
         on_failure = 'refuse'
         file = { path = 'audit.log', format = 'cef', max_mib = 2, max_hours = 0, keep = 3, sync_seconds = 0 }
@@ -146,6 +151,8 @@ fn everything_can_be_set() {
     assert_eq!(allow, ["*.example.org:443,8000-8999", "[2620:fe::/48]:53", "10.1.0.0/16:*"]);
     assert_eq!((config.tunnel.tunnels, config.tunnel.tunnels_per_address), (10, 10));
     assert_eq!((config.tunnel.lifetime.as_secs(), config.tunnel.rate), (60, 20_000_000));
+    let peer = (config.tunnel.tunnels_per_user, config.tunnel.peer_rate, config.tunnel.peer_datagrams);
+    assert_eq!(peer, (9, 50_000_000, 7000));
     let audit = AuditFile {
         path: place.path("audit.log"),
         format: AuditFormat::Cef,
@@ -344,10 +351,13 @@ fn sessions_of_a_user_are_at_most_all_sessions() {
 }
 
 #[test]
-fn tunnels_at_an_address_are_at_most_all_tunnels() {
+fn tunnels_of_an_address_or_a_user_are_at_most_all_tunnels() {
     let place = Place::new();
     let load = |text: &str| place.load(&format!("root = 'root'\n[tunnel]\ntunnels = 5\n{text}"));
     assert_eq!(load("").unwrap().tunnel.tunnels_per_address, 5);
+    assert_eq!(load("").unwrap().tunnel.tunnels_per_user, 5);
+    let errors = load("tunnels_per_user = 6").unwrap_err().to_string();
+    assert!(errors.ends_with("4: tunnel.tunnels_per_user: is 6, and must be 1 to 5"), "{errors}");
     assert_eq!(load("tunnels_per_address = 4").unwrap().tunnel.tunnels_per_address, 4);
     let errors = load("tunnels_per_address = 6").unwrap_err().to_string();
     assert!(errors.ends_with("4: tunnel.tunnels_per_address: is 6, and must be 1 to 5"), "{errors}");

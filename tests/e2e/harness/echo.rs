@@ -1,6 +1,6 @@
 //! A server of UDP that sends back what it gets.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -19,7 +19,12 @@ impl Echo {
 
     /// On loopback.
     pub(crate) fn start() -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// At an address of this machine.
+    pub(crate) fn at(address: IpAddr) -> Self {
+        let socket = UdpSocket::bind((address, 0)).unwrap();
         let address = socket.local_addr().unwrap();
         let (ended, got) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (end, count) = (ended.clone(), got.clone());
@@ -54,7 +59,7 @@ const ENLARGED: usize = 9000;
 impl Drop for Echo {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let socket = UdpSocket::bind((self.address.ip(), 0)).unwrap();
         if socket.send_to(b"end", self.address).is_ok() {
             let _ = self.thread.take().map(JoinHandle::join);
         }

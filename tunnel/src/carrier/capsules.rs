@@ -7,13 +7,15 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::poll_fn;
 use futures_util::task::AtomicWaker;
 use metra_fallback::BoxStream;
-use metra_transport::{AbortOnDrop, Rt};
+use metra_transport::{Rt, Task};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::Notify;
 
 use super::{Ended, SendError};
 use crate::proto::capsule::{self, CapsuleDecoder};
@@ -23,7 +25,7 @@ use crate::sync::{Waiting, lock};
 pub(super) struct Capsules {
     outgoing: Arc<Outgoing>,
     incoming: Mutex<Incoming>,
-    _writer: AbortOnDrop<()>,
+    writer: Task<()>,
 }
 
 /// What waits to be written. One write takes all of it, so that many capsules share a frame and a record.
@@ -35,6 +37,8 @@ struct Outgoing {
     /// No more comes: what is held is written, then the stream ends.
     finishing: AtomicBool,
     broken: AtomicBool,
+    /// Nobody waits for the end any more.
+    dropped: Notify,
     writer: AtomicWaker,
     waiting: Waiting,
 }
@@ -52,7 +56,7 @@ impl Capsules {
     pub(super) fn new(rt: &Rt, stream: BoxStream) -> Self {
         let (read, write) = tokio::io::split(stream);
         let outgoing = Arc::new(Outgoing::default());
-        let writer = rt.spawn(outgoing.clone().write(write)).abort_on_drop();
+        let writer = rt.spawn(outgoing.clone().run(rt.clone(), write));
         let incoming = Incoming {
             stream: read,
             decoder: CapsuleDecoder::new(),
@@ -60,7 +64,7 @@ impl Capsules {
             step: STEP.0,
             ended: None,
         };
-        Self { outgoing, incoming: Mutex::new(incoming), _writer: writer }
+        Self { outgoing, incoming: Mutex::new(incoming), writer }
     }
 
     /// Whether `bytes` more can be held.
@@ -106,6 +110,16 @@ impl Capsules {
     }
 }
 
+impl Drop for Capsules {
+    fn drop(&mut self) {
+        if self.outgoing.finishing.load(Ordering::Relaxed) {
+            self.outgoing.dropped.notify_one();
+        } else {
+            self.writer.abort();
+        }
+    }
+}
+
 impl fmt::Debug for Capsules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Capsules({} B held)", self.outgoing.held.load(Ordering::Relaxed))
@@ -117,7 +131,20 @@ impl Outgoing {
         lock(&self.buffer)
     }
 
-    async fn write(self: Arc<Self>, mut stream: WriteHalf<BoxStream>) {
+    async fn run(self: Arc<Self>, rt: Rt, stream: WriteHalf<BoxStream>) {
+        let dropped = async {
+            self.dropped.notified().await;
+            rt.sleep(FAREWELL).await;
+        };
+        tokio::select! {
+            () = self.write(stream) => {}
+            () = dropped => {}
+        }
+        self.broken.store(true, Ordering::Relaxed);
+        self.waiting.wake();
+    }
+
+    async fn write(&self, mut stream: WriteHalf<BoxStream>) {
         let mut taken = BytesMut::new();
         loop {
             taken.clear();
@@ -136,8 +163,6 @@ impl Outgoing {
                 taken = BytesMut::new();
             }
         }
-        self.broken.store(true, Ordering::Relaxed);
-        self.waiting.wake();
     }
 
     /// Swaps what is held for the empty `taken`. False at the end.
@@ -194,6 +219,8 @@ impl Incoming {
 /// What waits to be written, at most. Bytes: a few milliseconds of a fast path. What is held here is what a path that carries
 /// TCP holds anyway, once more.
 const HELD_MAX: usize = 352 * 1024;
+/// How long what is held, and the end, may take to go out when nobody waits for it.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Room for what is written that is kept between writes. Bytes.
 const KEPT: usize = 64 * 1024;
 /// How much is read at a time: at first, and at most. Bytes.

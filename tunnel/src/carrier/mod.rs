@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::future::poll_fn;
@@ -159,7 +159,7 @@ impl Carrier {
         (self.lost.no_room.load(Ordering::Relaxed), self.lost.too_large.load(Ordering::Relaxed))
     }
 
-    /// Ends the tunnel in order: what is held goes out before. Dropping a carrier breaks it off: over HTTP/3 its stream is reset,
+    /// Ends the tunnel in order: what is held goes out before, also if the carrier is dropped. Dropping one without this breaks it off: over HTTP/3 its stream is reset,
     /// with H3_MESSAGE_ERROR if what came was malformed; over HTTP/2 hyper ends it, and has no way to say why; over HTTP/1.1 the
     /// connection ends.
     pub fn finish(&self) {
@@ -181,7 +181,7 @@ impl Packets for Carrier {
 
     fn has_room(&self) -> bool {
         match self.by_datagram() {
-            Some(datagrams) => datagrams.out.send_left(),
+            Some(datagrams) => datagrams.out.send_left() && datagrams.out.sender.has_part(),
             None => self.capsules.has_room(ROOM + HEADS),
         }
     }
@@ -223,13 +223,13 @@ impl ByDatagram {
     fn send(&self, payload: &[u8]) -> Result<(), SendError> {
         let mut left = lock(&self.out.left);
         if left.is_empty() {
-            match self.out.sender.try_send(payload) {
+            match self.out.sender.send(payload) {
                 Err(SendError::Full) => {}
                 sent => return sent,
             }
             // Whoever has sent this may have nothing else to send for long, and does not ask for room then.
             let out = self.out.clone();
-            self.rt.spawn(async move { poll_fn(|cx| out.poll_room(cx)).await });
+            self.rt.spawn(async move { poll_fn(|cx| out.poll_left(cx)).await });
         }
         left.push_back(Bytes::copy_from_slice(payload));
         Ok(())
@@ -251,13 +251,18 @@ impl Out {
         true
     }
 
-    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.send_left() {
             if self.sender.poll_ready(cx).is_pending() {
                 return Poll::Pending;
             }
         }
         Poll::Ready(())
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.poll_left(cx));
+        self.sender.poll_part(cx)
     }
 }
 

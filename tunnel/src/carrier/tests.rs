@@ -86,17 +86,41 @@ async fn a_tunnel_that_is_dropped_is_lost() {
     let (near, far) = proxy.tunnel(Way::Http3).await;
     drop(far);
     assert!(matches!(recv(&near.carrier).await, Err(Ended::Lost(_))));
-    let (near, far) = proxy.tunnel(Way::Http3).await;
-    drop(near);
-    assert!(matches!(recv(&far.carrier).await, Err(Ended::Lost(_))));
     // Over a stream the end is all that there is; within TLS it is cut.
     for way in [Way::Http2, Way::Http1] {
         let (near, far) = proxy.tunnel(way).await;
         drop(far);
         assert!(recv(&near.carrier).await.is_err(), "{way:?}");
+    }
+}
+
+/// The proxy closes its socket at once, and knows that nothing is missing.
+#[tokio::test]
+async fn a_client_that_drops_its_tunnel_ends_it_in_order() {
+    let mut proxy = Proxy::start().await;
+    for way in Way::ALL {
         let (near, far) = proxy.tunnel(way).await;
+        near.carrier.try_send(b"last").unwrap();
+        assert_eq!(recv(&far.carrier).await.unwrap(), "last");
+        // Something may still send through it, such as QUIC that is about to end.
+        let carrier = near.carrier.clone();
         drop(near);
-        assert!(recv(&far.carrier).await.is_err(), "{way:?}");
+        assert_eq!(recv(&far.carrier).await, Err(Ended::Finished), "{way:?}");
+        drop((carrier, far));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_tunnel_has_told_the_proxy() {
+    let mut proxy = Proxy::start().await;
+    for way in Way::ALL {
+        let (near, mut far) = proxy.tunnel(way).await;
+        let closing = tokio::spawn(async move { near.close(&Rt::tokio()).await });
+        assert_eq!(recv(&far.carrier).await, Err(Ended::Finished), "{way:?}");
+        far.carrier.finish();
+        // It was the only tunnel of its connection, which ends as well.
+        soon(closing).await.unwrap();
+        drop(far.busy.take());
     }
 }
 

@@ -65,9 +65,20 @@ impl OpenError {
         }
     }
 
+    /// Whether it is about the certificate that the proxy was shown, or wants to be.
+    pub fn is_of_certificate(&self) -> bool {
+        matches!(self, OpenError::Tunnel(TunnelError::Certificate { .. }))
+    }
+
     /// Another way may lead to the proxy: it has not answered itself.
     fn is_of_the_way(&self) -> bool {
-        !matches!(self, OpenError::Tunnel(TunnelError::Refused { .. } | TunnelError::Request(_)))
+        let answers = |error: &TunnelError| {
+            matches!(
+                error,
+                TunnelError::Refused { .. } | TunnelError::Certificate { .. } | TunnelError::Request(_)
+            )
+        };
+        !matches!(self, OpenError::Tunnel(error) if answers(error))
     }
 }
 

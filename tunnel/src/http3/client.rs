@@ -19,6 +19,7 @@ use super::halves::{Gate, Receiver, Sender};
 use super::quic::{self, Bidirectional, Maker, Opener};
 use super::request;
 use super::server::note;
+use super::sharing::Sharing;
 use super::tunnel::{Opening, Peer, Tunnelled};
 
 /// A connection to a server. Clones are of the same connection, which is closed when they, and all bodies and tunnels of it,
@@ -66,14 +67,16 @@ impl Client {
     /// Why the connection is lost.
     pub async fn start(rt: &Rt, connection: quinn::Connection, limits: &Limits) -> Result<Self, Http3Error> {
         limits.apply(&connection);
+        let sharing = Arc::new(Sharing::new(connection.clone()));
         let maker = Maker {
             connection: connection.clone(),
             rt: rt.clone(),
+            sharing: sharing.clone(),
             longest: limits.head,
             stop: REQUEST_CANCELLED,
             busy: None,
         };
-        let opener = Opener::new(connection.clone(), rt.clone());
+        let opener = Opener::new(connection.clone(), rt.clone(), sharing.clone());
         let mut builder = h3::client::builder();
         // No grease: see the server.
         builder.max_field_section_size(limits.head).enable_datagram(true).send_grease(false);
@@ -89,7 +92,7 @@ impl Client {
             let error = ended.await;
             tracing::debug!(%error, "a connection of HTTP/3 has ended");
         });
-        let routes = Routes::new(limits.datagrams, None);
+        let routes = Routes::new(limits.datagrams, None, sharing);
         let reader = rt.spawn(routes.clone().run(connection.clone()));
         Ok(Self(Arc::new(Inner {
             rt: rt.clone(),

@@ -14,15 +14,16 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use metra_transport::Rt;
-use metra_transport::quic::DATAGRAM_BUFFER;
 use quinn::{Connection, ConnectionError, SendDatagramError};
 use tokio::sync::Notify;
 
 use super::error::{self, ID_ERROR};
-use super::rounds::{Rounds, Share};
+use super::rounds::Share;
+use super::sharing::Sharing;
 use crate::proto::Prefix;
 use crate::proto::datagram::{self, FrameError};
 use crate::sync::{Waiting, lock};
@@ -70,9 +71,10 @@ struct Out {
     queue: Arc<Queue>,
     is_blocked: AtomicBool,
     waiting: Waiting,
-    /// Of the connection's rounds.
-    rounds: Arc<Mutex<Rounds>>,
+    sharing: Arc<Sharing>,
     share: Mutex<Share>,
+    /// Somebody will wake those that wait for their part.
+    is_timed: AtomicBool,
 }
 
 impl Datagrams {
@@ -87,8 +89,9 @@ impl Datagrams {
             queue: queue.clone(),
             is_blocked: AtomicBool::new(false),
             waiting: Waiting::default(),
-            rounds: route.routes.rounds.clone(),
+            sharing: route.routes.sharing.clone(),
             share: Mutex::default(),
+            is_timed: AtomicBool::new(false),
         };
         let receiver = DatagramReceiver { queue, taken: VecDeque::new() };
         Self { sender: DatagramSender(Arc::new(out)), receiver }
@@ -141,21 +144,53 @@ impl DatagramSender {
         }
     }
 
-    /// As [`DatagramSender::try_send`], and leaves room for the other tunnels of the connection: when what waits in it grows,
-    /// each has an equal part of what it takes. For what comes from elsewhere and does not slow down by itself.
+    /// As [`DatagramSender::try_send`], and leaves room for the other tunnels of the connection, and for its streams: when what
+    /// waits in it grows, or streams have something to send, each has its part of what it takes. For what comes from elsewhere
+    /// and does not slow down by itself.
     ///
     /// # Errors
     /// Why it was not taken; [`SendError::Full`] also if this tunnel has had its part.
     pub fn offer(&self, payload: &[u8]) -> Result<(), SendError> {
         let out = &self.0;
-        let waits = DATAGRAM_BUFFER.saturating_sub(out.connection.datagram_send_buffer_space());
-        if waits > CROWDED {
-            let length = (out.head.len() + payload.len()) as u64;
-            if !lock(&out.rounds).admit(&mut lock(&out.share), length) {
-                return Err(SendError::Full);
-            }
+        if !out.sharing.admit(|| out.rt.now(), &out.share, out.head.len() + payload.len()) {
+            return Err(SendError::Full);
         }
         self.try_send(payload)
+    }
+
+    /// As [`DatagramSender::try_send`], for who has asked [`DatagramSender::has_part`] before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send(&self, payload: &[u8]) -> Result<(), SendError> {
+        let out = &self.0;
+        out.sharing.charge(&out.share, out.head.len() + payload.len());
+        self.try_send(payload)
+    }
+
+    /// Whether this tunnel may send more, of what its connection takes.
+    pub fn has_part(&self) -> bool {
+        let out = &self.0;
+        out.sharing.has_part(|| out.rt.now(), &out.share)
+    }
+
+    /// Resolves when there may be more of a part, in a moment.
+    pub fn poll_part(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let out = &self.0;
+        let has_part = || !out.queue.is_open.load(Ordering::Relaxed) || self.has_part();
+        if out.waiting.poll(cx, has_part).is_ready() {
+            return Poll::Ready(());
+        }
+        if !out.is_timed.swap(true, Ordering::AcqRel) {
+            let out = out.clone();
+            let rt = out.rt.clone();
+            rt.spawn(async move {
+                out.rt.sleep(PART).await;
+                out.is_timed.store(false, Ordering::Release);
+                out.waiting.wake();
+            });
+        }
+        Poll::Pending
     }
 
     /// Resolves when [`DatagramSender::try_send`] would not say [`SendError::Full`]. Any number of tasks may wait.
@@ -206,7 +241,7 @@ pub(super) struct Routes {
     limit: usize,
     /// Server: how many streams a peer may be ahead of the requests that were seen. Client: none, it knows before the server.
     ahead: Option<u64>,
-    rounds: Arc<Mutex<Rounds>>,
+    sharing: Arc<Sharing>,
 }
 
 #[derive(Debug, Default)]
@@ -262,8 +297,8 @@ struct Queued {
 
 impl Routes {
     /// `ahead`: see [`Routes`].
-    pub(super) fn new(limit: usize, ahead: Option<u64>) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::default(), limit, ahead, rounds: Arc::default() })
+    pub(super) fn new(limit: usize, ahead: Option<u64>, sharing: Arc<Sharing>) -> Arc<Self> {
+        Arc::new(Self { table: Mutex::default(), limit, ahead, sharing })
     }
 
     /// Begins to keep datagrams of the request on `stream`.
@@ -458,8 +493,8 @@ impl Drop for Route {
     }
 }
 
-/// What may wait to be sent before tunnels have to share. Bytes.
-const CROWDED: usize = DATAGRAM_BUFFER / 4;
+/// After so long it is asked again whether a tunnel has a part.
+const PART: Duration = Duration::from_millis(1);
 /// Datagrams kept of a tunnel that is not granted yet, and of all requests of a connection that have not come yet.
 const EARLY: usize = 32;
 /// Of the latter. Bytes.

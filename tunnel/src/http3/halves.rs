@@ -19,6 +19,7 @@ use quinn::{RecvStream, SendStream, StoppedError, WriteError};
 use super::error::{self, REQUEST_CANCELLED};
 use super::frames::{DATA, Frames, Violation};
 use super::quic::lost;
+use super::sharing::Sharing;
 use crate::sync::lock;
 
 /// The sending half, shared between h3 and who writes DATA frames. When nobody holds it any more and it was not finished,
@@ -31,13 +32,18 @@ struct Half {
     is_finished: bool,
     /// What a reset says.
     code: u64,
+    /// h3 reads the head of a request: when it resets, the code is noted, and the answer may be another.
+    is_held: bool,
     rt: Rt,
     busy: Option<Busy>,
+    sharing: Arc<Sharing>,
 }
 
 impl Sender {
-    pub(super) fn new(stream: SendStream, rt: Rt, busy: Option<Busy>) -> Self {
-        let half = Half { stream, is_finished: false, code: REQUEST_CANCELLED, rt, busy };
+    /// `sharing` is told of what is written.
+    pub(super) fn new(stream: SendStream, rt: Rt, busy: Option<Busy>, sharing: Arc<Sharing>) -> Self {
+        let half =
+            Half { stream, is_finished: false, code: REQUEST_CANCELLED, is_held: false, rt, busy, sharing };
         Self(Arc::new(Mutex::new(half)))
     }
 
@@ -49,7 +55,8 @@ impl Sender {
     ) -> Poll<Result<(), WriteError>> {
         let mut half = lock(&self.0);
         while let Some(first) = pieces.iter().position(|piece| !piece.is_empty()) {
-            ready!(pin!(half.stream.write_chunks(&mut pieces[first..])).poll(cx))?;
+            let written = ready!(pin!(half.stream.write_chunks(&mut pieces[first..])).poll(cx))?;
+            half.sharing.wrote(written.bytes);
         }
         Poll::Ready(Ok(()))
     }
@@ -65,6 +72,11 @@ impl Sender {
     pub(super) fn reset(&self, code: u64) {
         // As above.
         let _ = lock(&self.0).stream.reset(error::number(code));
+    }
+
+    /// Keeps h3 from resetting it, or lets it again. Dropped meanwhile, it is reset as h3 wanted.
+    pub(super) fn hold(&self, on: bool) {
+        lock(&self.0).is_held = on;
     }
 
     /// What a reset says that nobody asks for.
@@ -134,7 +146,9 @@ impl h3::quic::SendStream<Bytes> for Sending {
             let mut half = lock(&self.sender.0);
             while data.has_remaining() {
                 let written = Pin::new(&mut half.stream).poll_write(cx, data.chunk());
-                data.advance(ready!(written).map_err(unsent)?);
+                let written = ready!(written).map_err(unsent)?;
+                half.sharing.wrote(written);
+                data.advance(written);
             }
         }
         self.writing = None;
@@ -155,6 +169,12 @@ impl h3::quic::SendStream<Bytes> for Sending {
     }
 
     fn reset(&mut self, code: u64) {
+        let mut half = lock(&self.sender.0);
+        if half.is_held {
+            half.code = code;
+            return;
+        }
+        drop(half);
         self.sender.reset(code);
     }
 
@@ -174,11 +194,19 @@ pub(super) struct Gate(Arc<Flags>);
 struct Flags {
     is_open: AtomicBool,
     is_tunnel: AtomicBool,
+    is_head: AtomicBool,
 }
 
 impl Gate {
     fn new() -> Self {
-        Self(Arc::new(Flags { is_open: AtomicBool::new(true), is_tunnel: AtomicBool::new(false) }))
+        let [is_tunnel, is_head] = [(); 2].map(|()| AtomicBool::new(false));
+        Self(Arc::new(Flags { is_open: AtomicBool::new(true), is_tunnel, is_head }))
+    }
+
+    /// What is read is the head of a request, or is not any more. Meanwhile h3 does not say why no more is wanted: what is said on
+    /// the other half does.
+    pub(super) fn head(&self, on: bool) {
+        self.0.is_head.store(on, Ordering::Relaxed);
     }
 
     /// What is read from now on is that of a tunnel.
@@ -264,6 +292,7 @@ impl h3::quic::RecvStream for Receiver {
     }
 
     fn stop_sending(&mut self, code: u64) {
+        let code = if self.gate.0.is_head.load(Ordering::Relaxed) { self.stop } else { code };
         // Fails if it has been read to its end.
         let _ = self.stream.stop(error::number(code));
     }

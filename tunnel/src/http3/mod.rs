@@ -7,7 +7,8 @@
 //!  body        bodies that are pulled, and counted
 //!  tunnel      CONNECT: the stream after the answer, and its datagrams
 //!  datagrams   one reader of QUIC DATAGRAM frames per connection, a bounded queue per tunnel
-//!    rounds      how tunnels share what the connection sends
+//!    sharing     what the connection sends, divided between tunnels and streams
+//!      rounds      in which parts
 //!  --------------------------------------------------------------------------- h3: frames, QPACK, control streams
 //!  quic        h3's view of quinn's connection
 //!    halves      and of its streams                                      frames    what goes past, looked at first
@@ -27,11 +28,10 @@
 //! | datagrams: one reader, the oldest evicted, the peer's settings ignored | `datagrams` |
 //! | values of SETTINGS_H3_DATAGRAM and ENABLE_CONNECT_PROTOCOL above 1 are taken for 1 | `frames`: H3_SETTINGS_ERROR |
 //! | few rules on fields are checked | `request` |
+//! | a `:protocol` other than `connect-udp` or `webtransport` is malformed, and reset | `halves` holds the reset back: 501 |
 //!
-//! What cannot be mended from here: a `:protocol` other than `connect-udp` or `webtransport` is reset with
-//! H3_MESSAGE_ERROR by h3, so that no 501 can be sent (RFC 9220 section 3); pseudo-header fields that come twice or late are
-//! not seen, the last one counts; a Host that differs from `:authority` is reset with H3_MESSAGE_ERROR rather than answered
-//! with 400.
+//! What cannot be mended from here: pseudo-header fields that come twice or late are not seen, the last one counts; a Host that
+//! differs from `:authority` is reset with H3_MESSAGE_ERROR rather than answered with 400.
 //!
 //! Non-goals: endpoints and TLS (the transport's), server push, WebTransport, 1xx, what a tunnel carries.
 
@@ -46,6 +46,7 @@ mod quic;
 mod request;
 mod rounds;
 mod server;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod tunnel;

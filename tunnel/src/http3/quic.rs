@@ -15,6 +15,7 @@ use quinn::{RecvStream, SendStream};
 use super::error;
 use super::frames::Frames;
 use super::halves::{Receiver, Sender, Sending};
+use super::sharing::Sharing;
 use crate::sync::lock;
 
 type Accepting<T> = BoxFuture<'static, Result<T, quinn::ConnectionError>>;
@@ -24,6 +25,8 @@ type Accepting<T> = BoxFuture<'static, Result<T, quinn::ConnectionError>>;
 pub(super) struct Maker {
     pub(super) connection: quinn::Connection,
     pub(super) rt: Rt,
+    /// Between what is sent on streams and what tunnels send.
+    pub(super) sharing: Arc<Sharing>,
     /// Longest frame but DATA. Bytes.
     pub(super) longest: u64,
     /// What a peer is told of a receiving half that is dropped before its end.
@@ -36,7 +39,7 @@ impl Maker {
     pub(super) fn bidirectional(&self, (send, recv): (SendStream, RecvStream)) -> Bidirectional {
         let busy = self.busy.as_ref().map(|begin| begin());
         Bidirectional {
-            send: Sending::new(Sender::new(send, self.rt.clone(), busy)),
+            send: Sending::new(Sender::new(send, self.rt.clone(), busy, self.sharing.clone())),
             recv: self.receiver(recv, Frames::of_request(self.longest), false),
         }
     }
@@ -109,13 +112,14 @@ impl h3::quic::Connection<Bytes> for Connection {
 pub(super) struct Opener {
     connection: quinn::Connection,
     rt: Rt,
+    sharing: Arc<Sharing>,
     next: Arc<Mutex<Option<Bidirectional>>>,
     unidirectional: Arc<Mutex<Option<Accepting<SendStream>>>>,
 }
 
 impl Opener {
-    pub(super) fn new(connection: quinn::Connection, rt: Rt) -> Self {
-        Self { connection, rt, next: Arc::default(), unidirectional: Arc::default() }
+    pub(super) fn new(connection: quinn::Connection, rt: Rt, sharing: Arc<Sharing>) -> Self {
+        Self { connection, rt, sharing, next: Arc::default(), unidirectional: Arc::default() }
     }
 
     /// `stream` is the next that h3 opens.
@@ -145,9 +149,8 @@ impl h3::quic::OpenStreams<Bytes> for Opener {
         };
         let opened = ready!(poll_slot(&mut lock(&self.unidirectional), open, cx));
         let lost = |error| StreamErrorIncoming::ConnectionErrorIncoming { connection_error: lost(error) };
-        Poll::Ready(
-            opened.map_err(lost).map(|stream| Sending::new(Sender::new(stream, self.rt.clone(), None))),
-        )
+        let sender = |stream| Sender::new(stream, self.rt.clone(), None, self.sharing.clone());
+        Poll::Ready(opened.map_err(lost).map(|stream| Sending::new(sender(stream))))
     }
 
     fn close(&mut self, code: h3::error::Code, reason: &[u8]) {

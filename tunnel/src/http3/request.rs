@@ -1,5 +1,6 @@
 //! What a message must be: rules of RFC 9114 that h3 does not check, before anybody sees it.
 
+use h3::error::StreamError;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::Authority;
 use http::{Method, Request, StatusCode};
@@ -41,6 +42,11 @@ pub(super) fn check<B>(request: &Request<B>, is_extended: bool) -> Result<Option
         return Err(Refusal::Status(StatusCode::BAD_REQUEST));
     }
     Ok(length)
+}
+
+/// Whether h3 has refused a request because of its `:protocol`, of which it knows two. It says so in words only.
+pub(super) fn is_other_protocol(error: &StreamError) -> bool {
+    matches!(error, StreamError::StreamError { reason, .. } if reason.contains("invalid header value: \":protocol\" "))
 }
 
 fn one_host(headers: &HeaderMap, authority: &Authority) -> bool {

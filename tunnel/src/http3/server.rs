@@ -29,6 +29,7 @@ use super::error::{Http3Error, MESSAGE_ERROR, NO_ERROR, REQUEST_REJECTED, number
 use super::halves::{Gate, Sender};
 use super::quic::{self, Bidirectional, Maker, Opener};
 use super::request::{self, Refusal};
+use super::sharing::Sharing;
 use super::tunnel::{Opening, Peer};
 
 type H3 = h3::server::Connection<quic::Connection, Bytes>;
@@ -40,7 +41,7 @@ type Stream = h3::server::RequestStream<Bidirectional, Bytes>;
 /// Requests look as hyper's of HTTP/2 do: `hyper::ext::Protocol` among the extensions shows an extended CONNECT, of which
 /// [`upgrade`](super::upgrade) takes the stream; [`Busy`](metra_fallback::http::Busy) is among them as well, but what the
 /// tunnel is made of keeps the connection busy without it. What breaks a rule or can be taken in two ways does not reach the
-/// service. Only `connect-udp` and `webtransport` arrive as `:protocol`: h3 resets any other.
+/// service. Only `connect-udp` and `webtransport` arrive as `:protocol`: any other is answered with 501 (RFC 9220 section 3).
 ///
 /// When `drain` resolves, the client is told which requests have been taken (GOAWAY, RFC 9114 section 5.2), later ones are
 /// rejected in the way that says they may be sent elsewhere, and after [`Limits::grace`] what runs is cut, tunnels too. The
@@ -67,20 +68,22 @@ where
     connection.set_max_concurrent_bi_streams(limits.streams.into());
     let activity = Activity::new();
     let begin = activity.clone();
+    let sharing = Arc::new(Sharing::new(connection.clone()));
     let maker = Maker {
         connection: connection.clone(),
         rt: rt.clone(),
+        sharing: sharing.clone(),
         longest: limits.head.saturating_mul(ENCODED),
         stop: NO_ERROR,
         busy: Some(Arc::new(move || begin.begin())),
     };
-    let opener = Opener::new(connection.clone(), rt.clone());
+    let opener = Opener::new(connection.clone(), rt.clone(), sharing.clone());
     let mut builder = h3::server::builder();
     // No grease: its numbers come from the system's randomness, also where a run is to be repeated.
     builder.max_field_section_size(limits.head).enable_extended_connect(true).enable_datagram(true);
     builder.send_grease(false);
     let h3 = builder.build(quic::Connection::new(maker, opener)).await?;
-    let routes = Routes::new(limits.datagrams, Some(u64::from(limits.streams) * 2));
+    let routes = Routes::new(limits.datagrams, Some(u64::from(limits.streams) * 2), sharing);
     let reader = rt.spawn(routes.clone().run(connection.clone())).abort_on_drop();
     let server = Server {
         rt: rt.clone(),
@@ -203,9 +206,15 @@ where
         let frames = h3::frame::FrameStream::new(h3::stream::BufRecvStream::new(stream));
         let resolver = h3.create_resolver(frames);
         let (rt, time) = (self.rt.clone(), self.limits.head_time);
+        sender.hold(true);
+        gate.head(true);
         Box::pin(async move {
             match rt.timeout(time, resolver.resolve_request()).await {
-                Ok(Ok((request, stream))) => Some(Head { request, stream, sender, gate }),
+                Ok(Ok((request, stream))) => {
+                    sender.hold(false);
+                    gate.head(false);
+                    Some(Head { request, stream, sender, gate })
+                }
                 // h3 has answered with 431, which is not to be reset.
                 Ok(Err(h3::error::StreamError::HeaderTooBig { .. })) => {
                     sender.finish();
@@ -213,6 +222,13 @@ where
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "no request");
+                    if request::is_other_protocol(&error) {
+                        // RFC 9220 section 3.
+                        let mut answer = [Bytes::from_static(NOT_IMPLEMENTED)];
+                        // Whoever has gone is not answered.
+                        let _ = poll_fn(|cx| sender.poll_write(cx, &mut answer)).await;
+                        sender.finish();
+                    }
                     None
                 }
                 // Dropped, and so reset.
@@ -312,3 +328,6 @@ fn ended(error: ConnectionError) -> Result<(), Http3Error> {
 /// A field section as it is sent is rarely longer than it is counted. Up to this many times the limit h3 answers with 431;
 /// beyond, the stream is reset before it is taken into memory.
 const ENCODED: u64 = 4;
+
+/// HEADERS with `:status: 501` and `content-length: 0`, by the static table of QPACK (RFC 9204, section 4.5 and appendix A).
+const NOT_IMPLEMENTED: &[u8] = b"\x01\x09\0\0\x5f\x09\x03501\xc4";

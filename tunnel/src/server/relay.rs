@@ -9,6 +9,7 @@ use futures_util::future::poll_fn;
 use metra_policy::Permit;
 use metra_transport::Rt;
 
+use super::allowance::{Allowance, Bucket};
 use crate::carrier::{Carrier, Ended, SendError};
 use crate::udp::{Batch, Udp};
 
@@ -34,7 +35,7 @@ pub struct Traffic {
     pub down: u64,
     /// Their payload. Bytes.
     pub down_bytes: u64,
-    /// Datagrams that were lost here, in both directions: over the rate, or without room.
+    /// Datagrams that were lost here, in both directions: over a rate, or without room.
     pub lost: u64,
 }
 
@@ -72,8 +73,14 @@ pub fn dial(target: &Permit<SocketAddr>) -> io::Result<Dialled> {
 }
 
 impl Dialled {
-    /// Carries datagrams both ways until either side ends.
-    pub async fn relay(self, rt: &Rt, carrier: &Carrier, bounds: Bounds) -> (RelayEnd, Traffic) {
+    /// Carries datagrams both ways until either side ends. What it carries is taken from `allowance`, too.
+    pub async fn relay(
+        self,
+        rt: &Rt,
+        carrier: &Carrier,
+        bounds: Bounds,
+        allowance: &Allowance,
+    ) -> (RelayEnd, Traffic) {
         let now = rt.now();
         let mut relay = Relay {
             carrier,
@@ -83,8 +90,9 @@ impl Dialled {
             last: now,
             waiting: Batch::default(),
             held: None,
-            up: Bucket::new(bounds.rate, now),
-            down: Bucket::new(bounds.rate, now),
+            up: Bucket::of_bytes(bounds.rate, now),
+            down: Bucket::of_bytes(bounds.rate, now),
+            allowance,
         };
         let old = now + bounds.lifetime;
         let end = loop {
@@ -122,6 +130,7 @@ struct Relay<'a> {
     held: Option<bytes::Bytes>,
     up: Bucket,
     down: Bucket,
+    allowance: &'a Allowance,
 }
 
 impl Relay<'_> {
@@ -157,7 +166,7 @@ impl Relay<'_> {
                 None => match self.carrier.poll_payload(cx) {
                     Poll::Ready(Ok(payload)) => {
                         self.last = now;
-                        if !self.up.take(now, payload.len()) {
+                        if !(self.up.take(now, payload.len()) && self.allowance.up(now, payload.len())) {
                             self.traffic.lost += 1;
                             continue;
                         }
@@ -193,9 +202,10 @@ impl Relay<'_> {
     /// What one call of the system brings.
     fn poll_down(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), RelayEnd>> {
         let (carrier, traffic, down) = (self.carrier, &mut self.traffic, &mut self.down);
+        let allowance = self.allowance;
         let mut closed = false;
         let received = self.socket.poll_recv(cx, |_, datagram| {
-            if !down.take(now, datagram.len()) {
+            if !(down.take(now, datagram.len()) && allowance.down(now, datagram.len())) {
                 traffic.lost += 1;
                 return;
             }
@@ -223,63 +233,5 @@ impl Relay<'_> {
     }
 }
 
-/// Lets through so much a second, and a tenth of a second's worth at once.
-#[derive(Debug)]
-struct Bucket {
-    /// Bytes a second; 0: any.
-    rate: u64,
-    /// What may go now. Bytes.
-    level: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn new(rate: u64, now: Instant) -> Self {
-        Self { rate, level: Self::burst(rate), at: now }
-    }
-
-    fn burst(rate: u64) -> f64 {
-        (rate as f64 / 10.0).max(BURST_MIN)
-    }
-
-    fn take(&mut self, now: Instant, bytes: usize) -> bool {
-        if self.rate == 0 {
-            return true;
-        }
-        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.level = (self.level + elapsed * self.rate as f64).min(Self::burst(self.rate));
-        self.at = now;
-        if self.level < bytes as f64 {
-            return false;
-        }
-        self.level -= bytes as f64;
-        true
-    }
-}
-
 /// Batches in each direction before others run.
 const ROUNDS: usize = 8;
-/// A burst of the smallest rates. Bytes: one datagram of any length.
-const BURST_MIN: f64 = 65_536.0;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bucket_lets_its_rate_through() {
-        let began = Instant::now();
-        let mut bucket = Bucket::new(1_000_000, began);
-        let mut through = 0;
-        for ms in 0..10_000 {
-            let now = began + Duration::from_millis(ms);
-            through += (0..2).filter(|_| bucket.take(now, 1000)).count() * 1000;
-        }
-        // Ten seconds' worth, and the burst at the start.
-        assert!((10_000_000..=10_100_000).contains(&through), "{through}");
-        let mut any = Bucket::new(0, began);
-        assert!((0..1000).all(|_| any.take(began, 65_527)));
-        let mut slow = Bucket::new(1, began);
-        assert!(slow.take(began, 65_527) && !slow.take(began, 65_527));
-    }
-}

@@ -18,14 +18,19 @@ impl Check {
         // At most `tunnels`, which must not make the default wrong.
         let per_address =
             Bound { max: tunnels, default: TUNNELS_PER_ADDRESS.default.min(tunnels), ..TUNNELS_PER_ADDRESS };
+        let per_user =
+            Bound { max: tunnels, default: TUNNELS_PER_USER.default.min(tunnels), ..TUNNELS_PER_USER };
         Tunnel {
             allow,
             dangerous,
             tunnels: tunnels as usize,
             tunnels_per_address: self.number(&per_address, raw.tunnels_per_address) as usize,
+            tunnels_per_user: self.number(&per_user, raw.tunnels_per_user) as usize,
             idle: Duration::from_secs(self.number(&IDLE_SECONDS, raw.idle_seconds)),
             lifetime: Duration::from_secs(self.number(&LIFETIME_SECONDS, raw.lifetime_seconds)),
             rate: self.number(&RATE_MBIT, raw.rate_mbit) * MBIT,
+            peer_rate: self.number(&PEER_RATE_MBIT, raw.peer_rate_mbit) * MBIT,
+            peer_datagrams: self.number(&PEER_DATAGRAMS, raw.peer_datagrams),
         }
     }
 
@@ -59,7 +64,10 @@ impl Check {
 pub(super) const TUNNELS: Bound = Bound::new("tunnel.tunnels", 1, 100_000, 4096);
 pub(super) const TUNNELS_PER_ADDRESS: Bound =
     Bound::new("tunnel.tunnels_per_address", 1, TUNNELS.default, 256);
+pub(super) const TUNNELS_PER_USER: Bound = Bound::new("tunnel.tunnels_per_user", 1, TUNNELS.default, 1024);
 /// RFC 9298 section 3.1: UDP mappings SHOULD NOT expire in less than two minutes.
 pub(super) const IDLE_SECONDS: Bound = Bound::new("tunnel.idle_seconds", 120, 86_400, 120);
 pub(super) const LIFETIME_SECONDS: Bound = Bound::new("tunnel.lifetime_seconds", 60, 604_800, 86_400);
 pub(super) const RATE_MBIT: Bound = Bound::new("tunnel.rate_mbit", 0, 1_000_000, 0);
+pub(super) const PEER_RATE_MBIT: Bound = Bound::new("tunnel.peer_rate_mbit", 0, 1_000_000, 0);
+pub(super) const PEER_DATAGRAMS: Bound = Bound::new("tunnel.peer_datagrams", 0, 100_000_000, 0);

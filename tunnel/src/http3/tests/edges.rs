@@ -34,14 +34,29 @@ async fn rfc9114_4_1_2_malformed_requests_are_reset_and_not_served() {
         with(&[("host", "elsewhere")]),
         with(&[(":protocol", "connect-udp")]),
         headers(&GET[..3]),
-        // RFC 9220 section 3 would have 501; h3 does not let it through.
-        headers(&[&CONNECT[..1], &[(":protocol", "websocket")], &CONNECT[2..]].concat()),
         headers(&CONNECT[..3]),
         headers(&[&CONNECT[..], &[("content-length", "0")]].concat()),
     ] {
         assert_eq!(raw.reset(&head).await, 0x10e, "{}", String::from_utf8_lossy(&head));
     }
     assert_eq!(site.served(), 0);
+    raw.ask(&headers(&GET)).await.expect("the connection goes on");
+}
+
+#[tokio::test]
+async fn rfc9220_3_an_unknown_protocol_is_answered_with_501() {
+    let site = Site::start(Limits::default()).await;
+    let raw = Raw::start(&site.wire.client, DATAGRAMS).await;
+    let head = headers(&[&CONNECT[..1], &[(":protocol", "websocket")], &CONNECT[2..]].concat());
+    let answer = raw.ask(&head).await.unwrap();
+    // HEADERS, and nothing after them: `:status: 501`, `content-length: 0`.
+    assert_eq!(answer, frame(1, b"\0\0\x5f\x09\x03501\xc4"));
+    assert_eq!(site.served(), 0);
+    // What only looks like it in an error is malformed, as before.
+    for (name, value) in [("x", "invalid header value: \":protocol\" \u{1}"), ("X\":protocol\" ", "x")] {
+        let head = headers(&[&GET[..], &[(name, value)]].concat());
+        assert_eq!(raw.reset(&head).await, 0x10e, "{name}: {value}");
+    }
     raw.ask(&headers(&GET)).await.expect("the connection goes on");
 }
 

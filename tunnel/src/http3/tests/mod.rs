@@ -5,11 +5,13 @@
 mod bodies;
 mod edges;
 mod raw;
+mod shares;
 mod tunnels;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -35,21 +37,32 @@ async fn soon<F: Future>(future: F) -> F::Output {
 struct Wire {
     client: quinn::Connection,
     server: quinn::Connection,
-    _endpoints: (QuicServer, QuicClient),
+    /// By which the server is known.
+    tls: Arc<rustls::ClientConfig>,
+    endpoints: (QuicServer, QuicClient),
 }
 
 async fn wire() -> Wire {
-    let (tls, client) = crate::testing::tls();
+    wired(&Tuning::default(), |server| server).await
+}
+
+/// The same over what `path` makes of the server's address.
+async fn wired(tuning: &Tuning, path: impl FnOnce(SocketAddr) -> SocketAddr) -> Wire {
+    let (tls, trust) = crate::testing::tls();
     let any = "127.0.0.1:0".parse().unwrap();
-    let server =
-        QuicServer::bind(Rt::tokio(), any, tls, Tuning::default(), None, Serves::MtpAndHttp3).unwrap();
-    let client = QuicClient::http3(Rt::tokio(), any, client, Tuning::default()).unwrap();
-    let address = server.local_addr().unwrap();
+    let server = QuicServer::bind(Rt::tokio(), any, tls, tuning.clone(), None, Serves::MtpAndHttp3).unwrap();
+    let client = QuicClient::http3(Rt::tokio(), any, trust.clone(), tuning.clone()).unwrap();
+    let address = path(server.local_addr().unwrap());
     let (near, far) = tokio::join!(client.connect_http3(address, "localhost"), async {
         server.accept().await.unwrap().accept().await.unwrap()
     });
     let Accepted::Http3(far) = far else { panic!("not HTTP/3") };
-    Wire { client: near.unwrap().into_inner(), server: far.into_inner(), _endpoints: (server, client) }
+    Wire {
+        client: near.unwrap().into_inner(),
+        server: far.into_inner(),
+        tls: trust,
+        endpoints: (server, client),
+    }
 }
 
 /// A server of everything that the tests ask for.
@@ -130,6 +143,11 @@ async fn answer(
             drop(body);
             Ok(Response::new(full("")))
         }
+        "/endless" => {
+            let piece = Bytes::from(vec![7; 64 << 10]);
+            let pieces = std::iter::repeat_with(move || Ok(Frame::data(piece.clone())));
+            Ok(Response::new(StreamBody::new(futures_util::stream::iter(pieces)).boxed()))
+        }
         "/large" => Ok(Response::new(full(vec![7; 3_000_000]))),
         _ => Ok(Response::new(full("hello"))),
     }
@@ -137,7 +155,10 @@ async fn answer(
 
 impl Site {
     async fn start(limits: Limits) -> Self {
-        let wire = wire().await;
+        Self::at(wire().await, limits)
+    }
+
+    fn at(wire: Wire, limits: Limits) -> Self {
         let (tunnels_tx, tunnels) = mpsc::unbounded_channel();
         let (drain, draining) = oneshot::channel::<()>();
         let served = Arc::new(AtomicU32::new(0));

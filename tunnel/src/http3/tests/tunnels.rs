@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 /// A tunnel, as the client and the server see it.
-async fn tunnelled(site: &Site, client: &Client) -> (Tunnelled, Tunnelled) {
+pub(super) async fn tunnelled(site: &Site, client: &Client) -> (Tunnelled, Tunnelled) {
     let (response, near) = soon(client.connect(connect_udp("/udp"))).await.unwrap();
     assert_eq!(response.status(), 200);
     assert!(!response.headers().contains_key("content-length"), "RFC 9297 section 3.2");

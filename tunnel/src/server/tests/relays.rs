@@ -1,24 +1,34 @@
 //! Between a tunnel and a UDP socket.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metra_transport::{Rt, Task};
 use tokio::io::duplex;
 use tokio::net::UdpSocket;
 
-use super::super::{Bounds, RelayEnd, Traffic, dial};
+use super::super::{Allowance, Bounds, Rates, RelayEnd, Traffic, dial};
 use crate::carrier::{Carrier, Ended};
 use crate::testing::{BOUNDS, echo, permit, recv, soon};
 
 /// The client's side of a tunnel that is relayed to `target`.
 fn relayed(target: SocketAddr, bounds: Bounds) -> (Carrier, Task<(RelayEnd, Traffic)>) {
+    within(target, bounds, Arc::new(Allowance::new(Rates::default(), Rt::tokio().now())))
+}
+
+/// The same, within an allowance.
+fn within(
+    target: SocketAddr,
+    bounds: Bounds,
+    allowance: Arc<Allowance>,
+) -> (Carrier, Task<(RelayEnd, Traffic)>) {
     let rt = Rt::tokio();
     let (near, far) = duplex(1 << 20);
     let (near, far) =
         (Carrier::stream(&rt, Box::new(near), target), Carrier::stream(&rt, Box::new(far), target));
     let dialled = dial(&permit(target)).unwrap();
-    let end = rt.spawn(async move { dialled.relay(&Rt::tokio(), &far, bounds).await });
+    let end = rt.spawn(async move { dialled.relay(&Rt::tokio(), &far, bounds, &allowance).await });
     (near, end)
 }
 
@@ -132,4 +142,24 @@ async fn no_more_than_the_rate_goes_through() {
     let (_, traffic) = soon(end).await.unwrap();
     assert_eq!(traffic.up + traffic.lost, 200);
     assert!((65..90).contains(&traffic.up), "{} of 200 at once", traffic.up);
+}
+
+#[tokio::test]
+async fn tunnels_of_one_peer_share_an_allowance() {
+    let target = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = target.local_addr().unwrap();
+    let shared = Arc::new(Allowance::new(Rates { bytes: 0, datagrams: 500 }, Rt::tokio().now()));
+    let tunnels = [(); 4].map(|()| within(address, BOUNDS, shared.clone()));
+    for (near, _) in &tunnels {
+        (0..100).for_each(|_| near.try_send(b"a datagram").unwrap());
+        near.finish();
+    }
+    let mut carried = Traffic::default();
+    for (_, end) in tunnels {
+        let (_, traffic) = soon(end).await.unwrap();
+        (carried.up, carried.lost) = (carried.up + traffic.up, carried.lost + traffic.lost);
+    }
+    assert_eq!(carried.up + carried.lost, 400);
+    // A tenth of a second's worth, and what it took on a busy machine.
+    assert!((50..200).contains(&carried.up), "{carried:?}");
 }
