@@ -274,6 +274,9 @@ fn summary(exit: Exit, report: &JobReport, receipt: Option<&str>) -> Map<String,
 fn not_granted(asked: RatePolicy, used: RatePolicy) -> String {
     let name = asked.policy().name();
     let rate = |rate: RatePolicy| rate.rate().map(|bits| output::rate(bits as f64 / 8.0));
+    if asked == RatePolicy::default() {
+        return format!("the gateway lets this transfer have the rate policy {} only", used.policy().name());
+    }
     if asked.policy() != used.policy() {
         let ceiling = rate(used).map_or(String::new(), |rate| format!(", at most {rate}"));
         return format!(

@@ -107,7 +107,7 @@ impl Client {
         let rate = options.rate.map(|rate| rate.shared_by(links));
         // Those of one kind are there for a while beside those of another.
         let most = links.max(options.links_max) * 2 + 2;
-        let config = SessionConfig { links: most, rate, ..SessionConfig::default() };
+        let config = SessionConfig { links: most, rate, is_granted: true, ..SessionConfig::default() };
         let (requests, answers) = mpsc::channel(ANSWER_QUEUE);
         let session = Session::new(rt.clone(), config, requests);
         let links = Arc::new(Links::new(rt.clone(), &options, session.clone())?);

@@ -186,7 +186,8 @@ impl Collected {
 
     /// Tells of a grant that is not what was asked for.
     pub(crate) fn rate(&mut self, asked: Option<RatePolicy>, used: Option<RatePolicy>) {
-        if let (Some(asked), Some(used)) = (asked, used)
+        let asked = asked.unwrap_or_default();
+        if let Some(used) = used
             && asked != used
             && !std::mem::replace(&mut self.rate_told, true)
         {

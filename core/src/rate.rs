@@ -67,9 +67,18 @@ impl RatePolicy {
         Self { policy: Policy::Fair, ..self }
     }
 
-    /// What may be used of a grant where `self` was asked for: nothing that was not asked for, and no higher rate.
+    /// What others leave, with the target as a ceiling.
+    pub fn as_low(self) -> Self {
+        Self { policy: Policy::Low, ..self }
+    }
+
+    /// What may be used of a grant where `self` was asked for: nothing that takes more than what was asked for, and no higher rate.
     pub fn accept(self, granted: Self) -> Self {
-        let policy = if granted.policy == self.policy { self.policy } else { Policy::Fair };
+        let policy = match granted.policy {
+            Policy::Low => Policy::Low,
+            policy if policy == self.policy => policy,
+            _ => Policy::Fair,
+        };
         Self { policy, rate: [self.rate, granted.rate].into_iter().flatten().min() }
     }
 
@@ -114,6 +123,8 @@ mod tests {
         assert_eq!(asked.accept(of(Policy::Fixed, 200)), asked);
         assert_eq!(asked.accept(of(Policy::High, 0)), of(Policy::Fair, 100));
         assert_eq!(of(Policy::Low, 0).accept(of(Policy::High, 0)), RatePolicy::default());
+        assert_eq!(of(Policy::Fixed, 100).accept(of(Policy::Low, 100)), of(Policy::Low, 100));
+        assert_eq!(RatePolicy::default().accept(of(Policy::Low, 0)), of(Policy::Low, 0));
         assert_eq!(of(Policy::Low, 0).accept(of(Policy::Low, 50)), of(Policy::Low, 50));
     }
 

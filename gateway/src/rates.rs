@@ -31,8 +31,8 @@ impl Rates {
         Self { rules, fixed: Mutex::default() }
     }
 
-    /// What a link may use of what it asks for, in place of what it had. The flag: it must be released when the link is gone.
-    fn grant(&self, link: LinkId, asked: RatePolicy) -> (RatePolicy, bool) {
+    /// What a link may use of what it asks for, in place of what it had; `locked`: it has low in any case. The flag: it must be released when the link is gone.
+    fn grant(&self, link: LinkId, asked: RatePolicy, locked: bool) -> (RatePolicy, bool) {
         let mut fixed = self.fixed.lock().expect("no panic while held");
         if let Some(had) = fixed.get_mut(&link) {
             *had = 0;
@@ -40,7 +40,7 @@ impl Rates {
         let granted = match asked.policy() {
             Policy::Fixed => self.fixed(&fixed, asked),
             Policy::High if self.rules.high => Some(asked),
-            Policy::Low if self.rules.low => Some(asked),
+            Policy::Low if self.rules.low || locked => Some(asked),
             Policy::Fair | Policy::High | Policy::Low => None,
         };
         let granted = granted.unwrap_or(asked.as_fair());
@@ -77,11 +77,32 @@ fn permitted(sessions: &Sessions, live: &Live, link: &LinkHandle, asked: RatePol
     sessions.authority().permit(&request)
 }
 
+/// Why policies let this link share its path in one way only, taking what others leave; `None`: they do not say so.
+fn locked(sessions: &Sessions, live: &Live, link: &LinkHandle) -> Option<Refused> {
+    let opening =
+        Asker::over(live.account(), link.link().as_ref()).asks(Action::OpenSession, Resource::Gateway);
+    sessions.authority().locked_to_low(&opening)
+}
+
+/// A link has joined: if its rate is locked, it is so from here on, and the client is told for what it sends itself.
+pub(crate) fn lock(sessions: &Arc<Sessions>, live: &Arc<Live>, link: LinkHandle) {
+    if !sessions.authority().is_on() || locked(sessions, live, &link).is_none() {
+        return;
+    }
+    let (sessions, live) = (sessions.clone(), live.clone());
+    sessions.rt().clone().spawn(async move { serve(&sessions, &live, &link, RatePolicy::default()).await });
+}
+
 /// Answers a `Rate`, and uses what is granted for what goes to the client.
 pub(crate) async fn serve(sessions: &Arc<Sessions>, live: &Live, link: &LinkHandle, asked: RatePolicy) {
     let refused = permitted(sessions, live, link, asked).err();
-    let may = if refused.is_none() { asked } else { asked.as_fair() };
-    let (mut granted, is_new) = sessions.rates().grant(link.id(), may);
+    let locked = locked(sessions, live, link);
+    let may = match (&locked, &refused) {
+        (Some(_), _) => asked.as_low(),
+        (None, None) => asked,
+        (None, Some(_)) => asked.as_fair(),
+    };
+    let (mut granted, is_new) = sessions.rates().grant(link.id(), may, locked.is_some());
     if is_new {
         let (sessions, lost) = (sessions.clone(), link.link().clone());
         sessions.rt().clone().spawn(async move {
@@ -91,9 +112,9 @@ pub(crate) async fn serve(sessions: &Arc<Sessions>, live: &Live, link: &LinkHand
     }
     if !link.link().set_rate(granted) {
         // Its congestion controller has no rates.
-        granted = sessions.rates().grant(link.id(), RatePolicy::default()).0;
+        granted = sessions.rates().grant(link.id(), RatePolicy::default(), false).0;
     }
-    sessions.audit().rate(live, link, asked, granted, refused.as_ref());
+    sessions.audit().rate(live, link, asked, granted, locked.as_ref().or(refused.as_ref()));
     let user = &live.account().name;
     tracing::info!(user, link = %link.id(), ?asked, ?granted, "rate policy");
     link.send(&Frame::Granted(granted)).await;
@@ -120,31 +141,36 @@ mod tests {
         let some = rates(true, true, 0);
         let link = LinkId(1);
         for policy in Policy::ALL {
-            assert_eq!(none.grant(link, of(policy, 50)), (of(Policy::Fair, 50), false), "{policy:?}");
+            assert_eq!(none.grant(link, of(policy, 50), false), (of(Policy::Fair, 50), false), "{policy:?}");
         }
-        assert_eq!(none.grant(link, of(Policy::High, 0)), (of(Policy::Fair, 0), false));
-        assert_eq!(some.grant(link, of(Policy::High, 0)), (of(Policy::High, 0), false));
-        assert_eq!(some.grant(link, of(Policy::Low, 7)), (of(Policy::Low, 7), false));
-        assert_eq!(some.grant(link, of(Policy::Fixed, 7)), (of(Policy::Fair, 7), false));
+        assert_eq!(none.grant(link, of(Policy::High, 0), false), (of(Policy::Fair, 0), false));
+        assert_eq!(some.grant(link, of(Policy::High, 0), false), (of(Policy::High, 0), false));
+        assert_eq!(some.grant(link, of(Policy::Low, 7), false), (of(Policy::Low, 7), false));
+        assert_eq!(some.grant(link, of(Policy::Fixed, 7), false), (of(Policy::Fair, 7), false));
+        assert_eq!(none.grant(link, of(Policy::Low, 7), true), (of(Policy::Low, 7), false), "locked");
     }
 
     #[test]
     fn fixed_rates_share_what_there_is() {
         let rates = rates(true, false, 1000);
         let [first, second, third] = [1, 2, 3].map(LinkId);
-        assert_eq!(rates.grant(first, of(Policy::Fixed, 600)), (of(Policy::Fixed, 600), true));
-        assert_eq!(rates.grant(second, of(Policy::Fixed, 500)), (of(Policy::Fair, 500), false), "too much");
-        assert_eq!(rates.grant(second, of(Policy::Fixed, 400)), (of(Policy::Fixed, 400), true));
-        assert_eq!(rates.grant(third, of(Policy::Fixed, 1)), (of(Policy::Fair, 1), false));
+        assert_eq!(rates.grant(first, of(Policy::Fixed, 600), false), (of(Policy::Fixed, 600), true));
+        assert_eq!(
+            rates.grant(second, of(Policy::Fixed, 500), false),
+            (of(Policy::Fair, 500), false),
+            "too much"
+        );
+        assert_eq!(rates.grant(second, of(Policy::Fixed, 400), false), (of(Policy::Fixed, 400), true));
+        assert_eq!(rates.grant(third, of(Policy::Fixed, 1), false), (of(Policy::Fair, 1), false));
         // Another rate in place of the first; a link is watched once.
-        assert_eq!(rates.grant(first, of(Policy::Fixed, 500)), (of(Policy::Fixed, 500), false));
-        assert_eq!(rates.grant(third, of(Policy::Fixed, 100)), (of(Policy::Fixed, 100), true));
-        assert_eq!(rates.grant(first, of(Policy::Low, 0)), (of(Policy::Low, 0), false));
+        assert_eq!(rates.grant(first, of(Policy::Fixed, 500), false), (of(Policy::Fixed, 500), false));
+        assert_eq!(rates.grant(third, of(Policy::Fixed, 100), false), (of(Policy::Fixed, 100), true));
+        assert_eq!(rates.grant(first, of(Policy::Low, 0), false), (of(Policy::Low, 0), false));
         rates.release(second);
         rates.release(third);
         // The highest in place of more than there ever is.
-        assert_eq!(rates.grant(second, of(Policy::Fixed, 5000)), (of(Policy::Fixed, 1000), true));
+        assert_eq!(rates.grant(second, of(Policy::Fixed, 5000), false), (of(Policy::Fixed, 1000), true));
         let most = RatePolicy::new(Policy::Fixed, Some(RatePolicy::RATE_MAX)).unwrap();
-        assert_eq!(rates.grant(third, most), (most.as_fair(), false));
+        assert_eq!(rates.grant(third, most, false), (most.as_fair(), false));
     }
 }

@@ -30,9 +30,10 @@ pub struct SessionConfig {
     pub links: usize,
     /// How long the header of a chunk may take after its stream was opened.
     pub chunk_header: Duration,
-    /// How each link may share its path, if the other side grants it; `None`: nothing is asked for, and what the other
-    /// side sends of it is a request.
+    /// How each link may share its path, if the other side grants it; `None`: nothing is asked for.
     pub rate: Option<RatePolicy>,
+    /// The other side says how links share their paths (a client's session). Otherwise what it sends of that is a request.
+    pub is_granted: bool,
 }
 
 impl Default for SessionConfig {
@@ -42,6 +43,7 @@ impl Default for SessionConfig {
             links: 8,
             chunk_header: Duration::from_secs(30),
             rate: None,
+            is_granted: false,
         }
     }
 }
@@ -588,7 +590,7 @@ impl Session {
                 Frame::Hello(_) | Frame::Welcome(_) => {
                     Err((Code::Protocol, "a link is opened once".to_owned()))
                 }
-                Frame::Granted(granted) if self.0.config.rate.is_some() => {
+                Frame::Granted(granted) if self.0.config.is_granted => {
                     self.use_rate(link, granted);
                     Ok(())
                 }

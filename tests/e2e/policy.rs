@@ -305,6 +305,17 @@ fn rates(bed: &Bed) {
     assert_eq!(granted(&["--rate-policy", "fixed", "--rate", "100mbit"]), "fixed");
     assert_eq!(granted(&["--rate-policy", "fixed", "--rate", "101mbit"]), "fair");
     assert_eq!(granted(&["--rate-policy", "high"]), "fair");
+    // Who is locked has low, whatever is asked for, and is told.
+    office.change(&format!(
+        "{policies}@id(\"night\") @rate(\"low\") permit(principal in Metra::Group::\"staff\", action == Metra::Action::\"openSession\", resource);"
+    ));
+    for options in [&["--rate-policy", "fixed", "--rate", "50mbit"][..], &["--rate-policy", "high"], &[]] {
+        assert_eq!(granted(options), "low", "{options:?}");
+    }
+    let told = office.send(ALICE, "incoming/s").args(["--rate-policy", "high"]).expect(0);
+    assert!(told.stderr.contains("does not grant the rate policy high: it is low"), "{told}");
+    let told = office.send(ALICE, "incoming/t").expect(0);
+    assert!(told.stderr.contains("lets this transfer have the rate policy low only"), "{told}");
 }
 
 fn decisions_are_in_the_audit_trail(bed: &Bed) {

@@ -12,6 +12,7 @@ use tower::Service;
 
 use super::greet::VERSION;
 use super::{Joined, Known, Refused, lost};
+use crate::rates;
 use crate::sessions::Sessions;
 
 /// See the module's documentation.
@@ -76,8 +77,7 @@ async fn join(sessions: Arc<Sessions>, known: Known) -> Result<Joined, Refused> 
             }
         });
     }
-    live.session()
-        .attach(link, greeted.send, greeted.recv, greeted.decoder)
-        .map_err(|e| Refused::new(e.code, e.reason))?;
+    let attached = live.session().attach(link, greeted.send, greeted.recv, greeted.decoder);
+    rates::lock(&sessions, &live, attached.map_err(|e| Refused::new(e.code, e.reason))?);
     Ok(Joined { session: id, account, resumed, by })
 }

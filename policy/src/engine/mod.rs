@@ -57,6 +57,16 @@ pub struct PolicyRef {
     pub id: String,
     /// File and line, as in `office.cedar:12`.
     pub place: String,
+    /// It says `@rate("low")`: whoever comes in by it has that rate policy and no other, whatever is asked for.
+    pub low: bool,
+}
+
+impl Decision {
+    /// Of the policies that permit it, the first that locks the rate policy to low: its name.
+    pub fn locked_to_low(&self) -> Option<&str> {
+        let locks = self.policies.iter().find(|policy| policy.low);
+        locks.filter(|_| self.allowed).map(|policy| policy.id.as_str())
+    }
 }
 
 impl fmt::Display for PolicyRef {

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-use cedar_policy::{Effect, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{
+    ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator,
+};
 use miette::Diagnostic;
 
 use super::{PolicyRef, Resource};
@@ -20,6 +22,8 @@ pub(super) struct Source {
     /// The number of its file.
     number: usize,
     pub(super) effect: Effect,
+    /// It says `@rate("low")`.
+    low: bool,
 }
 
 impl Source {
@@ -28,7 +32,7 @@ impl Source {
     }
 
     pub(super) fn named(&self) -> PolicyRef {
-        PolicyRef { id: self.id.clone(), place: self.place() }
+        PolicyRef { id: self.id.clone(), place: self.place(), low: self.low }
     }
 
     /// Of the policy as a whole.
@@ -169,9 +173,23 @@ fn take(
         let id = named.unwrap_or_else(|| format!("{file}:{line}"));
         let name = PolicyId::new(read.policies.len().to_string());
         let (file, effect) = (file.to_owned(), policy.effect());
-        read.sources.push(Source { id, file, line, column, number, effect });
+        let low = match policy.annotation("rate") {
+            None => false,
+            Some("low") if effect == Effect::Permit && opens(policy) => true,
+            Some(_) => {
+                let message = "@rate is \"low\", on a permit for the action openSession alone".to_owned();
+                errors.push(PolicyError { file: file.clone(), line, column, message });
+                false
+            }
+        };
+        read.sources.push(Source { id, file, line, column, number, effect, low });
         read.policies.push(policy.new_id(name));
     }
+}
+
+/// Whether a policy is for who comes in, and for nothing else.
+fn opens(policy: &Policy) -> bool {
+    matches!(policy.action_constraint(), ActionConstraint::Eq(action) if action.id().unescaped() == "openSession")
 }
 
 /// What the schema says of all policies together: what is wrong, and what is hardly meant.

@@ -423,3 +423,24 @@ fn decision_cost() {
         println!("{} policies, {name}: median {} ns, p99 {} ns", engine.len(), nanos[10_000], nanos[19_800]);
     }
 }
+
+#[test]
+fn a_rate_is_locked_by_a_permit_to_come_in() {
+    let opens = "action == Metra::Action::\"openSession\", resource);";
+    let text = format!(
+        "permit(principal, {opens}\n@id(\"slow\") @rate(\"low\") permit(principal in Metra::Group::\"ops\", {opens}"
+    );
+    let mut request = alice(Action::OpenSession, Resource::Gateway);
+    assert_eq!(engine(&text).decide(&request).locked_to_low(), Some("slow"));
+    request.principal.groups.clear();
+    let decision = engine(&text).decide(&request);
+    assert_eq!((decision.allowed, decision.locked_to_low()), (true, None));
+    for wrong in [
+        format!("@rate(\"high\") permit(principal, {opens}"),
+        format!("@rate(\"low\") forbid(principal, {opens}"),
+        "@rate(\"low\") permit(principal, action, resource);".to_owned(),
+    ] {
+        let error = errors(&[("a.cedar", &wrong)]);
+        assert_eq!(error, "a.cedar:1:1: @rate is \"low\", on a permit for the action openSession alone");
+    }
+}

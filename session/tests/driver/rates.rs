@@ -26,7 +26,11 @@ fn of(policy: Policy, rate: Option<u64>) -> RatePolicy {
 impl Sides {
     fn new(asked: Option<RatePolicy>) -> Self {
         let session = |rate, requests| {
-            Session::new(Rt::tokio(), SessionConfig { rate, ..SessionConfig::default() }, requests)
+            Session::new(
+                Rt::tokio(),
+                SessionConfig { rate, is_granted: rate.is_some(), ..SessionConfig::default() },
+                requests,
+            )
         };
         let (unasked, mut ignored) = mpsc::channel(8);
         tokio::spawn(async move { while ignored.recv().await.is_some() {} });
