@@ -477,7 +477,9 @@ mod tests {
             if taken.load(Ordering::Relaxed) > 0 { pending().await } else { Some(()) }
         };
         let is_open = || began.elapsed() < Duration::from_secs(360);
-        let take = |()| drop(taken.fetch_add(1, Ordering::Relaxed));
+        let take = |()| {
+            taken.fetch_add(1, Ordering::Relaxed);
+        };
         until_idle(&rt, idle, next, is_open, take).await;
         assert_eq!((began.elapsed().as_secs(), taken.into_inner()), (420, 1));
 

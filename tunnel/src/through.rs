@@ -49,7 +49,10 @@ async fn use_it(near: Arc<dyn Link>, far: Arc<dyn Link>, what: &str) {
         }
     });
     let mut seen = [false; CHUNKS as usize];
+    // A busy machine that loses many of the long packets makes QUIC go back to short ones, for a minute.
+    let mut has_grown = false;
     for _ in 0..CHUNKS {
+        has_grown |= near.stats().mtu > 1200;
         let mut chunk = soon(far.accept_chunk()).await.unwrap();
         let mut bytes = BytesMut::new();
         while soon(chunk.read(&mut bytes, 1 << 20)).await.unwrap() > 0 {}
@@ -61,7 +64,7 @@ async fn use_it(near: Arc<dyn Link>, far: Arc<dyn Link>, what: &str) {
     assert_eq!(seen, [true; CHUNKS as usize], "{what}");
     // On a busy machine 20 MB may be there before the first packet that tries for more is.
     let began = Instant::now();
-    while near.stats().mtu <= 1200 {
+    while !has_grown && near.stats().mtu <= 1200 {
         assert!(began.elapsed() < PATIENCE, "{what}: {:?}", near.stats());
         near.send_chunk(Bytes::from_static(b"more"), Vec::new(), 0).await.unwrap();
         let mut chunk = soon(far.accept_chunk()).await.unwrap();

@@ -19,6 +19,8 @@ pub(super) struct Rounds {
     tunnels: (u64, u64),
     /// What each may have besides an equal part, beside streams: others do not use theirs. Bytes.
     spare: u64,
+    /// What streams had of the round before beyond half of it, as nobody looked: tunnels have as much more. Bytes.
+    behind: u64,
     streams: Streams,
 }
 
@@ -144,16 +146,22 @@ impl Rounds {
 
     /// What each tunnel may send in a round. Bytes.
     fn part(&self) -> u64 {
-        if self.has_streams() { ROUND / 2 / self.tunnels() + self.spare } else { ROUND / self.tunnels() }
+        if self.has_streams() { self.half() / self.tunnels() + self.spare } else { ROUND / self.tunnels() }
+    }
+
+    /// What tunnels may send in a round, beside streams. Bytes.
+    fn half(&self) -> u64 {
+        ROUND / 2 + self.behind
     }
 
     fn next(&mut self) {
-        let left = (ROUND / 2).saturating_sub(self.sent);
+        let left = self.half().saturating_sub(self.sent);
         self.spare = match left {
             _ if !self.has_streams() => 0,
             0 => self.spare / 2,
             left => (self.spare + left / self.tunnels()).min(ROUND / 2),
         };
+        self.behind = self.streams.had.saturating_sub(ROUND / 2).min(BEHIND);
         self.number += 1;
         self.sent = 0;
         self.tunnels = (0, self.tunnels.0);
@@ -163,6 +171,8 @@ impl Rounds {
 
 /// What all tunnels of a crowded connection, and its streams, send before each may send again. Bytes.
 const ROUND: u64 = 128 * 1024;
+/// What tunnels make up for, at most. Bytes: some of what waits in QUIC.
+const BEHIND: u64 = 512 * 1024;
 /// Streams that send nothing for so long, and two round trips, though nothing is in their way, are not waited for.
 const STALLED: Duration = Duration::from_millis(20);
 
