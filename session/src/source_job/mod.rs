@@ -142,6 +142,8 @@ struct State {
     last_byte: Option<Instant>,
     finished_at: Option<Instant>,
     attachments: u32,
+    /// Of these, to links that were not agreed on.
+    in_vain: u32,
 }
 
 impl SourceJob {
@@ -184,6 +186,7 @@ impl SourceJob {
             last_byte: None,
             finished_at: None,
             attachments: 0,
+            in_vain: 0,
         };
         Arc::new(Self {
             id,
@@ -387,7 +390,8 @@ impl SourceJob {
 
     /// How often the job was attached to a control link.
     pub fn attachments(&self) -> u32 {
-        self.lock().attachments
+        let state = self.lock();
+        state.attachments - state.in_vain
     }
 
     /// A link has joined the session: chunks may go out on it.
@@ -415,7 +419,7 @@ impl SourceJob {
         state.greet = true;
         state.receipt_sent = false;
         state.fail_sent = false;
-        if state.attachments == 0 {
+        if state.attachments == state.in_vain {
             state.source.begin();
         }
         state.attachments += 1;
@@ -430,6 +434,14 @@ impl SourceJob {
 
     pub(crate) fn control(&self) -> Option<LinkId> {
         self.lock().control.as_ref().map(LinkHandle::id)
+    }
+
+    /// The job may be controlled over a link that was not agreed on, and is about to be lost: that does not count.
+    pub(crate) fn attached_in_vain(&self, link: LinkId) {
+        let mut state = self.lock();
+        if state.control.as_ref().is_some_and(|c| c.id() == link) {
+            state.in_vain += 1;
+        }
     }
 
     /// A link is gone.
