@@ -155,15 +155,16 @@ impl Raw {
 
     /// Opens a job; the answer to it.
     pub(crate) fn open(&mut self, job: JobId, key: &str, dest: &str) -> Frame {
-        self.say(&Frame::Push(Push {
-            job,
-            key: JobKey(Digest::of(key.as_bytes())),
-            incarnation: Incarnation(1),
-            dest: dest.to_owned(),
-            placement: Placement::Into,
-            overwrite: Overwrite::Different,
-        }));
+        self.say(&push(job, key, dest));
         self.next().expect("an answer to the push")
+    }
+
+    /// Says hello, and all the rest without waiting for the answer, in one piece.
+    pub(crate) fn hello_and(&mut self, auth: Auth, rest: &[Frame]) {
+        let mut bytes = Vec::new();
+        Frame::Hello(Hello { version: 1, auth, agent: "end to end test".into() }).encode(&mut bytes);
+        rest.iter().for_each(|frame| frame.encode(&mut bytes));
+        self.say_bytes(&bytes).expect("room to send");
     }
 
     /// Sends records, in as many frames as it takes.
@@ -237,6 +238,18 @@ impl Raw {
             }
         }
     }
+}
+
+/// What opens a job.
+pub(crate) fn push(job: JobId, key: &str, dest: &str) -> Frame {
+    Frame::Push(Push {
+        job,
+        key: JobKey(Digest::of(key.as_bytes())),
+        incarnation: Incarnation(1),
+        dest: dest.to_owned(),
+        placement: Placement::Into,
+        overwrite: Overwrite::Different,
+    })
 }
 
 impl Drop for Raw {
