@@ -132,7 +132,7 @@ mod tests {
     /// Two links of which one has carried 50 MiB and the other 1 MiB in each of two seconds.
     fn known() -> (Pace, Instant) {
         let (mut pace, start) = (Pace::default(), Instant::now());
-        [FAST, SLOW].map(|link| pace.add(link));
+        [FAST, SLOW].into_iter().for_each(|link| pace.add(link));
         let mut chunk = 0;
         let mut at = start;
         for tenth in 0..=20 {
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn who_is_not_known_takes_a_little() {
         let (mut pace, now) = (Pace::default(), Instant::now());
-        [FAST, SLOW].map(|link| pace.add(link));
+        [FAST, SLOW].into_iter().for_each(|link| pace.add(link));
         for chunk in 0..8 {
             assert!(pace.takes(now, SLOW, RTT, MIB, MUCH));
             pace.take(SLOW, chunk, MIB);
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn what_is_taken_again_is_under_way_once() {
         let mut pace = Pace::default();
-        [FAST, SLOW].map(|link| pace.add(link));
+        [FAST, SLOW].into_iter().for_each(|link| pace.add(link));
         pace.take(SLOW, 1, MIB);
         pace.take(FAST, 1, MIB);
         assert_eq!((pace.links[&SLOW].under_way, pace.links[&FAST].under_way), (0, MIB));
