@@ -84,7 +84,6 @@ pub struct Client {
     next_request: AtomicU64,
     /// When what is known of paths was loaded.
     began: SystemTime,
-    pub(crate) connect: Duration,
     supervisor: Mutex<Option<AbortOnDrop<()>>>,
 }
 
@@ -93,7 +92,18 @@ impl Client {
     ///
     /// # Errors
     /// Why there is none, after the first try: a command with a typing error should not wait.
-    pub async fn connect(rt: Rt, mut options: ConnectOptions) -> Result<Self, ClientError> {
+    pub async fn connect(rt: Rt, options: ConnectOptions) -> Result<Self, ClientError> {
+        let client = Self::begin(rt, options).await?;
+        client.links.connected().await?;
+        Ok(client)
+    }
+
+    /// Begins to open the first link. A job that is begun meanwhile is opened together with it, which saves a round trip; it
+    /// fails if there is no link after the first try.
+    ///
+    /// # Errors
+    /// What is wrong with the options or the state folder.
+    pub async fn begin(rt: Rt, mut options: ConnectOptions) -> Result<Self, ClientError> {
         let began = SystemTime::now();
         let (state, remember) = (options.state.clone(), options.remember_paths);
         let opened = rt.blocking(move || {
@@ -111,10 +121,7 @@ impl Client {
         let (requests, answers) = mpsc::channel(ANSWER_QUEUE);
         let session = Session::new(rt.clone(), config, requests);
         let links = Arc::new(Links::new(rt.clone(), &options, session.clone())?);
-        let connecting = rt.now();
-        links.open().await?;
-        let connect = rt.now().saturating_duration_since(connecting);
-        let supervisor = rt.spawn(links.clone().keep()).abort_on_drop();
+        let supervisor = rt.spawn(links.clone().open_and_keep()).abort_on_drop();
         Ok(Self {
             rt,
             options,
@@ -125,7 +132,6 @@ impl Client {
             next_job: AtomicU64::new(1),
             next_request: AtomicU64::new(1),
             began,
-            connect,
             supervisor: Mutex::new(Some(supervisor)),
         })
     }
@@ -171,6 +177,7 @@ impl Client {
     }
 
     async fn ask(&self, request: u64, frame: Frame) -> Result<(Vec<Entry>, u64), ClientError> {
+        self.links.connected().await?;
         let mut answers = self.answers.lock().await;
         let lost = || ClientError::new(Code::Timeout, "the link was lost");
         let link = self.session.links().first().cloned().ok_or_else(lost)?;
@@ -216,6 +223,11 @@ impl Client {
             }
         };
         self.rt.blocking(keep).await;
+    }
+
+    /// How long it took to reach the gateway.
+    pub(crate) fn connect_time(&self) -> Duration {
+        self.links.connection().map_or(Duration::ZERO, |(_, took)| took)
     }
 
     pub(crate) fn next_job(&self) -> JobId {

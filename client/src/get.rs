@@ -108,6 +108,7 @@ impl Client {
         let began = self.rt.now();
         let look = |collected: &mut Collected| {
             let reports = job.take_reports();
+            collected.connected(self.links.connection().map(|(at, _)| at));
             collected.rate(self.options.rate, self.rate());
             collected.look(self.rt.now(), began, job.progress(), &self.session.traffic(), reports);
         };
@@ -184,7 +185,7 @@ impl Client {
             links: self.link_kinds(),
             ladder: self.ladder(),
             inspected: self.is_inspected(),
-            connect: self.connect,
+            connect: self.connect_time(),
             receipt,
             reports: collected.reports,
         }

@@ -337,7 +337,7 @@ impl Unreached {
         Self { outcome, trouble: Trouble::websocket(why), error, by_gateway: false }
     }
 
-    fn refused(code: Code, message: String) -> Self {
+    pub(crate) fn refused(code: Code, message: String) -> Self {
         let error = ClientError { retryable: true, ..ClientError::new(code, message.clone()) };
         let trouble = match code {
             Code::NotFound => Trouble::Name(message.clone()),

@@ -38,9 +38,9 @@ pub struct JobReport {
     pub unchanged: u64,
     /// Entries that were refused, could not be read, or changed.
     pub failed: u64,
-    /// From the call to the end.
+    /// From the call to the end; from the first link on, if it was not there yet.
     pub elapsed: Duration,
-    /// From the call to the first byte of a chunk on a link.
+    /// From the same time to the first byte of a chunk on a link.
     pub first_byte: Option<Duration>,
     /// From the last byte to the final names.
     pub verify: Duration,
@@ -184,6 +184,11 @@ impl Collected {
         }
     }
 
+    /// The first link stands since `at`. What was done before is a part of connecting.
+    pub(crate) fn connected(&mut self, at: Option<Instant>) {
+        self.started = at.map_or(self.started, |at| self.started.max(at));
+    }
+
     /// Tells of a grant that is not what was asked for.
     pub(crate) fn rate(&mut self, asked: Option<RatePolicy>, used: Option<RatePolicy>) {
         let asked = asked.unwrap_or_default();
@@ -212,9 +217,8 @@ impl Collected {
         reports: Vec<EntryReport>,
     ) {
         self.meter.look(now, began, &progress, traffic);
-        let offset = began.saturating_duration_since(self.started);
         if let Some(first_byte) = progress.first_byte {
-            self.first_byte.get_or_insert(first_byte + offset);
+            self.first_byte.get_or_insert((began + first_byte).saturating_duration_since(self.started));
         }
         progress.first_byte = self.first_byte;
         (self.watch.progress)(&progress);

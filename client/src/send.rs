@@ -110,6 +110,7 @@ impl Client {
         let began = self.rt.now();
         let look = |collected: &mut Collected| {
             let reports = job.take_reports();
+            collected.connected(self.links.connection().map(|(at, _)| at));
             collected.rate(self.options.rate, self.rate());
             collected.look(self.rt.now(), began, job.progress(), &self.session.traffic(), reports);
         };
@@ -145,7 +146,8 @@ impl Client {
             Code::Draining | Code::Busy | Code::Timeout => error.by_peer,
             // Said by this side: the gateway was restarted under a pull. Said by the gateway: somebody else has taken
             // the job over, and to take it back would be to quarrel.
-            Code::Superseded => !error.by_peer,
+            // Unless that was the same job, opened first over a way that was given up for a faster one.
+            Code::Superseded => !error.by_peer || self.links.was_outrun(),
             _ => false,
         };
         let now = self.rt.now();
@@ -187,7 +189,7 @@ impl Client {
             links: self.link_kinds(),
             ladder: self.ladder(),
             inspected: self.is_inspected(),
-            connect: self.connect,
+            connect: self.connect_time(),
             receipt,
             reports: collected.reports,
         }

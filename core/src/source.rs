@@ -386,6 +386,16 @@ impl Source {
         !self.queued.is_empty()
     }
 
+    /// How many bytes the next chunk has that waits for a link, and about how many all of them, by the mean of the manifest.
+    /// `None`: none waits.
+    pub fn queued_bytes(&self) -> Option<(u64, u64)> {
+        let next =
+            self.queue.iter().flat_map(indexes).find(|index| self.queued.contains(ChunkIndex(*index)))?;
+        let mean = self.ledger.chunk_bytes() / u64::from(self.ledger.chunks().max(1));
+        let next = self.len(next);
+        Some((next, (u64::from(self.queued.count()) * mean).max(next)))
+    }
+
     /// Whether a sink is attached that was told all there is, and waits for nothing.
     pub fn is_idle(&self) -> bool {
         self.attached

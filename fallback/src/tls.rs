@@ -158,12 +158,19 @@ fn known(tls: &rustls::CommonState) -> (Protocol, Option<Vec<Vec<u8>>>) {
 
 /// What an inner error of TLS says is for people; whether it is one is for programs.
 fn failed(error: io::Error) -> LinkError {
-    use rustls::{AlertDescription, Error};
+    use rustls::{AlertDescription, Error, PeerIncompatible};
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(
             tls @ (Error::AlertReceived(AlertDescription::NoApplicationProtocol)
             | Error::NoApplicationProtocol),
         ) => LinkError::NoProtocol(tls.to_string()),
+        Some(
+            tls @ (Error::AlertReceived(AlertDescription::ProtocolVersion)
+            | Error::PeerIncompatible(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig)
+            | Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)),
+        ) => LinkError::Handshake(format!(
+            "the other end, or whoever looks into TLS on the way to it, speaks no TLS 1.3: {tls}"
+        )),
         Some(tls) => LinkError::Handshake(tls.to_string()),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             LinkError::Handshake("the other end closed the connection during the TLS handshake".to_owned())

@@ -40,7 +40,7 @@ pub use job::{EntryReport, JobError};
 pub use link::{LinkHandle, ReadError, read_frame};
 pub use meter::{Kpis, Meter, Rtts, Side};
 pub use progress::{Binding, Progress};
-pub use session::{Request, Session, SessionConfig};
+pub use session::{Begun, Request, Session, SessionConfig};
 pub use sink_job::{Planner, SinkConfig, SinkJob, SinkOutcome};
 pub use source_job::{SourceConfig, SourceJob, SourceOutcome};
 pub use traffic::Traffic;

@@ -21,6 +21,10 @@ use crate::source_job::SourceJob;
 use crate::traffic::Traffic;
 use crate::waiting::{GivenUp, Waiting};
 
+mod begun;
+
+pub use begun::Begun;
+
 /// What bounds a session.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionConfig {
@@ -128,6 +132,14 @@ impl Job {
         }
     }
 
+    /// The link, which is about to be lost, was never one: if the job is controlled over it, that does not count.
+    fn attached_in_vain(&self, link: LinkId) {
+        match self {
+            Job::Source(job) => job.attached_in_vain(link),
+            Job::Sink(job) => job.attached_in_vain(link),
+        }
+    }
+
     fn link_silent(&self, link: LinkId) {
         match self {
             Job::Source(job) => job.link_silent(link),
@@ -220,6 +232,15 @@ impl Session {
         recv: Box<dyn ControlRecv>,
         decoder: FrameDecoder,
     ) -> Result<LinkHandle, JobError> {
+        Ok(self.begin(link, send)?.agreed(recv, decoder))
+    }
+
+    /// Adds a link whose opening has not been agreed on: jobs are opened over it, and what comes back waits until it
+    /// [is agreed](Begun::agreed) on. So the opening of a job travels with that of the link.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn begin(&self, link: Arc<dyn Link>, send: Box<dyn ControlSend>) -> Result<Begun, JobError> {
         let (handle, queue) = {
             let mut state = self.lock();
             state.attached += 1;
@@ -246,23 +267,9 @@ impl Session {
         if let Some(asked) = self.0.config.rate {
             handle.link().set_rate(asked.as_fair());
         }
-        let rt = &self.0.rt;
-        let writer = rt.spawn(write_control(handle.link().clone(), send, queue)).abort_on_drop();
-        let chunks = rt.spawn(self.clone().accept_chunks(handle.clone())).abort_on_drop();
-        let silence = rt.spawn(self.clone().watch_silence(handle.clone())).abort_on_drop();
-        let session = self.clone();
-        let pumped = handle.clone();
-        rt.spawn(async move {
-            let end = session.read_control(&pumped, recv, decoder).await;
-            drop((chunks, silence));
-            session.detach(&pumped, end);
-            let rt = session.0.rt.clone();
-            drop((session, pumped));
-            // It ends by itself when the last handle is gone; whoever still has one shall not keep it.
-            let _ = rt.timeout(Duration::from_secs(1), writer).await;
-        });
+        let writer = self.0.rt.spawn(write_control(handle.link().clone(), send, queue)).abort_on_drop();
         self.0.links_changed.notify_waiters();
-        Ok(handle)
+        Ok(Begun { session: self.clone(), link: handle, writer: Some(writer) })
     }
 
     /// Waits until the session is closed.
@@ -494,6 +501,11 @@ impl Session {
     /// A link is gone: its jobs hear of it, and those that were controlled over it move to another one.
     fn detach(&self, link: &LinkHandle, End { why, by_peer }: End) {
         tracing::debug!(link = %link.id(), why, "link lost");
+        self.forget(link, by_peer, |_| {});
+    }
+
+    /// The same; `before` sees each job first.
+    fn forget(&self, link: &LinkHandle, by_peer: bool, before: impl Fn(&Job)) {
         {
             let mut state = self.lock();
             if state.has(link) {
@@ -503,6 +515,7 @@ impl Session {
                 state.carried.add_gone(&link.link().stats());
             }
             for job in state.jobs.values() {
+                before(job);
                 job.link_lost(link.id());
             }
             state.spread();

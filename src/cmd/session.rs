@@ -90,7 +90,7 @@ pub(super) fn transfer(
             let mut client = None;
             let result = tokio::select! {
                 result = async {
-                    let client = client.insert(Client::connect(Rt::tokio(), options).await?);
+                    let client = client.insert(Client::begin(Rt::tokio(), options).await?);
                     job(client, reporter.watch()).await
                 } => result.map_err(Failure::from),
                 exit = signalled() => {

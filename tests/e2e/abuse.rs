@@ -12,7 +12,7 @@ use metra_core::wire::{Auth, ChunkHeader, Frame, Hello, ManifestEnd, varint};
 use metra_transport::LinkError;
 
 use crate::harness::data::{self, KIB, MIB};
-use crate::harness::raw::{Manifest, Raw};
+use crate::harness::raw::{Manifest, Raw, push};
 use crate::harness::{Bed, Gateway, PATIENCE};
 
 tests![
@@ -23,6 +23,7 @@ tests![
     frames_that_are_not_a_clients,
     an_unknown_version,
     wrong_credentials,
+    what_is_said_behind_hello,
     silence,
     unknown_frames_are_passed_over,
     a_manifest_of_too_many_chunks,
@@ -243,6 +244,36 @@ fn wrong_credentials(bed: &Bed) {
         assert_eq!(Raw::connect(gateway).hello(Auth::Ticket(ticket)), Err(Code::Unauthenticated));
         let again = Raw::connect(gateway).hello(Auth::Ticket(welcome.ticket)).unwrap();
         assert_eq!(again.user, "alice");
+    });
+}
+
+/// It counts once the welcome is given, and not at all where that is not.
+fn what_is_said_behind_hello(bed: &Bed) {
+    let config = format!(
+        "anonymous = \"loopback\"\n[users.alice]\ntoken_hash = \"blake3:{}\"\n",
+        Digest::of(b"the-right-token-of-alice")
+    );
+    beside(bed, &config, |gateway| {
+        let manifest = Manifest::default().file("file", b"content");
+        let records = Frame::Records { job: JOB, first: 0, records: manifest.records.clone() };
+        let remove = Frame::Remove { request: 1, path: "precious".into(), recursive: true };
+        std::fs::write(gateway.at("precious"), b"kept").unwrap();
+        let rest = [push(JOB, "afterwards", "afterwards"), records, remove];
+        let mut refused = Raw::connect(gateway);
+        refused.hello_and(Auth::Bearer("the-wrong-token-of-alice".into()), &rest);
+        assert_eq!(refused.ending(), Code::Unauthenticated);
+        // Whatever it would have begun, it would have begun by now.
+        let mut other = Raw::welcomed(gateway);
+        is_alive(&mut other);
+        assert!(gateway.at("precious").exists());
+        assert!(!gateway.log().contains("afterwards"), "{}", gateway.log());
+
+        let mut raw = Raw::connect(gateway);
+        raw.hello_and(Auth::Bearer("the-right-token-of-alice".into()), &rest[..2]);
+        assert!(matches!(raw.next(), Ok(Frame::Welcome(welcome)) if welcome.user == "alice"));
+        assert!(matches!(raw.next(), Ok(Frame::Ready { job: JOB, from_record: 0 })));
+        wait_for_want(&mut raw);
+        assert!(gateway.log().contains("afterwards"), "{}", gateway.log());
     });
 }
 

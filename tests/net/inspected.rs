@@ -8,7 +8,7 @@ use crate::harness::data::MIB;
 use crate::harness::office::{File, Office, PORT, text};
 use crate::harness::proxies::{Auth, Proxy};
 use crate::harness::squid::{DIVERTED, Squid};
-use crate::harness::{Bed, wait_until};
+use crate::harness::{Bed, Run, wait_until};
 
 tests![
     its_authority_is_trusted,
@@ -17,6 +17,7 @@ tests![
     its_authority_is_not_known,
     the_gateway_is_pinned,
     websockets_do_not_pass,
+    it_knows_no_tls_1_3,
     without_a_proxy_that_one_knows,
     nobody_looks,
 ];
@@ -127,6 +128,26 @@ fn websockets_do_not_pass(bed: &Bed) {
     assert!([5, 6, 10].contains(&done.code()), "{done}");
     assert!(done.elapsed < Duration::from_secs(6), "{done}");
     assert!(done.stderr.contains("WebSocket") || done.text().contains("WebSocket"), "{done}");
+}
+
+fn it_knows_no_tls_1_3(bed: &Bed) {
+    let office = Office::new(bed);
+    let own = Authority::new(bed, "office");
+    let squid = Squid::new(bed, Auth::Anyone, PORT).inspecting(&own, &office.authority.cert);
+    let proxy = squid.without_tls13().start();
+    bed.firewall().only_proxy(&bed.proxy);
+    let file = File::noise(bed, "file", MIB);
+    let with = |run: Run| run.args(["--proxy", &proxy.url(), "--ca", text(&own.cert)]);
+    let done = office.run(with(office.impatient("send")).arg(&file.path).arg(office.url("file")));
+    assert!([5, 6].contains(&done.code()) && done.elapsed < Duration::from_secs(6), "{done}");
+    assert!(done.stderr.contains("no TLS 1.3") || done.text().contains("no TLS 1.3"), "{done}");
+    let doctor = office.run(with(office.client("doctor", "doctor")).arg(office.url(""))).expect(5);
+    for rung in ["tls", "ws"] {
+        let found = doctor.events.iter().find(|event| event["event"] == "finding" && event["rung"] == rung);
+        let found = found.unwrap_or_else(|| panic!("nothing is said of {rung}\n{doctor}"));
+        let words = found["administrator"].as_str().unwrap_or_default();
+        assert!(found["name"] == "tls" && words.contains("exempt"), "{doctor}");
+    }
 }
 
 fn without_a_proxy_that_one_knows(bed: &Bed) {

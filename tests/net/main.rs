@@ -31,17 +31,23 @@ macro_rules! tests {
 
 mod blocked;
 mod changing;
+mod diagnosed;
 mod dialled;
 mod harness;
 mod inspected;
+mod ipv6;
 mod parts;
 mod proxied;
 mod resolved;
+mod several;
 mod tunnelled;
 
 fn main() -> ExitCode {
     let cases = [
         changing::tests(),
+        several::tests(),
+        diagnosed::tests(),
+        ipv6::tests(),
         blocked::tests(),
         proxied::tests(),
         tunnelled::tests(),

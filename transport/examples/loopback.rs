@@ -180,6 +180,7 @@ async fn receive(options: &Options) -> Result<()> {
 
     let accepted = server.accept().await.ok_or("closed")?.accept().await?;
     let link = accepted.into_link().ok_or("not MTP")?;
+    link.trust();
     let cpu = cpu_seconds()?;
     let (mut send, mut recv) = link.control().await?;
     let announced = recv.recv().await?.ok_or("no announcement")?;

@@ -24,8 +24,11 @@ const FAST: f64 = 125e6;
 const LOOK: Duration = Duration::from_millis(250);
 /// How long a gateway that allows no more links is not asked again.
 const LIMITED: Duration = Duration::from_secs(60);
-/// What is moved between two looks, if something is moved. Bytes.
-const BUSY: u64 = 256 * 1024;
+/// What is moved between two looks, if something is moved: more than what shows that a link lives. Bytes; the slowest paths need
+/// it most.
+const BUSY: u64 = 16 * 1024;
+/// A connection that loses a packet may stand still for so long and is at work all the same.
+const STUTTER: Duration = Duration::from_secs(1);
 
 impl Links {
     pub(super) fn want(&self, links: usize) {
@@ -47,7 +50,7 @@ impl Links {
                 continue;
             }
             let (mut gain, mut asked) = (Gain::new(self.rt.now(), fewest, self.links_max), self.wanted());
-            let mut before = self.moved();
+            let (mut before, mut at_work) = (self.moved(), None);
             loop {
                 self.rt.sleep(LOOK).await;
                 let live = self.session.live_links();
@@ -59,10 +62,13 @@ impl Links {
                     self.rt.sleep(LIMITED).await;
                     break;
                 }
-                let moved = self.moved();
-                let is_moving = moved > before + BUSY;
+                let (now, moved) = (self.rt.now(), self.moved());
+                if moved > before + BUSY {
+                    at_work = Some(now);
+                }
                 before = moved;
-                gain.look(self.rt.now(), moved, is_moving && live.len() == asked);
+                let is_moving = at_work.is_some_and(|at| now.saturating_duration_since(at) < STUTTER);
+                gain.look(now, moved, is_moving && live.len() == asked);
                 if gain.links() != asked {
                     asked = gain.links();
                     self.want(asked);

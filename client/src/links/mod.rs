@@ -12,7 +12,7 @@ mod climb;
 mod race;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +20,7 @@ use metra_core::code::Code;
 use metra_core::wire::{FrameDecoder, Welcome};
 use metra_fallback::ladder::{Outcome, Place, Rung, Tried};
 use metra_fallback::link::StreamLink;
-use metra_session::{LinkHandle, Session};
+use metra_session::{Begun, LinkHandle, Session};
 use metra_transport::{ControlRecv, ControlSend, Link, LinkId, Rt};
 use tokio::sync::Notify;
 
@@ -52,6 +52,10 @@ pub(crate) struct Links {
     wanted: AtomicUsize,
     wanted_changed: Notify,
     links_max: usize,
+    /// No link has said hello yet, or the one that has came to nothing.
+    is_first: AtomicBool,
+    /// The first link stands.
+    connected: Notify,
 }
 
 #[derive(Default)]
@@ -69,6 +73,10 @@ struct State {
     /// What came of each rung, the last time it was of interest.
     tried: BTreeMap<Rung, Tried>,
     place: Option<Option<Place>>,
+    /// When the first link stood, and how long that took.
+    connected: Option<(Instant, Duration)>,
+    /// Jobs were opened over a link that another one was faster than.
+    was_outrun: bool,
 }
 
 /// A link that is welcome, and not yet part of the session.
@@ -76,9 +84,16 @@ struct Greeted {
     rung: Rung,
     reached: Reached,
     welcome: Welcome,
-    send: Box<dyn ControlSend>,
+    half: Half,
     recv: Box<dyn ControlRecv>,
     decoder: FrameDecoder,
+}
+
+/// Who has the sending half of a link's control stream.
+enum Half {
+    Ours(Box<dyn ControlSend>),
+    /// Jobs are being opened over it.
+    Begun(Begun),
 }
 
 impl Links {
@@ -99,6 +114,8 @@ impl Links {
             wanted_changed: Notify::new(),
             // A rate is shared by a number of links that is known.
             links_max: if options.rate.is_some() { 0 } else { options.links_max },
+            is_first: AtomicBool::new(true),
+            connected: Notify::new(),
         })
     }
 
@@ -126,7 +143,7 @@ impl Links {
 
     /// Makes a link part of the session.
     fn attach(&self, greeted: Greeted) -> Result<(), ClientError> {
-        let Greeted { rung, reached, welcome, send, recv, decoder } = greeted;
+        let Greeted { rung, reached, welcome, half, recv, decoder } = greeted;
         {
             let mut state = self.lock();
             state.ticket = Some(welcome.ticket);
@@ -139,7 +156,10 @@ impl Links {
         let silent = self.silent_links();
         let kind = reached.link.kind();
         tracing::debug!(%rung, link = %reached.link.id(), "a link joins");
-        self.session.attach(reached.link, send, recv, decoder)?;
+        match half {
+            Half::Ours(send) => self.session.attach(reached.link, send, recv, decoder)?,
+            Half::Begun(begun) => begun.agreed(recv, decoder),
+        };
         // What works while they do not shows that it is not the whole network. What they were given to send would only be in the
         // way when they are heard again.
         for link in silent.iter().filter(|_| self.via.len() > 1) {
@@ -206,6 +226,52 @@ impl Links {
         }
     }
 
+    /// Opens the first link, without a second try, and keeps links open from then on.
+    pub(crate) async fn open_and_keep(self: Arc<Self>) {
+        let began = self.rt.now();
+        if let Err(error) = self.open().await {
+            self.give_up(error);
+            return;
+        }
+        let now = self.rt.now();
+        self.lock().connected = Some((now, now.saturating_duration_since(began)));
+        self.connected.notify_waiters();
+        self.keep().await;
+    }
+
+    /// Waits for the first link.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn connected(&self) -> Result<(), ClientError> {
+        loop {
+            let connected = self.connected.notified();
+            if self.connection().is_some() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = connected => {}
+                error = self.given_up() => return Err(error),
+            }
+        }
+    }
+
+    /// When the first link stood, and how long that took.
+    pub(crate) fn connection(&self) -> Option<(Instant, Duration)> {
+        self.lock().connected
+    }
+
+    /// Whether a job may have been opened over a link that then came to nothing, since the last call: what the gateway makes
+    /// of that may come late, and seem to be somebody else's.
+    pub(crate) fn was_outrun(&self) -> bool {
+        std::mem::take(&mut self.lock().was_outrun)
+    }
+
+    fn give_up(&self, error: ClientError) {
+        self.lock().given_up = Some(error);
+        self.failed.notify_waiters();
+    }
+
     async fn hold(&self) {
         let mut pause = PAUSE.0;
         let mut opened_at = self.rt.now();
@@ -255,9 +321,8 @@ impl Links {
             }
             failing_since.get_or_insert(self.rt.now());
             if self.session.links().is_empty() && (self.is_over(failing_since) || !error.retryable) {
-                self.lock().given_up = Some(error.clone());
-                self.session.cancel_jobs(error.code, &error.message);
-                self.failed.notify_waiters();
+                // Its jobs hear of it from whoever runs them, who knows more than a code.
+                self.give_up(error);
                 return;
             }
             if open > 0 {

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use metra_core::code::Code;
-use metra_core::wire::{Auth, Frame, FrameDecoder, Hello};
+use metra_core::wire::{Auth, Frame, FrameDecoder, Hello, Welcome};
 use metra_fallback::ladder::{Outcome, Race, Rung, Step, Tried};
 use metra_session::read_frame;
-use metra_transport::Link;
+use metra_transport::{ControlRecv, Link};
 
-use super::{Greeted, Links};
+use super::{Greeted, Half, Links};
 use crate::error::ClientError;
 use crate::reach::{Reached, Unreached};
 
@@ -53,6 +54,10 @@ impl Links {
                 None if self.rt.now() >= deadline => break Err(self.unreached(errors)),
                 None => {}
                 Some((rung, Ok(greeted))) => {
+                    let is_begun = matches!(greeted.half, Half::Begun(_));
+                    if self.connection().is_none() && !is_begun && !self.is_first.load(Ordering::Relaxed) {
+                        self.lock().was_outrun = true;
+                    }
                     let attached = self.attach(greeted);
                     if attached.is_ok() {
                         race.won(self.rt.now(), rung);
@@ -145,18 +150,42 @@ impl Links {
         hello.encode(&mut bytes);
         let (mut send, mut recv) = link.control().await.map_err(lost)?;
         send.send(bytes.into()).await.map_err(lost)?;
+        // A gateway acts on what follows only if it agrees: no round trip is spent on waiting for that. Over one link only, or
+        // the same job would be opened in several sessions.
+        let is_first = self.is_first.swap(false, Ordering::Relaxed);
+        let half = if is_first {
+            Half::Begun(
+                self.session.begin(link.clone(), send).map_err(|e| Unreached::refused(e.code, e.reason))?,
+            )
+        } else {
+            Half::Ours(send)
+        };
+        let welcomed = self.welcomed(&link, &mut recv).await;
+        if is_first && welcomed.is_err() {
+            self.is_first.store(true, Ordering::Relaxed);
+        }
+        let (welcome, decoder) = welcomed?;
+        Ok(Greeted { rung, reached, welcome, half, recv, decoder })
+    }
+
+    /// What the gateway says to that.
+    async fn welcomed(
+        &self,
+        link: &Arc<dyn Link>,
+        recv: &mut Box<dyn ControlRecv>,
+    ) -> Result<(Welcome, FrameDecoder), Unreached> {
         let mut decoder = FrameDecoder::new();
-        let frame = match read_frame(&mut recv, &mut decoder).await {
+        let frame = match read_frame(recv, &mut decoder).await {
             Ok(frame) => frame,
             // The stream breaks with the link; why the link is closed says more.
-            Err(_) => return Err(self.refused(&link).await),
+            Err(_) => return Err(self.refused(link).await),
         };
         match frame {
-            Some(Frame::Welcome(welcome)) => Ok(Greeted { rung, reached, welcome, send, recv, decoder }),
+            Some(Frame::Welcome(welcome)) => Ok((welcome, decoder)),
             Some(Frame::Close { code, reason }) => {
                 Err(Unreached::by_gateway(ClientError::new(code, format!("the gateway says: {reason}"))))
             }
-            None => Err(self.refused(&link).await),
+            None => Err(self.refused(link).await),
             Some(_) => {
                 let message = "the gateway did not answer with Welcome";
                 Err(Unreached::by_gateway(ClientError::new(Code::Protocol, message)))

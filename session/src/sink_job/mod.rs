@@ -149,6 +149,8 @@ struct State {
     planning: bool,
     copying: bool,
     attachments: u32,
+    /// Of these, to links that were not agreed on.
+    in_vain: u32,
     entries: u64,
     files: Files,
 }
@@ -205,6 +207,7 @@ impl SinkJob {
             planning: false,
             copying: false,
             attachments: 0,
+            in_vain: 0,
             entries: 0,
             files: Files::default(),
         };
@@ -316,7 +319,8 @@ impl SinkJob {
 
     /// How often the job was attached to a control link.
     pub fn attachments(&self) -> u32 {
-        self.lock().attachments
+        let state = self.lock();
+        state.attachments - state.in_vain
     }
 
     /// Changes how much may be asked for ahead, as the number of jobs that share the memory changes.
@@ -375,6 +379,15 @@ impl SinkJob {
         self.lock().control.as_ref().map(LinkHandle::id)
     }
 
+    /// The job may be controlled over a link that was not agreed on, and is about to be lost: that does not count.
+    pub(crate) fn attached_in_vain(&self, link: LinkId) {
+        let mut state = self.lock();
+        if state.control.as_ref().is_some_and(|c| c.id() == link) {
+            state.in_vain += 1;
+        }
+    }
+
+    /// A link is gone.
     pub(crate) fn link_lost(&self, link: LinkId) {
         let mut state = self.lock();
         state.links.retain(|l| l.id() != link);

@@ -2,9 +2,10 @@
 //!
 //! Tasks: the *reader* ([`read`]) steps the disk as long as the sink keeps up; the *outbox* ([`outbox`]) writes control
 //! frames; each link has a few *senders* ([`send`]), which take the next wanted chunk when their link has room, so that
-//! a faster link takes more. Frames of the sink change the state at once and wake them.
+//! a faster link takes more ([`pace`]: and a slow one not too much). Frames of the sink change the state at once and wake them.
 
 mod outbox;
+mod pace;
 mod read;
 mod send;
 
@@ -23,6 +24,7 @@ use metra_store::source::{Loader, LocalFile, Reader};
 use metra_transport::{LinkId, Rt};
 use tokio::sync::Notify;
 
+use self::pace::Pace;
 use self::read::Ring;
 use crate::allowance::Allowance;
 use crate::budget::{Budget, Reservation};
@@ -117,6 +119,7 @@ struct State {
     links: HashSet<LinkId>,
     /// Tasks that send over each link; some may still be busy with one that they have left.
     senders: HashMap<LinkId, usize>,
+    pace: Pace,
     /// Sent first on a new control link: opens the job at the gateway, or answers that.
     open: Frame,
     greet: bool,
@@ -148,6 +151,8 @@ struct State {
     last_byte: Option<Instant>,
     finished_at: Option<Instant>,
     attachments: u32,
+    /// Of these, to links that were not agreed on.
+    in_vain: u32,
 }
 
 impl SourceJob {
@@ -167,6 +172,7 @@ impl SourceJob {
             control: None,
             links: HashSet::new(),
             senders: HashMap::new(),
+            pace: Pace::default(),
             open,
             greet: false,
             queued: None,
@@ -191,6 +197,7 @@ impl SourceJob {
             last_byte: None,
             finished_at: None,
             attachments: 0,
+            in_vain: 0,
         };
         Arc::new(Self {
             id,
@@ -396,7 +403,8 @@ impl SourceJob {
 
     /// How often the job was attached to a control link.
     pub fn attachments(&self) -> u32 {
-        self.lock().attachments
+        let state = self.lock();
+        state.attachments - state.in_vain
     }
 
     /// A link has joined the session: chunks may go out on it.
@@ -405,6 +413,7 @@ impl SourceJob {
         if !state.links.insert(link.id()) {
             return;
         }
+        state.pace.add(link.id());
         let there = state.senders.insert(link.id(), self.config.senders).unwrap_or(0);
         drop(state);
         for _ in there..self.config.senders {
@@ -419,12 +428,13 @@ impl SourceJob {
         // Nobody moves the control from a link that works.
         if let Some(before) = state.control.replace(link.clone()).filter(|before| before.id() != link.id()) {
             state.links.remove(&before.id());
+            state.pace.remove(before.id());
             state.source.link_lost(before.id().0);
         }
         state.greet = true;
         state.receipt_sent = false;
         state.fail_sent = false;
-        if state.attachments == 0 {
+        if state.attachments == state.in_vain {
             state.source.begin();
         }
         state.attachments += 1;
@@ -441,6 +451,14 @@ impl SourceJob {
         self.lock().control.as_ref().map(LinkHandle::id)
     }
 
+    /// The job may be controlled over a link that was not agreed on, and is about to be lost: that does not count.
+    pub(crate) fn attached_in_vain(&self, link: LinkId) {
+        let mut state = self.lock();
+        if state.control.as_ref().is_some_and(|c| c.id() == link) {
+            state.in_vain += 1;
+        }
+    }
+
     /// A link is gone.
     pub(crate) fn link_lost(&self, link: LinkId) {
         let mut state = self.lock();
@@ -449,6 +467,7 @@ impl SourceJob {
             state.control = None;
             state.source.detach();
         }
+        state.pace.remove(link);
         state.source.link_lost(link.0);
         drop(state);
         self.out.notify_waiters();
@@ -468,6 +487,7 @@ impl SourceJob {
             state.control = None;
             state.source.detach();
         }
+        state.pace.remove(link);
         state.source.link_lost(link.0);
         drop(state);
         self.out.notify_waiters();
@@ -488,15 +508,20 @@ impl SourceJob {
             }
             Frame::Want { ranges, .. } => {
                 let result = state.source.want(&ranges).map_err(refused);
+                if result.is_ok() {
+                    // What is asked for again has been given up where it was.
+                    ranges.iter().flat_map(|r| r.indexes()).for_each(|chunk| state.pace.give_up(chunk));
+                }
                 let rtt = state.control.as_ref().map_or(Duration::ZERO, |link| link.link().rtt());
                 let asked = state.source.progress().resolved;
                 state.lookahead.asked(self.rt.now(), asked, rtt);
                 result
             }
-            Frame::Have { ranges, .. } => state.confirmed(&ranges, false).map_err(refused),
-            Frame::Durable { ranges, .. } => state.confirmed(&ranges, true).map_err(refused),
+            Frame::Have { ranges, .. } => state.confirmed(self.rt.now(), &ranges, false).map_err(refused),
+            Frame::Durable { ranges, .. } => state.confirmed(self.rt.now(), &ranges, true).map_err(refused),
             Frame::Damaged { chunk, .. } => {
                 state.suspect.insert(chunk.0);
+                state.pace.give_up(chunk.0);
                 state.source.damaged(chunk).map_err(refused)
             }
             Frame::EntryStatus(EntryStatus { entry, path, code, reason, .. }) => {
@@ -558,7 +583,7 @@ fn refused(error: SourceError) -> JobError {
 }
 
 impl State {
-    fn confirmed(&mut self, ranges: &[IndexRange], durable: bool) -> Result<(), SourceError> {
+    fn confirmed(&mut self, now: Instant, ranges: &[IndexRange], durable: bool) -> Result<(), SourceError> {
         if durable {
             self.source.durable(ranges)?;
         } else {
@@ -566,6 +591,7 @@ impl State {
         }
         for chunk in ranges.iter().flat_map(|r| r.indexes()) {
             self.ring.remove(chunk);
+            self.pace.arrive(now, chunk);
         }
         self.ring.shrink(usize::MAX);
         Ok(())

@@ -1,6 +1,7 @@
 //! Senders: wanted chunks onto links.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use metra_core::code::Code;
@@ -15,20 +16,29 @@ use super::{SourceJob, State, refused};
 use crate::job::EntryReport;
 use crate::link::LinkHandle;
 
+/// How soon a link looks again that has left a chunk to others.
+const LEFT: Duration = Duration::from_millis(50);
+
 impl SourceJob {
     /// A sender task of one link.
     pub(super) async fn send_chunks(self: Arc<Self>, link: LinkHandle) {
         loop {
             let send = self.send.notified();
-            let next = {
+            let (leaves, next) = {
                 let mut state = self.lock();
                 if !state.links.contains(&link.id()) || state.failed.is_some() || state.ended {
                     return state.sender_ends(link.id());
                 }
-                state.source.next_chunk(link.id().0)
+                let leaves = !state.takes_next(self.rt.now(), &link);
+                (leaves, if leaves { None } else { state.next_chunk(link.id()) })
             };
             let Some(sending) = next else {
-                send.await;
+                if leaves {
+                    // Whom it is left to may be slower than it was.
+                    let _ = self.rt.timeout(LEFT, send).await;
+                } else {
+                    send.await;
+                }
                 continue;
             };
             let data = match self.data_of(sending.chunk, &sending.info).await {
@@ -82,9 +92,11 @@ impl SourceJob {
             // Not wanted: the sink has it from elsewhere, and says so, or will ask again.
             Err(LinkError::StreamStopped(Code::Cancelled)) => {
                 state.source.not_wanted(sending);
+                state.pace.give_up(sending.chunk.0);
                 true
             }
             Err(error) if error.is_stream() => {
+                state.pace.give_up(sending.chunk.0);
                 let refusal = state.source.refused(sending).map_err(refused);
                 drop(state);
                 if let Err(error) = refusal {
@@ -94,6 +106,7 @@ impl SourceJob {
             }
             Err(error) => {
                 state.source.send_failed(sending);
+                state.pace.give_up(sending.chunk.0);
                 drop(state);
                 if let Some(allowance) = &self.config.allowance {
                     allowance.put_back(u64::from(sending.info.len));
@@ -145,6 +158,7 @@ impl SourceJob {
         tracing::warn!(job = self.id.0, chunk = chunk.0, reason, "a chunk cannot be loaded again");
         let mut state = self.lock();
         state.source.gone(sending);
+        state.pace.give_up(chunk.0);
         state.gone.insert(chunk.0);
         let entries: Vec<Segment> = state.source.ledger().segments(chunk).collect();
         for Segment { entry, .. } in entries {
@@ -159,6 +173,24 @@ impl SourceJob {
 }
 
 impl State {
+    /// Whether the link shall take the next chunk, if there is one.
+    fn takes_next(&self, now: Instant, link: &LinkHandle) -> bool {
+        if self.links.len() < 2 {
+            return true;
+        }
+        let Some((next, queued)) = self.source.queued_bytes() else { return true };
+        let progress = self.source.progress();
+        // What the sink has not asked for yet it will ask for, as a rule.
+        let left = queued + progress.announced - progress.resolved;
+        self.pace.takes(now, link.id(), link.link().rtt(), next, left)
+    }
+
+    fn next_chunk(&mut self, link: LinkId) -> Option<Sending> {
+        let sending = self.source.next_chunk(link.0)?;
+        self.pace.take(link, sending.chunk.0, sending.info.len.into());
+        Some(sending)
+    }
+
     /// A sender of a link ends. Counted under the lock under which it has decided to: a link that comes back has as many
     /// as one that is new.
     fn sender_ends(&mut self, link: LinkId) {

@@ -47,6 +47,8 @@ pub(crate) struct Path {
     pub(crate) latency: Duration,
     /// Bytes a second and stream; 0 means no limit.
     pub(crate) rate: u64,
+    /// One chunk after the other: the rate is that of all of one direction.
+    pub(crate) in_line: bool,
     pub(crate) faults: Faults,
     /// Pieces of control streams that wait before a sender of them waits.
     pub(crate) control_room: usize,
@@ -55,7 +57,7 @@ pub(crate) struct Path {
 impl Default for Path {
     fn default() -> Self {
         let latency = Duration::from_millis(20);
-        Self { latency, rate: 0, faults: Arc::new(|_, _| Fault::None), control_room: 64 }
+        Self { latency, rate: 0, in_line: false, faults: Arc::new(|_, _| Fault::None), control_room: 64 }
     }
 }
 
@@ -66,6 +68,11 @@ impl Path {
 
     pub(crate) fn slow(rate: u64) -> Self {
         Self { rate, ..Self::default() }
+    }
+
+    /// Chunks go one after the other, so many bytes a second.
+    pub(crate) fn line(rate: u64) -> Self {
+        Self { rate, in_line: true, ..Self::default() }
     }
 }
 
@@ -95,6 +102,7 @@ pub(crate) struct Cable {
     /// Every chunk that was sent, in order.
     pub(crate) sent: Mutex<Vec<ChunkHeader>>,
     rates: Mutex<[Vec<RatePolicy>; 2]>,
+    lines: [tokio::sync::Mutex<()>; 2],
     ends: Mutex<Vec<Weak<FakeLink>>>,
 }
 
@@ -213,6 +221,7 @@ pub(crate) fn connect(path: Path) -> (Arc<FakeLink>, Arc<FakeLink>, Arc<Cable>) 
         wire: Default::default(),
         sent: Mutex::default(),
         rates: Mutex::default(),
+        lines: Default::default(),
         ends: Mutex::default(),
     });
     let (control_a, control_b) = (mpsc::channel(path.control_room), mpsc::channel(path.control_room));
@@ -353,6 +362,8 @@ impl FakeLink {
             return Err(self.cable.ended(self.side).await);
         }
         let mut sent = 0;
+        let _turn =
+            if self.cable.path.in_line { Some(self.cable.lines[self.side].lock().await) } else { None };
         for piece in bytes.chunks(PIECE.0) {
             if let Fault::Reset(after) = fault
                 && sent >= after

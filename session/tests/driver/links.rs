@@ -68,6 +68,40 @@ async fn a_pull_goes_on_wherever_its_link_is_cut() {
     }
 }
 
+/// How long a job takes over a link that carries 64 MiB a second, and another one of so many bytes a second.
+async fn takes(push: bool, other: Option<u64>) -> (Duration, usize) {
+    let mut rig = Rig::new();
+    rig.ask_for_more();
+    rig.link(Path::line(64 * MIB)).await;
+    let slow = match other {
+        Some(rate) => Some(rig.link(Path::line(rate)).await),
+        None => None,
+    };
+    let start = tokio::time::Instant::now();
+    let (spec, landing) = (random(640 * MIB), Arc::new(NullLanding::default()));
+    let bytes = if push {
+        ends(rig.push(&spec, landing).run()).await.unwrap().finished.bytes
+    } else {
+        ends(rig.pull(&spec, landing).run()).await.unwrap().0.finished.bytes
+    };
+    assert_eq!(bytes, 640 * MIB);
+    (start.elapsed(), slow.map_or(0, |cable| cable.chunks()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_chunks_do_not_wait_for_a_slow_link() {
+    for push in [true, false] {
+        let (alone, _) = takes(push, None).await;
+        for rate in [2 * MIB, 16 * MIB] {
+            let (both, chunks) = takes(push, Some(rate)).await;
+            assert!(both < alone, "{both:?} with {rate}, {alone:?} without, push: {push}");
+            // What the other one adds, if that is worth something.
+            assert!(rate < 16 * MIB || both < alone * 9 / 10, "{both:?}, {alone:?}");
+            assert!(chunks >= 4, "{chunks} of {rate}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_of_two_links_is_lost() {
     for (lost, control) in [(0, true), (1, false)] {

@@ -41,6 +41,7 @@ pub(crate) struct Serving {
     pub(crate) ended: Mutex<Vec<Result<Finished, JobError>>>,
     /// How long it takes to open a push.
     pub(crate) opening: Mutex<Duration>,
+    credit: Mutex<CreditLimits>,
 }
 
 impl Rig {
@@ -71,6 +72,7 @@ impl Rig {
                 sources: Mutex::default(),
                 ended: Mutex::default(),
                 opening: Mutex::default(),
+                credit: Mutex::new(credit),
             }),
             jobs: Mutex::new(0),
         };
@@ -134,6 +136,13 @@ impl Rig {
     /// From now on the gateway takes its time to open a push.
     pub(crate) fn opens_in(&self, opening: Duration) {
         *self.serving.opening.lock().unwrap() = opening;
+    }
+
+    /// Both sides ask for as much ahead as they do outside of tests.
+    pub(crate) fn ask_for_more(&mut self) {
+        let credit = SinkConfig::default().credit;
+        self.sink.credit = credit;
+        *self.serving.credit.lock().unwrap() = credit;
     }
 
     /// The newest sink at the gateway.
@@ -236,10 +245,7 @@ async fn serve(at: At, mut queue: mpsc::Receiver<Request>) {
 impl At {
     fn take(&self, push: Push, link: metra_session::LinkHandle) {
         let landing = self.serving.landing.lock().unwrap().clone().unwrap();
-        let config = SinkConfig {
-            credit: CreditLimits { floor: 4 << 20, ceiling: 16 << 20 },
-            ..SinkConfig::default()
-        };
+        let config = SinkConfig { credit: *self.serving.credit.lock().unwrap(), ..SinkConfig::default() };
         let (job, planner) =
             SinkJob::new(self.rt.clone(), push.job, Some(push.incarnation), None, landing, config);
         self.serving.sinks.lock().unwrap().push(Arc::downgrade(&job));

@@ -166,15 +166,7 @@ impl Raw {
     }
 
     fn open_at(&mut self, job: JobId, key: &str, dest: &str, placement: Placement) -> Frame {
-        self.say(&Frame::Push(Push {
-            job,
-            key: JobKey(Digest::of(key.as_bytes())),
-            incarnation: Incarnation(1),
-            dest: dest.to_owned(),
-            placement,
-            overwrite: Overwrite::Different,
-            priority: Priority::NORMAL,
-        }));
+        self.say(&push_at(job, key, dest, placement));
         loop {
             // Of one before there may be something left to be said.
             let frame = self.next().expect("an answer to the push");
@@ -182,6 +174,14 @@ impl Raw {
                 return frame;
             }
         }
+    }
+
+    /// Says hello, and all the rest without waiting for the answer, in one piece.
+    pub(crate) fn hello_and(&mut self, auth: Auth, rest: &[Frame]) {
+        let mut bytes = Vec::new();
+        Frame::Hello(Hello { version: 1, auth, agent: "end to end test".into() }).encode(&mut bytes);
+        rest.iter().for_each(|frame| frame.encode(&mut bytes));
+        self.say_bytes(&bytes).expect("room to send");
     }
 
     /// Sends records, in as many frames as it takes.
@@ -267,6 +267,23 @@ impl Raw {
             }
         }
     }
+}
+
+/// What opens a job.
+pub(crate) fn push(job: JobId, key: &str, dest: &str) -> Frame {
+    push_at(job, key, dest, Placement::Into)
+}
+
+fn push_at(job: JobId, key: &str, dest: &str, placement: Placement) -> Frame {
+    Frame::Push(Push {
+        job,
+        key: JobKey(Digest::of(key.as_bytes())),
+        incarnation: Incarnation(1),
+        dest: dest.to_owned(),
+        placement,
+        overwrite: Overwrite::Different,
+        priority: Priority::NORMAL,
+    })
 }
 
 impl Drop for Raw {

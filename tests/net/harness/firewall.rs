@@ -75,6 +75,25 @@ impl<'a> Firewall<'a> {
         self.set(&format!("meta l4proto udp quota over {kbytes} kbytes drop"));
     }
 
+    /// Every connection to this port of a server gets so much and no more.
+    pub(crate) fn a_part_each(&self, port: u16, kbytes_a_second: u32) {
+        let limit = format!("limit rate over {kbytes_a_second} kbytes/second burst 256 kbytes");
+        self.set_all(
+            &format!("tcp dport {port} update @parts {{ tcp sport {limit} }} drop"),
+            "set parts {\ntype inet_service\nflags dynamic\nsize 1024\n}",
+        );
+    }
+
+    /// Connections over TCP get through their handshakes, and then no further.
+    pub(crate) fn stall_tcp_after(&self, kbytes: u32) {
+        self.set(&format!("meta l4proto tcp quota over {kbytes} kbytes drop"));
+    }
+
+    /// A path that loses all IP packets of TCP with more than so many bytes, and says nothing.
+    pub(crate) fn drop_large_tcp(&self, bytes: u32) {
+        self.set(&format!("meta l4proto tcp meta length > {bytes} drop"));
+    }
+
     /// All goes through, and what is UDP is counted.
     pub(crate) fn count_udp(&self) {
         self.set("meta l4proto udp counter");
@@ -85,6 +104,12 @@ impl<'a> Firewall<'a> {
         let rules = self.0.run(program("nft").args(["list", "chain", "office", "client"]));
         let bytes = rules.split("bytes ").nth(1).and_then(|rest| rest.split_whitespace().next());
         bytes.and_then(|bytes| bytes.parse().ok()).unwrap_or_else(|| panic!("nothing is counted:\n{rules}"))
+    }
+
+    /// Whoever wants to the server is told that there is no way.
+    pub(crate) fn reject_server(&self) {
+        let chain = "chain server {\ntype filter hook forward priority 1\noifname link2 reject with icmp admin-prohibited\n}";
+        self.set_all("", chain);
     }
 
     /// Nothing gets to the server, from anybody.

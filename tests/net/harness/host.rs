@@ -11,6 +11,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// A network namespace that netpath has made, and where it can be reached.
 pub(crate) struct Host {
     namespace: File,
+    /// The file of the namespace, for programs.
+    pub(crate) path: String,
     pub(crate) address: Ipv4Addr,
 }
 
@@ -21,7 +23,9 @@ impl Host {
             let name = format!("NETPATH_{}{end}", name.to_uppercase());
             std::env::var(&name).unwrap_or_else(|_| panic!("netpath sets no {name}"))
         };
-        Self { namespace: File::open(variable("_NS")).unwrap(), address: variable("").parse().unwrap() }
+        let path = variable("_NS");
+        let namespace = File::open(&path).unwrap();
+        Self { namespace, path, address: variable("").parse().unwrap() }
     }
 
     /// Does something there: on another thread, so that this one stays where it is. What it starts is there, too.

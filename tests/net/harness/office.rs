@@ -1,5 +1,6 @@
 //! A gateway at the server, and its clients in the office.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ pub(crate) struct Office<'a> {
     pub(crate) bed: &'a Bed,
     pub(crate) gateway: Gateway,
     pub(crate) authority: Authority,
+    host: &'static str,
     port: u16,
 }
 
@@ -26,26 +28,31 @@ impl<'a> Office<'a> {
 
     /// With a gateway on a port.
     pub(crate) fn on(bed: &'a Bed, port: u16) -> Self {
-        Self::configured(bed, port, "")
+        Self::at(bed, bed.server.address.into(), SERVER, port, "")
     }
 
     /// The same, with more in its configuration.
     pub(crate) fn configured(bed: &'a Bed, port: u16, rest: &str) -> Self {
+        Self::at(bed, bed.server.address.into(), SERVER, port, rest)
+    }
+
+    /// With a gateway on another address of its host, which is called so.
+    pub(crate) fn at(bed: &'a Bed, address: IpAddr, host: &'static str, port: u16, rest: &str) -> Self {
         let authority = Authority::new(bed, "public");
-        let cert = authority.issue(bed, &[SERVER, OUTSIDE_SERVER]);
+        let cert = authority.issue(bed, &[host, OUTSIDE_SERVER]);
         let token = Digest::of(TOKEN.as_bytes());
         let config = format!(
             "[tls]\ncert = {:?}\nkey = {:?}\n[users.alice]\ntoken_hash = \"blake3:{token}\"\n{rest}",
             cert.cert, cert.key
         );
-        let listen = format!("{}:{port}", bed.server.address);
+        let listen = SocketAddr::new(address, port).to_string();
         let gateway = bed.server.enter(|| Gateway::start(bed, &listen, &config, None));
-        Self { bed, gateway, authority, port }
+        Self { bed, gateway, authority, host, port }
     }
 
     /// The URL of a path on the gateway.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("mtp://{SERVER}:{}/{path}", self.port)
+        format!("mtp://{}:{}/{path}", self.host, self.port)
     }
 
     /// A client with a state folder of its own for this label, which trusts the gateway and says all in JSON.

@@ -74,6 +74,12 @@ impl<'a> Squid<'a> {
         self
     }
 
+    /// It looks into TLS as those do that are not of today.
+    pub(crate) fn without_tls13(mut self) -> Self {
+        self.listen += " options=NO_TLSv1_3";
+        self
+    }
+
     /// It lets WebSockets pass. On its own it takes the Upgrade away.
     pub(crate) fn with_websockets(mut self) -> Self {
         self.more += "http_upgrade_request_protocols websocket allow all\n";

@@ -17,7 +17,8 @@ use super::error;
 use super::http3::{self, Accepted, HTTP3_ALPN, Http3Connection, Serves};
 use super::link::{About, QuicLink};
 use super::paths::Use;
-use super::tuning::{Path, Tuning};
+use super::tuning::{Path, Tuning, varint};
+use super::windows::HTTP3;
 use crate::link::{Link, LinkError, LinkKind};
 use crate::rt::{Carried, Rt};
 use crate::socket::{self, EcnSeen, Marked, Marks, Packets};
@@ -265,7 +266,7 @@ impl Incoming {
             (Path::Network, known) => {
                 let mut config = (*self.configs.network).clone();
                 let (interface, seed) = (self.configs.interface, choices(&self.rt));
-                let transport = self.tuning.transport(Path::Network, interface, seed, known);
+                let transport = self.tuning.server_transport(Path::Network, interface, seed, known);
                 config.transport_config(Arc::new(transport));
                 Arc::new(config)
             }
@@ -273,10 +274,9 @@ impl Incoming {
         let about = About { kind: self.kind, path };
         let mut connecting = self.incoming.accept_with(config).map_err(error::lost)?;
         if http3::is_http3(connecting.handshake_data().await.map_err(error::lost)?) {
-            return Ok(Accepted::Http3(Http3Connection::new(
-                connecting.await.map_err(error::lost)?,
-                self.unmarked,
-            )));
+            let connection = connecting.await.map_err(error::lost)?;
+            connection.set_receive_window(varint(self.tuning.receive_window.min(HTTP3)));
+            return Ok(Accepted::Http3(Http3Connection::new(connection, self.unmarked)));
         }
         // RFC 8446 section 2.3: a server may always send before it has heard the client's Finished.
         Ok(Accepted::Link(match connecting.into_0rtt() {
@@ -581,12 +581,12 @@ fn server_configs(
     let crypto = QuicServerConfig::try_from(tls).map_err(invalid)?;
     let mut network = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     network
-        .transport_config(Arc::new(tuning.transport(Path::Network, interface, seed, None)))
+        .transport_config(Arc::new(tuning.server_transport(Path::Network, interface, seed, None)))
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER_ALL);
     let mut loopback = network.clone();
-    loopback.transport_config(Arc::new(tuning.transport(Path::Loopback, interface, !seed, None)));
+    loopback.transport_config(Arc::new(tuning.server_transport(Path::Loopback, interface, !seed, None)));
     Ok(ServerConfigs { network: Arc::new(network), loopback: Arc::new(loopback), interface })
 }
 

@@ -41,6 +41,8 @@ pub(super) struct QuicLink {
     min_rtt: MinRtt,
     acked: Arc<Acked>,
     windows: Arc<Windows>,
+    /// Of a peer that is known.
+    max_chunk_streams: u32,
     /// Of what is sent, and of what is received.
     silence: Silence,
     silence_received: Silence,
@@ -113,7 +115,8 @@ impl QuicLink {
         about: About,
         tuning: &Tuning,
     ) -> Arc<dyn Link> {
-        let windows = Arc::new(Windows::new(rt.now(), tuning.receive_window, tuning.send_window));
+        let is_trusted = connection.side() == Side::Client;
+        let windows = Windows::new(rt.now(), tuning.receive_window, tuning.send_window, is_trusted);
         Arc::new(Self {
             id: LinkId::next(),
             rt,
@@ -122,7 +125,8 @@ impl QuicLink {
             control_taken: AtomicBool::new(false),
             min_rtt: MinRtt::new(),
             acked: Arc::default(),
-            windows,
+            windows: Arc::new(windows),
+            max_chunk_streams: tuning.max_chunk_streams,
             silence: Silence::default(),
             silence_received: Silence::default(),
             about,
@@ -282,6 +286,10 @@ impl Link for QuicLink {
 
     fn handshake_confirmed(&self) -> BoxFuture<'_, Result<(), LinkError>> {
         Box::pin(async { self.handshake.clone().confirmed().await })
+    }
+
+    fn trust(&self) {
+        self.windows.trust(&self.connection, self.max_chunk_streams);
     }
 
     fn peer_certificates(&self) -> Option<Vec<Vec<u8>>> {

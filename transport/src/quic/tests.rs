@@ -100,6 +100,7 @@ impl Pair {
         let (client, server) = tokio::join!(self.knock(), async { link_in(&self.server).await });
         let (client, server) = (client.unwrap(), server.unwrap());
         server.handshake_confirmed().await.unwrap();
+        server.trust();
         (client, server)
     }
 }
@@ -179,6 +180,35 @@ async fn a_read_gives_no_more_than_asked_for() {
     assert_eq!(soon(chunk.read(&mut got, 100)).await, Ok(6));
     assert_eq!(soon(chunk.read(&mut got, 100)).await, Ok(0));
     assert_eq!(&got[..], b"0123456789");
+}
+
+#[tokio::test]
+async fn a_stranger_makes_a_server_hold_but_little() {
+    let pair = Pair::new(Tuning::default());
+    let (client, server) = tokio::join!(pair.knock(), async { link_in(&pair.server).await });
+    let (client, server) = (client.unwrap(), server.unwrap());
+    server.handshake_confirmed().await.unwrap();
+    const MIB: u64 = 1 << 20;
+    for _ in 0..40 {
+        let client = client.clone();
+        let body = vec![Bytes::from(vec![7; MIB as usize])];
+        Rt::tokio().spawn(async move { client.send_chunk("h".into(), body, 0).await.unwrap() });
+    }
+    // Nobody reads. What has come is the window, and what QUIC adds to it.
+    let received = || server.stats().received_bytes;
+    let arrives = |bytes: u64| async move {
+        while received() < bytes {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(arrives(MIB * 9 / 10)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(received() < MIB * 3 / 2, "{} bytes", received());
+    server.trust();
+    soon(arrives(40 * MIB)).await;
+    for _ in 0..40 {
+        assert_eq!(soon(read_chunk(&server)).await.unwrap().len() as u64, MIB + 1);
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use super::acked::CountedConfig;
 use super::acks;
 use super::bbr::BbrFactory;
 use super::paths::Paths;
-use super::windows::START;
+use super::windows::{FROM_STRANGERS, START, STREAMS_OF_STRANGERS};
 
 /// How an endpoint and its connections behave. The defaults are for bulk transfer on Internet paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +138,21 @@ impl Default for Tuning {
 }
 
 impl Tuning {
+    /// As [`transport`](Self::transport), of a server: its peers are strangers at first.
+    pub(super) fn server_transport(
+        &self,
+        path: Path,
+        interface: Option<u32>,
+        seed: u64,
+        known: Option<Remembered>,
+    ) -> TransportConfig {
+        let mut config = self.transport(path, interface, seed, known);
+        config
+            .receive_window(varint(self.receive_window.min(FROM_STRANGERS)))
+            .max_concurrent_uni_streams(self.max_chunk_streams.min(STREAMS_OF_STRANGERS).into());
+        config
+    }
+
     /// What the connections to peers at `path` use. `interface` is the longest IP packet that leaves this machine, in
     /// bytes; `seed` decides over the random choices of their controllers. With what is `known` of a path it is for a
     /// single connection.
