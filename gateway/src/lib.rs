@@ -11,7 +11,6 @@
 //! A listener produces links; whichever way they came, the stack decides, and after it nothing can tell the difference.
 
 mod account;
-mod allowances;
 mod audit;
 mod authority;
 mod browse;
@@ -30,6 +29,7 @@ mod service;
 mod sessions;
 mod shaping;
 mod tcp;
+mod throttles;
 mod tunnels;
 mod watched;
 

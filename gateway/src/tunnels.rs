@@ -28,11 +28,10 @@ use metra_transport::quic::QuicServer;
 use metra_transport::{LinkKind, Packets, Rt};
 use metra_tunnel::Ended;
 use metra_tunnel::proto::{ErrorType, Target};
-use metra_tunnel::server::{self, Allowance, Bounds, Dialled, Rates, Refusal, RelayEnd, Tunnel};
+use metra_tunnel::server::{self, Bounds, Dialled, Rates, Refusal, RelayEnd, Throttle, Tunnel};
 use tracing::Instrument;
 
 use crate::account::Account;
-use crate::allowances::Allowances;
 use crate::audit::{self, TunnelRun, TunnelTrail};
 use crate::authority::Asker;
 use crate::drain::Drain;
@@ -41,6 +40,7 @@ use crate::measure::{self, TunnelOpened};
 use crate::open::{self, Arrival, Opener, admit};
 use crate::places::{NoPlace, Place, Places};
 use crate::sessions::Sessions;
+use crate::throttles::Throttles;
 
 /// What the system takes to look up a name, at most.
 const RESOLVE: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ pub(crate) struct Tunnels {
     /// Where the gateway listens.
     sockets: Vec<SocketAddr>,
     places: Arc<Places>,
-    allowances: Allowances,
+    throttles: Throttles,
     bounds: Bounds,
     opener: Opener,
     drain: Drain,
@@ -80,7 +80,7 @@ impl Tunnels {
             rules: config.rules(own).with_content(sessions.config().content.tunnels.clone()),
             sockets,
             places: Places::new(config.tunnels, config.tunnels_per_address),
-            allowances: Allowances::new(
+            throttles: Throttles::new(
                 Rates { bytes: config.peer_rate / 8, datagrams: config.peer_datagrams },
                 config.tunnels_per_user,
             ),
@@ -219,11 +219,10 @@ impl Tunnels {
         let place = self.place(about.peer().ip(), trail)?;
         let account = self.user(request.headers(), about, trail).await?;
         trail.rule("limits");
-        let allowance =
-            self.allowances.join(&account, about.peer().ip(), self.rt.now()).ok_or_else(|| {
-                let reason = "this user has as many tunnels as one may have";
-                (TunnelOpened::Busy, Refusal::of(ErrorType::ConnectionLimitReached, reason))
-            })?;
+        let throttle = self.throttles.join(&account, about.peer().ip(), self.rt.now()).ok_or_else(|| {
+            let reason = "this user has as many tunnels as one may have";
+            (TunnelOpened::Busy, Refusal::of(ErrorType::ConnectionLimitReached, reason))
+        })?;
         trail.rule("tunnel.target");
         let host = Host::parse(target.host())
             .map_err(|error| (TunnelOpened::Malformed, Refusal::malformed(&error.to_string())))?;
@@ -277,7 +276,7 @@ impl Tunnels {
                     tracing::info!(%refused, "no longer permitted");
                     record.ended(&refused.reason, None);
                 }
-                () = this.relay(dialled, tunnel, &allowance, &mut record) => {}
+                () = this.relay(dialled, tunnel, &throttle, &mut record) => {}
             }
         };
         self.rt.spawn(carried.instrument(span));
@@ -290,10 +289,10 @@ impl Tunnels {
         self.rt.sleep(self.sessions.config().limits.handshake).await;
     }
 
-    async fn relay(&self, dialled: Dialled, tunnel: Tunnel, allowance: &Allowance, record: &mut TunnelRun) {
+    async fn relay(&self, dialled: Dialled, tunnel: Tunnel, throttle: &Throttle, record: &mut TunnelRun) {
         let _running = measure::tunnel_running();
         tracing::info!("tunnel open");
-        let relay = dialled.relay(&self.rt, &tunnel.carrier, self.bounds, allowance);
+        let relay = dialled.relay(&self.rt, &tunnel.carrier, self.bounds, throttle);
         let (end, traffic) = relay.await;
         tracing::info!(%end, up = traffic.up_bytes, down = traffic.down_bytes, lost = traffic.lost, "tunnel ended");
         measure::tunnel_ended(&traffic);

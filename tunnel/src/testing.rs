@@ -27,7 +27,7 @@ use crate::carrier::{Carrier, Ended};
 use crate::client::{self, Hop, Opened, TunnelError};
 use crate::http3;
 use crate::proto::{ErrorType, Target, Template};
-use crate::server::{Allowance, Bounds, Rates, Refusal, Tunnel, asked, dial, grant};
+use crate::server::{Bounds, Rates, Refusal, Throttle, Tunnel, asked, dial, grant};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -234,7 +234,7 @@ impl Proxy {
                 rt.clone().spawn(async move {
                     let address = (target.host().parse::<std::net::IpAddr>().unwrap(), target.port()).into();
                     let dialled = dial(&permit(address)).unwrap();
-                    let any = Allowance::new(Rates::default(), rt.now());
+                    let any = Throttle::new(Rates::default(), rt.now());
                     let _ = dialled.relay(&rt, &tunnel.carrier, BOUNDS, &any).await;
                 });
             }

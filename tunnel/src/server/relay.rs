@@ -9,7 +9,7 @@ use futures_util::future::poll_fn;
 use metra_policy::Permit;
 use metra_transport::Rt;
 
-use super::allowance::{Allowance, Bucket};
+use super::throttle::{Bucket, Throttle};
 use crate::carrier::{Carrier, Ended, SendError};
 use crate::udp::{Batch, Udp};
 
@@ -73,13 +73,13 @@ pub fn dial(target: &Permit<SocketAddr>) -> io::Result<Dialled> {
 }
 
 impl Dialled {
-    /// Carries datagrams both ways until either side ends. What it carries is taken from `allowance`, too.
+    /// Carries datagrams both ways until either side ends. What it carries is taken from `throttle`, too.
     pub async fn relay(
         self,
         rt: &Rt,
         carrier: &Carrier,
         bounds: Bounds,
-        allowance: &Allowance,
+        throttle: &Throttle,
     ) -> (RelayEnd, Traffic) {
         let now = rt.now();
         let mut relay = Relay {
@@ -92,7 +92,7 @@ impl Dialled {
             held: None,
             up: Bucket::of_bytes(bounds.rate, now),
             down: Bucket::of_bytes(bounds.rate, now),
-            allowance,
+            throttle,
         };
         let old = now + bounds.lifetime;
         let end = loop {
@@ -130,7 +130,7 @@ struct Relay<'a> {
     held: Option<bytes::Bytes>,
     up: Bucket,
     down: Bucket,
-    allowance: &'a Allowance,
+    throttle: &'a Throttle,
 }
 
 impl Relay<'_> {
@@ -166,7 +166,7 @@ impl Relay<'_> {
                 None => match self.carrier.poll_payload(cx) {
                     Poll::Ready(Ok(payload)) => {
                         self.last = now;
-                        if !(self.up.take(now, payload.len()) && self.allowance.up(now, payload.len())) {
+                        if !(self.up.take(now, payload.len()) && self.throttle.up(now, payload.len())) {
                             self.traffic.lost += 1;
                             continue;
                         }
@@ -202,10 +202,10 @@ impl Relay<'_> {
     /// What one call of the system brings.
     fn poll_down(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), RelayEnd>> {
         let (carrier, traffic, down) = (self.carrier, &mut self.traffic, &mut self.down);
-        let allowance = self.allowance;
+        let throttle = self.throttle;
         let mut closed = false;
         let received = self.socket.poll_recv(cx, |_, datagram| {
-            if !(down.take(now, datagram.len()) && allowance.down(now, datagram.len())) {
+            if !(down.take(now, datagram.len()) && throttle.down(now, datagram.len())) {
                 traffic.lost += 1;
                 return;
             }

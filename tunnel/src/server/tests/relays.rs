@@ -8,27 +8,27 @@ use metra_transport::{Rt, Task};
 use tokio::io::duplex;
 use tokio::net::UdpSocket;
 
-use super::super::{Allowance, Bounds, Rates, RelayEnd, Traffic, dial};
+use super::super::{Bounds, Rates, RelayEnd, Throttle, Traffic, dial};
 use crate::carrier::{Carrier, Ended};
 use crate::testing::{BOUNDS, echo, permit, recv, soon};
 
 /// The client's side of a tunnel that is relayed to `target`.
 fn relayed(target: SocketAddr, bounds: Bounds) -> (Carrier, Task<(RelayEnd, Traffic)>) {
-    within(target, bounds, Arc::new(Allowance::new(Rates::default(), Rt::tokio().now())))
+    within(target, bounds, Arc::new(Throttle::new(Rates::default(), Rt::tokio().now())))
 }
 
-/// The same, within an allowance.
+/// The same, within a throttle.
 fn within(
     target: SocketAddr,
     bounds: Bounds,
-    allowance: Arc<Allowance>,
+    throttle: Arc<Throttle>,
 ) -> (Carrier, Task<(RelayEnd, Traffic)>) {
     let rt = Rt::tokio();
     let (near, far) = duplex(1 << 20);
     let (near, far) =
         (Carrier::stream(&rt, Box::new(near), target), Carrier::stream(&rt, Box::new(far), target));
     let dialled = dial(&permit(target)).unwrap();
-    let end = rt.spawn(async move { dialled.relay(&Rt::tokio(), &far, bounds, &allowance).await });
+    let end = rt.spawn(async move { dialled.relay(&Rt::tokio(), &far, bounds, &throttle).await });
     (near, end)
 }
 
@@ -145,10 +145,10 @@ async fn no_more_than_the_rate_goes_through() {
 }
 
 #[tokio::test]
-async fn tunnels_of_one_peer_share_an_allowance() {
+async fn tunnels_of_one_peer_share_a_throttle() {
     let target = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = target.local_addr().unwrap();
-    let shared = Arc::new(Allowance::new(Rates { bytes: 0, datagrams: 500 }, Rt::tokio().now()));
+    let shared = Arc::new(Throttle::new(Rates { bytes: 0, datagrams: 500 }, Rt::tokio().now()));
     let tunnels = [(); 4].map(|()| within(address, BOUNDS, shared.clone()));
     for (near, _) in &tunnels {
         (0..100).for_each(|_| near.try_send(b"a datagram").unwrap());

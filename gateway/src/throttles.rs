@@ -1,21 +1,21 @@
 //! What the tunnels of one peer may carry together, and how many one user may have.
 //!
 //! A peer is a user; whoever comes without being one, the address that they come from. Nothing is kept of a peer that has no
-//! tunnels and whose allowance is whole again.
+//! tunnels and whose throttle is whole again.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use metra_tunnel::server::{Allowance, Rates};
+use metra_tunnel::server::{Rates, Throttle};
 
 use crate::account::{ANONYMOUS, Account};
 use crate::places::network_of;
 
-/// Allowances of those that have tunnels.
+/// Throttles of those that have tunnels.
 #[derive(Debug)]
-pub(crate) struct Allowances {
+pub(crate) struct Throttles {
     rates: Rates,
     per_user: usize,
     known: Mutex<Known>,
@@ -23,7 +23,7 @@ pub(crate) struct Allowances {
 
 #[derive(Debug, Default)]
 struct Known {
-    peers: HashMap<Peer, Arc<Allowance>>,
+    peers: HashMap<Peer, Arc<Throttle>>,
     /// With so many it is looked for those that can be forgotten.
     full: usize,
 }
@@ -34,7 +34,7 @@ enum Peer {
     Address(IpAddr),
 }
 
-impl Allowances {
+impl Throttles {
     /// Of `rates` for each peer, and so many tunnels for each user.
     pub(crate) fn new(rates: Rates, per_user: usize) -> Self {
         Self { rates, per_user, known: Mutex::default() }
@@ -42,7 +42,7 @@ impl Allowances {
 
     /// That of who has `account` and comes from there, for one tunnel, as long as it is held. `None`: the user has as many
     /// as one may have.
-    pub(crate) fn join(&self, account: &Account, from: IpAddr, now: Instant) -> Option<Arc<Allowance>> {
+    pub(crate) fn join(&self, account: &Account, from: IpAddr, now: Instant) -> Option<Arc<Throttle>> {
         let (peer, most) = match account.name.as_str() {
             // Of an address there are as many as there are places for it.
             ANONYMOUS => (Peer::Address(network_of(from.to_canonical())), usize::MAX),
@@ -50,12 +50,12 @@ impl Allowances {
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.peers.len() >= known.full {
-            known.peers.retain(|_, allowance| Arc::strong_count(allowance) > 1 || !allowance.is_whole(now));
+            known.peers.retain(|_, throttle| Arc::strong_count(throttle) > 1 || !throttle.is_whole(now));
             known.full = (2 * known.peers.len()).max(FULL);
         }
-        let allowance = known.peers.entry(peer).or_insert_with(|| Arc::new(Allowance::new(self.rates, now)));
+        let throttle = known.peers.entry(peer).or_insert_with(|| Arc::new(Throttle::new(self.rates, now)));
         // One is the table's.
-        (Arc::strong_count(allowance) <= most).then(|| allowance.clone())
+        (Arc::strong_count(throttle) <= most).then(|| throttle.clone())
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_user_has_one_wherever_they_come_from_and_a_stranger_one_of_an_address() {
-        let (now, all) = (Instant::now(), Allowances::new(Rates::default(), 9));
+        let (now, all) = (Instant::now(), Throttles::new(Rates::default(), 9));
         let join = |name, n| all.join(&account(name), at(n), now).unwrap();
         assert!(Arc::ptr_eq(&join("alice", 1), &join("alice", 2)));
         assert!(!Arc::ptr_eq(&join("alice", 1), &join("bob", 1)));
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_user_has_so_many_tunnels_and_a_stranger_as_many_as_the_address_may() {
-        let (now, all) = (Instant::now(), Allowances::new(Rates::default(), 2));
+        let (now, all) = (Instant::now(), Throttles::new(Rates::default(), 2));
         let join = |name| all.join(&account(name), at(1), now);
         let mut held = vec![join("alice").unwrap(), join("alice").unwrap()];
         assert!(join("alice").is_none() && join("bob").is_some());
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn what_was_used_up_is_remembered_and_nothing_else() {
         let began = Instant::now();
-        let all = Allowances::new(Rates { bytes: 0, datagrams: 100 }, 2);
+        let all = Throttles::new(Rates { bytes: 0, datagrams: 100 }, 2);
         let known = || all.known.lock().unwrap().peers.len();
         for n in 0..10_000 {
             drop(all.join(&account(ANONYMOUS), at(n), began).unwrap());

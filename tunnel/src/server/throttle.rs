@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What tunnels that share an [`Allowance`] may carry together, in each direction. What is more is lost.
+/// What tunnels that share an [`Throttle`] may carry together, in each direction. What is more is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
     /// Bytes of UDP payload a second. 0: any.
@@ -14,7 +14,7 @@ pub struct Rates {
 
 /// What several tunnels may carry together; each direction for itself.
 #[derive(Debug)]
-pub struct Allowance {
+pub struct Throttle {
     /// To the targets, and from them; none: any.
     both: Option<[Mutex<Pair>; 2]>,
 }
@@ -25,7 +25,7 @@ struct Pair {
     datagrams: Bucket,
 }
 
-impl Allowance {
+impl Throttle {
     /// So much a second, and a tenth of that at once.
     pub fn new(rates: Rates, now: Instant) -> Self {
         let pair = || {
@@ -144,19 +144,17 @@ mod tests {
     /// Datagrams of so many bytes that go in ten seconds, when ten are tried in each millisecond, in one direction and the other.
     fn through(rates: Rates, bytes: usize) -> (usize, usize) {
         let began = Instant::now();
-        let allowance = Allowance::new(rates, began);
+        let throttle = Throttle::new(rates, began);
         let at = |ms| began + Duration::from_millis(ms);
         let count = |up: bool| {
             let tries = (0..10_000).flat_map(|ms| std::iter::repeat_n(at(ms), 10));
-            tries
-                .filter(|now| if up { allowance.up(*now, bytes) } else { allowance.down(*now, bytes) })
-                .count()
+            tries.filter(|now| if up { throttle.up(*now, bytes) } else { throttle.down(*now, bytes) }).count()
         };
         (count(true), count(false))
     }
 
     #[test]
-    fn an_allowance_counts_bytes_and_datagrams_in_each_direction() {
+    fn a_throttle_counts_bytes_and_datagrams_in_each_direction() {
         assert_eq!(through(Rates::default(), 1000), (100_000, 100_000));
         let by_bytes = through(Rates { bytes: 1_000_000, datagrams: 0 }, 1000);
         assert!((10_000..=10_100).contains(&by_bytes.0) && by_bytes.0 == by_bytes.1, "{by_bytes:?}");
@@ -173,11 +171,11 @@ mod tests {
     }
 
     #[test]
-    fn an_allowance_is_whole_again_after_a_while() {
+    fn a_throttle_is_whole_again_after_a_while() {
         let now = Instant::now();
-        let allowance = Allowance::new(Rates { bytes: 1_000_000, datagrams: 1000 }, now);
-        assert!(allowance.is_whole(now) && allowance.up(now, 1000) && !allowance.is_whole(now));
-        assert!(allowance.is_whole(now + Duration::from_millis(10)));
-        assert!(Allowance::new(Rates::default(), now).is_whole(now));
+        let throttle = Throttle::new(Rates { bytes: 1_000_000, datagrams: 1000 }, now);
+        assert!(throttle.is_whole(now) && throttle.up(now, 1000) && !throttle.is_whole(now));
+        assert!(throttle.is_whole(now + Duration::from_millis(10)));
+        assert!(Throttle::new(Rates::default(), now).is_whole(now));
     }
 }
