@@ -22,7 +22,7 @@ use crate::scenario::{Flow, Way};
 pub(crate) async fn drive(rt: Rt, flow: Flow, number: u64, options: ConnectOptions, slot: Arc<Slot>) {
     rt.sleep(Duration::from_secs_f64(flow.start_s)).await;
     lock(&slot.seen).began = Some(slot.clock.elapsed());
-    let client = match Client::begin(rt.clone(), options).await {
+    let client = match Client::connect(rt.clone(), options).await {
         Ok(client) => Arc::new(client),
         Err(error) => {
             return slot.end(Err(NotDone::Failed(error.to_string())));

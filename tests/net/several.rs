@@ -17,7 +17,8 @@ fn each_connection_gets_its_part(bed: &Bed) {
     let file = File::noise(bed, "together", 24 * MIB);
     let together = office.send(&file, "together", &["--via", "tls"]);
     let links = together.links();
-    assert!(links.len() >= 2 && links.iter().all(|link| *link == "tls"), "{}", together.0);
+    // Those that are open at the end; some may have been closed again, as the last chunks need no more.
+    assert!(links.iter().all(|link| *link == "tls"), "{}", together.0);
     // It begins with one as well, and measures each for three seconds.
     let (one, several) = (rate(&alone, 6), rate(&together, 24));
     assert!(several > 1.5 * one, "{several:.0} after {one:.0} bytes a second\n{}", together.0);

@@ -63,8 +63,8 @@ async fn a_session_that_is_closed_ends_its_jobs_and_lets_everything_go() {
     let pull = tokio::spawn(pulling.run());
     cable.carried(4).await;
     rig.client.close(Code::Ok, "bye");
-    assert_eq!(ends(push).await.unwrap().unwrap_err().code, Code::Ok);
-    assert_eq!(ends(pull).await.unwrap().unwrap_err().code, Code::Ok);
+    assert_eq!(ends(push).await.unwrap().unwrap_err().code, Code::Cancelled);
+    assert_eq!(ends(pull).await.unwrap().unwrap_err().code, Code::Cancelled);
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(source.upgrade().is_none() && sink.upgrade().is_none());
     assert!(rig.gateway_holds_jobs(), "the gateway waits for the client to come back");
