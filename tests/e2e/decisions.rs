@@ -175,9 +175,11 @@ fn facts(trail: &Path) -> Vec<Fact> {
     let text = fs::read_to_string(trail).unwrap_or_default();
     let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    // Those with a job are of what it leaves out of a tree.
-    let of_rows =
-        |record: &Value| record["unmapped"]["event"] == "decision" && record["unmapped"]["job"].is_null();
+    // Refusals with a job are of what it leaves out of a tree.
+    let of_rows = |record: &Value| {
+        let is_permitted = record["action_id"] == 1;
+        record["unmapped"]["event"] == "decision" && (is_permitted || record["unmapped"]["job"].is_null())
+    };
     let decisions = records.filter(of_rows);
     let mut facts: Vec<Fact> = decisions
         .map(|record| {
