@@ -22,7 +22,6 @@ use metra_core::receipt::{Direction, SignedReceipt, Statement, signed_bytes};
 use metra_core::wire::Frame;
 use metra_policy::audit::Action;
 use metra_session::{LinkHandle, Request};
-use metra_transport::{AbortOnDrop, Rt};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::browse;
@@ -84,15 +83,6 @@ async fn serve(sessions: Arc<Sessions>, live: Arc<Live>, link: LinkHandle, frame
         }
         _ => link.link().close(Code::Protocol, "this frame is not a client's to send"),
     }
-}
-
-/// Does something with what comes, unless what is returned is dropped before.
-fn until<T: Send + 'static>(
-    rt: &Rt,
-    what: impl Future<Output = T> + Send + 'static,
-    then: impl FnOnce(T) + Send + 'static,
-) -> AbortOnDrop<()> {
-    rt.spawn(async move { then(what.await) }).abort_on_drop()
 }
 
 /// Refuses a job that has not begun.

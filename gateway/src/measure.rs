@@ -11,7 +11,9 @@ use metra_session::{Kpis, Meter, Progress, Session, Side};
 use metra_transport::{LinkError, LinkKind, Rt};
 use metra_tunnel::http3::Http3Error;
 use metra_tunnel::server::Traffic;
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
 use crate::places::NoPlace;
@@ -436,10 +438,10 @@ pub(crate) async fn links(rt: Rt, live: Arc<Live>) {
     }
 }
 
-/// A job was granted bytes. Tenants are those of the configuration.
-pub(crate) fn granted(tenant: &str, direction: Direction, bytes: u64) {
+/// What jobs are granted. Tenants are those of the configuration.
+pub(crate) fn granted(tenant: &str, direction: Direction) -> Counter {
     let direction = if direction == Direction::Push { "push" } else { "pull" };
-    counter!(GRANTED, "tenant" => tenant.to_owned(), "direction" => direction).increment(bytes);
+    counter!(GRANTED, "tenant" => tenant.to_owned(), "direction" => direction)
 }
 
 /// How many jobs of a tenant run and wait.

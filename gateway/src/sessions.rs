@@ -239,8 +239,16 @@ impl Sessions {
             return None;
         }
         let authority = self.authority.clone();
-        let watch = async move { then(authority.revoked(requests).await) };
-        Some(self.rt.spawn(watch).abort_on_drop())
+        Some(self.until(async move { authority.revoked(requests).await }, then))
+    }
+
+    /// Does something with what comes, unless what it returns is dropped before.
+    pub(crate) fn until<T: Send + 'static>(
+        &self,
+        what: impl Future<Output = T> + Send + 'static,
+        then: impl FnOnce(T) + Send + 'static,
+    ) -> AbortOnDrop<()> {
+        self.rt.spawn(async move { then(what.await) }).abort_on_drop()
     }
 
     /// Other rules for what jobs may move are in force from now on.

@@ -14,7 +14,8 @@ use metra_policy::engine::Action;
 use metra_session::{LinkHandle, SourceConfig, SourceJob};
 use metra_store::source::{Filters, Loader, ManifestCache, Reader, Root, SourceSpec, expand};
 
-use super::{Counted, Receipt, sign, until};
+use super::seats::Comes;
+use super::{Counted, Receipt, sign};
 use crate::authority::Asker;
 use crate::measure;
 use crate::sessions::{Live, Sessions, random, unix_millis};
@@ -50,16 +51,15 @@ pub(super) async fn serve(
         let path = if path == "." { "" } else { path.trim_end_matches("/.") };
         may.push(sessions.permit_path(account, &asker, Action::Get, path)?);
     }
-    let owner = sessions.shaping().owner(account);
-    let place = sessions.shaping().enter(&owner, pull.priority)?;
-    let seat = live.seats().take(live, place, (pull.job, pull.key), link, None).await?;
+    let comes = Comes { job: pull.job, key: pull.key, priority: pull.priority };
+    let seat = live.seats().take(sessions.shaping(), live, comes, link, None).await?;
     let Some((place, link)) = seat else { return Ok(()) };
     let link = &link;
     for may in &may {
         sessions.authority().permit(may)?;
     }
     let (ring, _ring) = sessions.memory().ring().map_err(|reason| (Code::Busy, reason.to_owned()))?;
-    let mut share = sessions.shaping().begin(place, Direction::Pull);
+    let share = sessions.shaping().begin(place, Direction::Pull);
     let guard = asker.guard(sessions.authority(), Action::Get, &sessions.config().root);
     let trail = || sessions.audit().files(live, link, audit::Action::Pull, pull.job.0);
     spec.guard = guard.map(|guard| trail().watch(guard, account.home.clone()));
@@ -92,7 +92,7 @@ pub(super) async fn serve(
         let job = job.clone();
         move |refused| job.cancel(refused.code, &refused.reason)
     });
-    let _exceeded = until(sessions.rt(), share.exceeded(), {
+    let _exceeded = sessions.until(share.exceeded(), {
         let job = job.clone();
         move |reason| job.cancel(Code::Limit, &reason)
     });
@@ -105,10 +105,7 @@ pub(super) async fn serve(
     let verify = result.as_ref().ok().map(|outcome| outcome.verify);
     record.ended(live, result.as_ref().map(|outcome| &outcome.finished));
     measure::job_ended(Direction::Pull, &kpis, job.progress().first_byte, verify, job.attachments());
-    let (failed, unchanged) = job.report_counts();
-    let files = result.as_ref().map_or(0, |_| share.files().saturating_sub(failed + unchanged));
-    share.moved(job.stats().bytes_sent, files);
-    drop(share);
+    share.ended(job.stats().bytes_sent, result.is_ok(), job.report_counts());
     match result {
         Ok(outcome) => {
             let receipt = Receipt {

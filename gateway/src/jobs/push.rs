@@ -12,7 +12,8 @@ use metra_policy::engine::Action;
 use metra_session::{LinkHandle, SinkConfig, SinkJob};
 use metra_store::landing::{Landing, NullLanding, TreeLanding, TreeTarget};
 
-use super::{Counted, Receipt, sign, until};
+use super::seats::Comes;
+use super::{Counted, Receipt, sign};
 use crate::authority::Asker;
 use crate::content;
 use crate::measure;
@@ -47,14 +48,13 @@ pub(super) async fn serve(
     if attached(live, link, &push)? {
         return Ok(());
     }
-    let owner = sessions.shaping().owner(account);
-    let place = sessions.shaping().enter(&owner, push.priority)?;
-    let seat = live.seats().take(live, place, (push.job, push.key), link, Some(&claim)).await?;
+    let comes = Comes { job: push.job, key: push.key, priority: push.priority };
+    let seat = live.seats().take(sessions.shaping(), live, comes, link, Some(&claim)).await?;
     let Some((place, link)) = seat else { return Ok(()) };
     let link = &link;
     sessions.authority().permit(&may)?;
     sessions.memory().admit().map_err(|reason| (Code::Busy, reason.to_owned()))?;
-    let mut share = sessions.shaping().begin(place, Direction::Push);
+    let share = sessions.shaping().begin(place, Direction::Push);
     let landing = open_landing(sessions, live, link, &asker, &push, dest.clone()).await?;
     let limits = &sessions.config().limits;
     let config = SinkConfig {
@@ -78,7 +78,7 @@ pub(super) async fn serve(
         let job = job.clone();
         move |refused| job.cancel(refused.code, &refused.reason)
     });
-    let _exceeded = until(&rt, share.exceeded(), {
+    let _exceeded = sessions.until(share.exceeded(), {
         let job = job.clone();
         move |reason| job.cancel(Code::Limit, &reason)
     });
@@ -92,10 +92,7 @@ pub(super) async fn serve(
     if result.is_err() {
         live.session().remove(push.job);
     }
-    let (failed, unchanged) = job.report_counts();
-    let files = result.as_ref().map_or(0, |_| share.files().saturating_sub(failed + unchanged));
-    share.moved(job.stats().received_bytes, files);
-    drop(share);
+    share.ended(job.stats().received_bytes, result.is_ok(), job.report_counts());
     drop(claim);
     sessions.memory().divide();
     match result {

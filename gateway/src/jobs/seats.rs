@@ -3,17 +3,18 @@
 //! The client may lose its link and open the job again on another one: it keeps its place, and hears of it there.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use metra_core::code::Code;
 use metra_core::id::{JobId, JobKey};
+use metra_core::priority::Priority;
 use metra_core::wire::Frame;
 use metra_session::LinkHandle;
 use tokio::sync::watch;
 
 use super::Claim;
 use crate::sessions::Live;
-use crate::shaping::{Place, Turn};
+use crate::shaping::{Place, Shaping, Turn};
 
 /// Those of one session.
 #[derive(Default)]
@@ -22,6 +23,13 @@ pub(crate) struct Seats(Mutex<HashMap<JobId, Seat>>);
 struct Seat {
     key: JobKey,
     link: watch::Sender<LinkHandle>,
+}
+
+/// A job that comes.
+pub(super) struct Comes {
+    pub(super) job: JobId,
+    pub(super) key: JobKey,
+    pub(super) priority: Priority,
 }
 
 /// Takes the seat away when dropped.
@@ -49,19 +57,20 @@ impl Seats {
         }
     }
 
-    /// Waits until the job may begin, and tells the client where it stands. The link over which it was opened last; `None`:
-    /// the client does not want it any more.
+    /// Takes a place for the job among those of its tenant, waits until it may begin, and tells the client where it stands. The
+    /// link over which it was opened last; `None`: the client does not want it any more.
     ///
     /// # Errors
-    /// It will not begin: a newer attempt has come, or the session ends.
-    pub(crate) async fn take(
+    /// It will not begin: too many wait, a newer attempt has come, or the session ends.
+    pub(super) async fn take(
         &self,
+        shaping: &Arc<Shaping>,
         live: &Live,
-        mut place: Place,
-        (job, key): (JobId, JobKey),
+        Comes { job, key, priority }: Comes,
         link: &LinkHandle,
         claim: Option<&Claim>,
     ) -> Result<Option<(Place, LinkHandle)>, (Code, String)> {
+        let mut place = shaping.enter(&shaping.owner(live.account()), priority)?;
         if place.turn() == Turn::Begins {
             return Ok(Some((place, link.clone())));
         }

@@ -30,6 +30,7 @@ use metra_policy::shape::shaper::Lane;
 use metra_session::{Allowance, Grantor, JobError};
 use metra_store::Catalogue;
 use metra_transport::{AbortOnDrop, Rt};
+use metrics::Counter;
 use tokio::sync::{Notify, watch};
 
 use self::quotas::Quotas;
@@ -88,6 +89,7 @@ struct Job {
     owner: Owner,
     direction: Direction,
     allowance: Arc<Allowance>,
+    granted: Counter,
     /// Bytes and files that were charged to quotas, and when for the last time.
     bytes: u64,
     files: u64,
@@ -102,7 +104,10 @@ pub(crate) struct Share {
     ticket: Ticket,
     allowance: Arc<Allowance>,
     exceeded: watch::Receiver<Option<String>>,
-    moved: (u64, u64),
+    /// Bytes.
+    moved: u64,
+    /// Files that were charged and not moved; `None`: all.
+    not_moved: Option<u64>,
     _place: Place,
 }
 
@@ -190,11 +195,8 @@ impl Shaping {
         state.tickets += 1;
         let ticket = Ticket(state.tickets);
         let lane = state.lane(owner, priority);
-        state
-            .turns
-            .enter(&owner.tenant, ticket, lane)
-            .map_err(|e| (Code::Busy, format!("{e}; try again later")))?;
-        let turn = state.turns.watch(ticket);
+        let turn = state.turns.enter(&owner.tenant, ticket, lane);
+        let turn = turn.map_err(|e| (Code::Busy, format!("{e}; try again later")))?;
         Ok(Place::new(self.clone(), owner.clone(), ticket, priority, turn))
     }
 
@@ -206,10 +208,10 @@ impl Shaping {
         let mut state = self.lock();
         let lane = state.lane(&owner, place.priority());
         let now = self.rt.now();
-        let State { rules, uploads, downloads, .. } = &mut *state;
-        let tree = if direction == Direction::Push { uploads } else { downloads };
-        tree.add(rules, ticket, &owner, lane, now, (self.wall)());
+        let tree = if direction == Direction::Push { &mut state.uploads } else { &mut state.downloads };
+        tree.add(ticket, &owner, lane, now);
         let job = Job {
+            granted: measure::granted(&owner.tenant, direction),
             owner,
             direction,
             allowance: allowance.clone(),
@@ -220,7 +222,15 @@ impl Shaping {
         };
         state.jobs.insert(ticket, job);
         drop(state);
-        Share { shaping: self.clone(), ticket, allowance, exceeded: heard, moved: (0, 0), _place: place }
+        Share {
+            shaping: self.clone(),
+            ticket,
+            allowance,
+            exceeded: heard,
+            moved: 0,
+            not_moved: None,
+            _place: place,
+        }
     }
 
     /// Writes down what has been used of quotas, if that is not written yet.
@@ -314,7 +324,7 @@ impl State {
             Ok(()) => {
                 job.bytes += bytes;
                 job.charged = at;
-                measure::granted(&job.owner.tenant, job.direction, bytes);
+                job.granted.increment(bytes);
                 told.granted.push((job.allowance.clone(), bytes));
             }
             Err(exceeded) => {
@@ -386,14 +396,11 @@ impl Share {
         }
     }
 
-    /// Files that were charged.
-    pub(crate) fn files(&self) -> u64 {
-        self.shaping.lock().jobs.get(&self.ticket).map_or(0, |job| job.files)
-    }
-
-    /// What has moved after all. What was charged beyond that is given back.
-    pub(crate) fn moved(&mut self, bytes: u64, files: u64) {
-        self.moved = (bytes, files);
+    /// The job has ended, and has moved so much. If it finished, its files were moved as well, but for some that failed or were there
+    /// already. What was charged beyond that is given back.
+    pub(crate) fn ended(mut self, bytes: u64, finished: bool, (failed, unchanged): (u64, u64)) {
+        self.moved = bytes;
+        self.not_moved = finished.then_some(failed + unchanged);
     }
 }
 
@@ -406,8 +413,8 @@ impl Drop for Share {
             tree.remove(self.ticket);
         }
         let Some(job) = state.jobs.remove(&self.ticket) else { return };
-        let bytes = job.bytes.saturating_sub(self.moved.0);
-        let files = job.files.saturating_sub(self.moved.1);
+        let bytes = job.bytes.saturating_sub(self.moved);
+        let files = self.not_moved.map_or(job.files, |files| files.min(job.files));
         state.quotas.end(&job.owner, (bytes, files), job.files, job.charged);
         drop(state);
         self.shaping.wake.notify_one();

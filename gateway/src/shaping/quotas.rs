@@ -97,13 +97,14 @@ impl Quotas {
         if self.counts.is_empty() {
             return Ok(());
         }
-        for name in names(owner) {
-            if let Some(count) = self.counts.get(&name) {
+        let names = names(owner);
+        for name in &names {
+            if let Some(count) = self.counts.get(name) {
                 count.quota.check(bytes, files, at)?;
             }
         }
-        for name in names(owner) {
-            if let Some(count) = self.counts.get_mut(&name) {
+        for name in &names {
+            if let Some(count) = self.counts.get_mut(name) {
                 count.quota.charge(bytes, files, at)?;
                 count.open_files += files;
                 count.changed = true;

@@ -203,7 +203,7 @@ const DAY: &str = "[tenants.default]\nquota_day_gib = 1\nquota_day_files = 3\nti
 #[tokio::test(start_paused = true)]
 async fn a_quota_ends_jobs_and_survives_a_restart() {
     let bench = Bench::new(DAY);
-    let mut share = bench.share("alice", 4, Direction::Push);
+    let share = bench.share("alice", 4, Direction::Push);
     let asks = Asks { shaping: bench.shaping.clone(), ticket: share.ticket };
     asks.files(2).unwrap();
     for _ in 0..256 {
@@ -218,8 +218,7 @@ async fn a_quota_ends_jobs_and_survives_a_restart() {
     let error = asks.files(2).unwrap_err();
     assert_eq!((error.code, error.reason.contains("files of the day")), (Code::Limit, true));
     // All but 100 MiB and one file was of no use, and is given back.
-    share.moved(100 * MIB, 1);
-    drop(share);
+    share.ended(100 * MIB, true, (1, 0));
     // Another one is in the middle of its files.
     let open = bench.share("alice", 4, Direction::Pull);
     Asks { shaping: bench.shaping.clone(), ticket: open.ticket }.files(1).unwrap();

@@ -84,25 +84,18 @@ impl Tree {
         let before = std::mem::replace(self, Self::new(rules, now, at));
         for (ticket, job) in before.jobs {
             let wanted = before.shaper.wanted(job.id);
-            self.add(rules, ticket, &job.owner, job.lane, now, at);
+            self.add(ticket, &job.owner, job.lane, now);
             self.ask(ticket, wanted, now);
         }
     }
 
-    pub(super) fn add(
-        &mut self,
-        rules: &Rules,
-        ticket: Ticket,
-        owner: &Owner,
-        lane: Lane,
-        now: Instant,
-        at: SystemTime,
-    ) {
-        let about = rules.tenants.get(&owner.tenant);
-        let shaper = &mut self.shaper;
-        let tenant = self.tenants.entry(owner.tenant.clone()).or_insert_with(|| {
-            let share = about.map(|tenant| tenant.rates.share_at(at)).unwrap_or_default();
-            Tenant { id: shaper.add_tenant(share, now), share, users: BTreeMap::new() }
+    pub(super) fn add(&mut self, ticket: Ticket, owner: &Owner, lane: Lane, now: Instant) {
+        let (shaper, share) = (&mut self.shaper, Share::default());
+        // One that the rules do not name any more has no limits.
+        let tenant = self.tenants.entry(owner.tenant.clone()).or_insert_with(|| Tenant {
+            id: shaper.add_tenant(share, now),
+            share,
+            users: BTreeMap::new(),
         });
         let id = match tenant.users.get_mut(&owner.user) {
             Some(user) => {
@@ -110,13 +103,12 @@ impl Tree {
                 user.id
             }
             None => {
-                let share = Share::default();
                 let Some(id) = shaper.add_user(tenant.id, share, now) else { return };
                 tenant.users.insert(owner.user.clone(), User { id, share, jobs: 1 });
                 id
             }
         };
-        if let Some(id) = shaper.add_job(id, lane, Share::default(), now) {
+        if let Some(id) = shaper.add_job(id, lane, share, now) {
             self.jobs.insert(ticket, Job { id, owner: owner.clone(), lane });
             self.tickets.insert(id, ticket);
         }

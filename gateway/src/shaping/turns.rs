@@ -61,20 +61,22 @@ impl Turns {
         }
     }
 
+    /// A job comes. Where it stands, now and from now on.
+    ///
     /// # Errors
     /// As many wait as may.
-    pub(super) fn enter(&mut self, tenant: &str, ticket: Ticket, lane: Lane) -> Result<(), AdmissionError> {
+    pub(super) fn enter(
+        &mut self,
+        tenant: &str,
+        ticket: Ticket,
+        lane: Lane,
+    ) -> Result<watch::Receiver<Turn>, AdmissionError> {
         let Some(admission) = self.tenants.get_mut(tenant) else { return Err(AdmissionError::Full) };
         admission.arrive(ticket, lane)?;
-        self.watched.insert(ticket, (tenant.to_owned(), watch::Sender::new(Turn::Waits(u64::MAX))));
+        let (watched, turn) = watch::channel(Turn::Waits(u64::MAX));
+        self.watched.insert(ticket, (tenant.to_owned(), watched));
         self.tell(tenant);
-        Ok(())
-    }
-
-    /// Where a job that has entered stands, now and from now on.
-    pub(super) fn watch(&self, ticket: Ticket) -> watch::Receiver<Turn> {
-        let sender = self.watched.get(&ticket).map(|(_, sender)| sender.subscribe());
-        sender.unwrap_or_else(|| watch::Sender::new(Turn::Begins).subscribe())
+        Ok(turn)
     }
 
     fn leave(&mut self, ticket: Ticket) {
