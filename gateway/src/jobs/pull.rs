@@ -105,7 +105,8 @@ pub(super) async fn serve(
     let verify = result.as_ref().ok().map(|outcome| outcome.verify);
     record.ended(live, result.as_ref().map(|outcome| &outcome.finished));
     measure::job_ended(Direction::Pull, &kpis, job.progress().first_byte, verify, job.attachments());
-    share.ended(job.stats().bytes_sent, result.is_ok(), job.report_counts());
+    let files = if result.is_ok() { job.files_moved() } else { 0 };
+    share.ended(job.stats().bytes_sent, files);
     match result {
         Ok(outcome) => {
             let receipt = Receipt {

@@ -92,7 +92,8 @@ pub(super) async fn serve(
     if result.is_err() {
         live.session().remove(push.job);
     }
-    share.ended(job.stats().received_bytes, result.is_ok(), job.report_counts());
+    let files = if result.is_ok() { job.files_moved() } else { 0 };
+    share.ended(job.stats().received_bytes, files);
     drop(claim);
     sessions.memory().divide();
     match result {

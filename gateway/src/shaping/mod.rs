@@ -104,10 +104,8 @@ pub(crate) struct Share {
     ticket: Ticket,
     allowance: Arc<Allowance>,
     exceeded: watch::Receiver<Option<String>>,
-    /// Bytes.
-    moved: u64,
-    /// Files that were charged and not moved; `None`: all.
-    not_moved: Option<u64>,
+    /// Bytes and files.
+    moved: (u64, u64),
     _place: Place,
 }
 
@@ -222,15 +220,7 @@ impl Shaping {
         };
         state.jobs.insert(ticket, job);
         drop(state);
-        Share {
-            shaping: self.clone(),
-            ticket,
-            allowance,
-            exceeded: heard,
-            moved: 0,
-            not_moved: None,
-            _place: place,
-        }
+        Share { shaping: self.clone(), ticket, allowance, exceeded: heard, moved: (0, 0), _place: place }
     }
 
     /// Writes down what has been used of quotas, if that is not written yet.
@@ -396,11 +386,9 @@ impl Share {
         }
     }
 
-    /// The job has ended, and has moved so much. If it finished, its files were moved as well, but for some that failed or were there
-    /// already. What was charged beyond that is given back.
-    pub(crate) fn ended(mut self, bytes: u64, finished: bool, (failed, unchanged): (u64, u64)) {
-        self.moved = bytes;
-        self.not_moved = finished.then_some(failed + unchanged);
+    /// The job has ended, and has moved so many bytes and files. What was charged beyond that is given back.
+    pub(crate) fn ended(mut self, bytes: u64, files: u64) {
+        self.moved = (bytes, files);
     }
 }
 
@@ -413,8 +401,8 @@ impl Drop for Share {
             tree.remove(self.ticket);
         }
         let Some(job) = state.jobs.remove(&self.ticket) else { return };
-        let bytes = job.bytes.saturating_sub(self.moved);
-        let files = self.not_moved.map_or(job.files, |files| files.min(job.files));
+        let bytes = job.bytes.saturating_sub(self.moved.0);
+        let files = job.files.saturating_sub(self.moved.1);
         state.quotas.end(&job.owner, (bytes, files), job.files, job.charged);
         drop(state);
         self.shaping.wake.notify_one();

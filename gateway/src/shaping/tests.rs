@@ -218,7 +218,7 @@ async fn a_quota_ends_jobs_and_survives_a_restart() {
     let error = asks.files(2).unwrap_err();
     assert_eq!((error.code, error.reason.contains("files of the day")), (Code::Limit, true));
     // All but 100 MiB and one file was of no use, and is given back.
-    share.ended(100 * MIB, true, (1, 0));
+    share.ended(100 * MIB, 1);
     // Another one is in the middle of its files.
     let open = bench.share("alice", 4, Direction::Pull);
     Asks { shaping: bench.shaping.clone(), ticket: open.ticket }.files(1).unwrap();

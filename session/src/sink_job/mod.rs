@@ -281,6 +281,12 @@ impl SinkJob {
         (state.reports.failed, state.reports.unchanged)
     }
 
+    /// Files and links that were not the same already, and did not fail; only where files are counted.
+    pub fn files_moved(&self) -> u64 {
+        let state = self.lock();
+        state.files.seen.saturating_sub(state.reports.failed + state.reports.unchanged)
+    }
+
     /// Where the job stands.
     pub fn progress(&self) -> Progress {
         let state = self.lock();

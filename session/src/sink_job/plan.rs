@@ -80,6 +80,7 @@ impl SinkJob {
     /// So many files more have been planned. They count, but for those that are the same already.
     fn count_files(&self, new: u64) -> Result<(), JobError> {
         let Some(allowance) = &self.config.allowance else { return Ok(()) };
+        // What is known to be the same costs nothing from the start: a tree that is sent again does not need the quota of a new one.
         let more = {
             let mut state = self.lock();
             state.files.seen += new;

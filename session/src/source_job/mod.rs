@@ -126,6 +126,8 @@ struct State {
     /// Where the job stands in the gateway's queue, if it waits there.
     queued: Option<u64>,
     ring: Ring,
+    /// Files and links that were read.
+    files: u64,
     locals: Vec<LocalFile>,
     lookahead: Lookahead,
     /// The last step of the reader found all its chunks in the cache.
@@ -177,6 +179,7 @@ impl SourceJob {
             greet: false,
             queued: None,
             ring: Ring::default(),
+            files: 0,
             locals: Vec::new(),
             lookahead: Lookahead::new(config.lookahead.0, config.lookahead.1),
             from_cache: false,
@@ -337,6 +340,12 @@ impl SourceJob {
         let withdrawn =
             state.reports.failed_entries().filter(|entry| ledger.is_withdrawn(*entry)).count() as u64;
         (state.reports.failed.saturating_sub(withdrawn), state.reports.unchanged)
+    }
+
+    /// Files and links that were read, as far as the sink has not said that they failed or were the same.
+    pub fn files_moved(&self) -> u64 {
+        let (failed, unchanged) = self.report_counts();
+        self.lock().files.saturating_sub(failed + unchanged)
     }
 
     /// Calls `visit` for every file and link that arrived, as far as the sink has not said anything else. For none, and

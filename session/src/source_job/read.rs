@@ -140,6 +140,7 @@ impl SourceJob {
                 state.ring.insert(chunk, data);
             }
         }
+        state.files += files;
         if let Some(allowance) = &self.config.allowance {
             allowance.files(files)?;
         }
