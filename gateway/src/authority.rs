@@ -119,15 +119,10 @@ impl Authority {
         Err(Refused::new(Code::Denied, format!("{action} on {resource}{DENIED}{by}")))
     }
 
-    /// Why whoever comes in so has the rate policy low and no other; `None`: no policy says so.
-    pub(crate) fn locked_to_low(&self, opening: &Request) -> Option<Refused> {
+    /// The policy by which whoever comes in so has the rate policy low and no other; `None`: no policy says so.
+    pub(crate) fn locked_to_low(&self, opening: &Request) -> Option<String> {
         let engine = self.engine.borrow().clone()?;
-        let decision = engine.decide(opening);
-        let by = decision.locked_to_low().filter(|_| !self.dry_run)?;
-        Some(Refused::new(
-            Code::Denied,
-            format!("{} on {}{DENIED}policy {by}", Action::UseRate, opening.resource),
-        ))
+        engine.decide(opening).locked_to_low().filter(|_| !self.dry_run).map(ToOwned::to_owned)
     }
 
     /// Whether the policies may look at what is known of a file only when it is whole.

@@ -12,7 +12,7 @@ use metra_policy::engine::{Action, Resource};
 use metra_session::LinkHandle;
 use metra_transport::LinkId;
 
-use crate::authority::Asker;
+use crate::authority::{Asker, policies_in};
 use crate::config;
 use crate::open::Refused;
 use crate::sessions::{Live, Sessions};
@@ -77,32 +77,58 @@ fn permitted(sessions: &Sessions, live: &Live, link: &LinkHandle, asked: RatePol
     sessions.authority().permit(&request)
 }
 
-/// Why policies let this link share its path in one way only, taking what others leave; `None`: they do not say so.
-fn locked(sessions: &Sessions, live: &Live, link: &LinkHandle) -> Option<Refused> {
+/// The policy by which this link shares its path in one way only, taking what others leave; `None`: there is none.
+fn locked(sessions: &Sessions, live: &Live, link: &LinkHandle) -> Option<String> {
     let opening =
         Asker::over(live.account(), link.link().as_ref()).asks(Action::OpenSession, Resource::Gateway);
     sessions.authority().locked_to_low(&opening)
 }
 
-/// A link has joined: if its rate is locked, it is so from here on, and the client is told for what it sends itself.
-pub(crate) fn lock(sessions: &Arc<Sessions>, live: &Arc<Live>, link: LinkHandle) {
-    if !sessions.authority().is_on() || locked(sessions, live, &link).is_none() {
-        return;
-    }
-    let (sessions, live) = (sessions.clone(), live.clone());
-    sessions.rt().clone().spawn(async move { serve(&sessions, &live, &link, RatePolicy::default()).await });
+/// What policies say to what a link asks for.
+struct Ruling {
+    /// What it may have, if the configuration allows that.
+    may: RatePolicy,
+    /// It has that in any case.
+    is_locked: bool,
+    /// The policies that decided, if any did.
+    by: Option<String>,
 }
 
-/// Answers a `Rate`, and uses what is granted for what goes to the client.
+/// A link has joined: if its rate is locked, it is so from here on, and the client is told for what it sends itself.
+pub(crate) fn lock(sessions: &Arc<Sessions>, live: &Arc<Live>, link: LinkHandle) {
+    let by = locked(sessions, live, &link);
+    if by.is_none() {
+        return;
+    }
+    let (sessions, live, asked) = (sessions.clone(), live.clone(), RatePolicy::default());
+    let ruling = Ruling { may: asked.as_low(), is_locked: true, by };
+    sessions.rt().clone().spawn(async move { answer(&sessions, &live, &link, asked, ruling).await });
+}
+
+/// Acts on a `Rate`.
 pub(crate) async fn serve(sessions: &Arc<Sessions>, live: &Live, link: &LinkHandle, asked: RatePolicy) {
     let refused = permitted(sessions, live, link, asked).err();
-    let locked = locked(sessions, live, link);
-    let may = match (&locked, &refused) {
-        (Some(_), _) => asked.as_low(),
-        (None, None) => asked,
-        (None, Some(_)) => asked.as_fair(),
+    let by = locked(sessions, live, link);
+    let ruling = match (by, refused) {
+        (by @ Some(_), _) => Ruling { may: asked.as_low(), is_locked: true, by },
+        (None, None) => Ruling { may: asked, is_locked: false, by: None },
+        (None, Some(refused)) => {
+            let by = policies_in(&refused.reason).map(ToOwned::to_owned);
+            Ruling { may: asked.as_fair(), is_locked: false, by }
+        }
     };
-    let (mut granted, is_new) = sessions.rates().grant(link.id(), may, locked.is_some());
+    answer(sessions, live, link, asked, ruling).await;
+}
+
+/// Uses what is granted for what goes to the client, and says so.
+async fn answer(
+    sessions: &Arc<Sessions>,
+    live: &Live,
+    link: &LinkHandle,
+    asked: RatePolicy,
+    Ruling { may, is_locked, by }: Ruling,
+) {
+    let (mut granted, is_new) = sessions.rates().grant(link.id(), may, is_locked);
     if is_new {
         let (sessions, lost) = (sessions.clone(), link.link().clone());
         sessions.rt().clone().spawn(async move {
@@ -114,7 +140,7 @@ pub(crate) async fn serve(sessions: &Arc<Sessions>, live: &Live, link: &LinkHand
         // Its congestion controller has no rates.
         granted = sessions.rates().grant(link.id(), RatePolicy::default(), false).0;
     }
-    sessions.audit().rate(live, link, asked, granted, locked.as_ref().or(refused.as_ref()));
+    sessions.audit().rate(live, link, asked, granted, by);
     let user = &live.account().name;
     tracing::info!(user, link = %link.id(), ?asked, ?granted, "rate policy");
     link.send(&Frame::Granted(granted)).await;

@@ -59,19 +59,18 @@ impl Audit {
         self.record(record);
     }
 
-    /// A rate policy was asked for, and this was granted; `refused` is what policies said to it.
+    /// A rate policy was asked for, and this was granted; `by` the policies that decided, if any did.
     pub(crate) fn rate(
         &self,
         live: &Live,
         link: &LinkHandle,
         asked: RatePolicy,
         granted: RatePolicy,
-        refused: Option<&Refused>,
+        by: Option<String>,
     ) {
         let mut record = of(live, link, Event::Decision, Action::Rate);
         record.resource = Resource::Rate { asked: rate(asked), granted: rate(granted) };
-        let policies = refused.and_then(|refused| policies_in(&refused.reason));
-        record.rule = Some(policies.unwrap_or("rates").to_owned());
+        record.rule = Some(by.unwrap_or_else(|| "rates".to_owned()));
         let is_granted = asked.policy() == granted.policy();
         record.verdict = Some(if is_granted { Verdict::Permitted } else { Verdict::Refused });
         self.record(record);
