@@ -26,7 +26,6 @@ use metra_core::code::Code;
 use metra_core::priority::Priority;
 use metra_core::receipt::Direction;
 use metra_policy::shape::config::Shaping as Rules;
-use metra_policy::shape::shaper::Lane;
 use metra_session::{Allowance, Grantor, JobError};
 use metra_store::Catalogue;
 use metra_transport::{AbortOnDrop, Rt};
@@ -277,8 +276,8 @@ fn is_free(rules: &Rules) -> bool {
 }
 
 impl State {
-    fn lane(&self, owner: &Owner, priority: Priority) -> Lane {
-        let asked = Lane::new(priority.number()).unwrap_or(Lane::NORMAL);
+    /// How urgent a job is: as was asked for, or as its tenant and user may be.
+    fn lane(&self, owner: &Owner, asked: Priority) -> Priority {
         let tenant = self.rules.tenants.get(&owner.tenant);
         let user = tenant.and_then(|tenant| tenant.users.get(&owner.user));
         let best = tenant.map(|t| t.best_lane).max(user.map(|u| u.best_lane));

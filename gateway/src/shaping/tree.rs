@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Instant, SystemTime};
 
+use metra_core::priority::Priority;
 use metra_policy::shape::config::{Rates, Shaping as Rules};
-use metra_policy::shape::shaper::{self, JobId, Lane, Shaper, Share, TenantId, UserId};
+use metra_policy::shape::shaper::{self, JobId, Shaper, Share, TenantId, UserId};
 
 use super::{LOOK, Owner, Ticket};
 
@@ -35,7 +36,7 @@ struct User {
 struct Job {
     id: JobId,
     owner: Owner,
-    lane: Lane,
+    lane: Priority,
 }
 
 /// Whether anybody's rate is limited at any time.
@@ -89,7 +90,7 @@ impl Tree {
         }
     }
 
-    pub(super) fn add(&mut self, ticket: Ticket, owner: &Owner, lane: Lane, now: Instant) {
+    pub(super) fn add(&mut self, ticket: Ticket, owner: &Owner, lane: Priority, now: Instant) {
         let (shaper, share) = (&mut self.shaper, Share::default());
         // One that the rules do not name any more has no limits.
         let tenant = self.tenants.entry(owner.tenant.clone()).or_insert_with(|| Tenant {

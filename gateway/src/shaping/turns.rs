@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use metra_core::priority::Priority;
 use metra_policy::shape::config::Shaping as Rules;
-use metra_policy::shape::shaper::Lane;
 use metra_policy::shape::{Admission, AdmissionError, AdmissionEvent};
 use tokio::sync::watch;
 
@@ -69,7 +68,7 @@ impl Turns {
         &mut self,
         tenant: &str,
         ticket: Ticket,
-        lane: Lane,
+        lane: Priority,
     ) -> Result<watch::Receiver<Turn>, AdmissionError> {
         let Some(admission) = self.tenants.get_mut(tenant) else { return Err(AdmissionError::Full) };
         admission.arrive(ticket, lane)?;

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use metra_core::priority::Priority;
 use thiserror::Error;
-
-use super::shaper::Lane;
 
 /// The jobs of one tenant: so many run, the rest waits by lane, and by arrival within a lane.
 ///
@@ -27,7 +26,7 @@ pub struct Admission<J> {
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting<J> {
-    lane: Lane,
+    lane: Priority,
     arrival: u64,
     job: J,
     /// The position that was told last; 0: none.
@@ -65,7 +64,7 @@ impl<J: Copy + Ord> Admission<J> {
     ///
     /// # Errors
     /// See [`AdmissionError`]; nothing has changed then.
-    pub fn arrive(&mut self, job: J, lane: Lane) -> Result<(), AdmissionError> {
+    pub fn arrive(&mut self, job: J, lane: Priority) -> Result<(), AdmissionError> {
         if self.running.contains(&job) || self.index(job).is_some() {
             return Err(AdmissionError::Known);
         }
@@ -90,7 +89,7 @@ impl<J: Copy + Ord> Admission<J> {
     }
 
     /// Moves a job that waits to another lane; among those there it is by its arrival. False if it does not wait.
-    pub fn set_lane(&mut self, job: J, lane: Lane) -> bool {
+    pub fn set_lane(&mut self, job: J, lane: Priority) -> bool {
         let taken = self.take(job);
         taken.map(|waiting| self.insert(Waiting { lane, ..waiting })).is_some()
     }
@@ -161,8 +160,8 @@ mod tests {
     use super::AdmissionEvent::{Position, Started};
     use super::*;
 
-    fn lane(number: u8) -> Lane {
-        Lane::new(number).unwrap()
+    fn lane(number: u8) -> Priority {
+        Priority::new(number).unwrap()
     }
 
     fn events(admission: &mut Admission<u32>) -> Vec<AdmissionEvent<u32>> {
@@ -183,28 +182,28 @@ mod tests {
         // Who goes from the middle moves only those behind.
         assert!(admission.leave(3));
         assert_eq!(events(&mut admission), [Position(5, 2)]);
-        assert!(admission.set_lane(5, Lane::URGENT));
+        assert!(admission.set_lane(5, Priority::URGENT));
         assert_eq!(events(&mut admission), [Position(5, 1), Position(2, 2)]);
-        assert!(!admission.leave(3) && !admission.set_lane(4, Lane::NORMAL));
+        assert!(!admission.leave(3) && !admission.set_lane(4, Priority::NORMAL));
     }
 
     #[test]
     fn the_queue_is_bounded() {
         let mut admission = Admission::new(1, 1);
-        admission.arrive(1, Lane::NORMAL).unwrap();
-        admission.arrive(2, Lane::NORMAL).unwrap();
-        assert_eq!(admission.arrive(3, Lane::URGENT), Err(AdmissionError::Full));
-        assert_eq!(admission.arrive(2, Lane::URGENT), Err(AdmissionError::Known));
-        assert_eq!(admission.arrive(1, Lane::URGENT), Err(AdmissionError::Known));
+        admission.arrive(1, Priority::NORMAL).unwrap();
+        admission.arrive(2, Priority::NORMAL).unwrap();
+        assert_eq!(admission.arrive(3, Priority::URGENT), Err(AdmissionError::Full));
+        assert_eq!(admission.arrive(2, Priority::URGENT), Err(AdmissionError::Known));
+        assert_eq!(admission.arrive(1, Priority::URGENT), Err(AdmissionError::Known));
         let mut none = Admission::new(1, 0);
-        none.arrive(1, Lane::NORMAL).unwrap();
-        assert_eq!(none.arrive(2, Lane::NORMAL), Err(AdmissionError::Full));
+        none.arrive(1, Priority::NORMAL).unwrap();
+        assert_eq!(none.arrive(2, Priority::NORMAL), Err(AdmissionError::Full));
     }
 
     #[test]
     fn new_limits_act_at_once_and_stop_nobody() {
         let mut admission = Admission::new(0, 10);
-        (1..=5).for_each(|job| admission.arrive(job, Lane::NORMAL).unwrap());
+        (1..=5).for_each(|job| admission.arrive(job, Priority::NORMAL).unwrap());
         assert_eq!(events(&mut admission).len(), 5);
         admission.set_limits(3, 0);
         assert_eq!(
@@ -222,7 +221,7 @@ mod tests {
     #[test]
     fn a_job_that_left_before_it_was_told_is_not_told() {
         let mut admission = Admission::new(1, 10);
-        (1..=3).for_each(|job| admission.arrive(job, Lane::NORMAL).unwrap());
+        (1..=3).for_each(|job| admission.arrive(job, Priority::NORMAL).unwrap());
         assert!(admission.leave(1) && admission.leave(2));
         assert_eq!(events(&mut admission), [Started(3)]);
     }

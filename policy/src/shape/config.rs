@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use metra_core::priority::Priority;
 use serde::Deserialize;
 
 use super::calendar::Calendar;
-use super::shaper::{DEFAULT_BURST, Lane, Share};
+use super::shaper::{DEFAULT_BURST, Share};
 use super::{QuotaLimits, Rate, Zone};
 
 /// The gateway as a whole. All rates are for each direction.
@@ -120,7 +121,7 @@ pub struct Tenant {
     /// For each direction.
     pub rates: Rates,
     /// No job of it is in a lane before this one.
-    pub best_lane: Lane,
+    pub best_lane: Priority,
     /// Both directions together.
     pub quota: QuotaLimits,
     /// Where its days begin.
@@ -134,12 +135,12 @@ pub struct Tenant {
 }
 
 /// A user of a tenant.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct TenantUser {
     /// For each direction.
     pub rates: Rates,
     /// No job of it is in a lane before this one, nor before the tenant's.
-    pub best_lane: Lane,
+    pub best_lane: Priority,
     /// Both directions together, besides the tenant's.
     pub quota: QuotaLimits,
 }
@@ -188,7 +189,7 @@ impl Tenant {
     fn unlimited(zone: Zone) -> Self {
         Self {
             rates: Rates::default(),
-            best_lane: Lane::URGENT,
+            best_lane: Priority::URGENT,
             quota: QuotaLimits::default(),
             zone,
             jobs: JOBS.2 as usize,
@@ -298,9 +299,9 @@ impl Check<'_> {
         QuotaLimits { day_bytes, day_files, month_bytes, month_files }
     }
 
-    fn lane(&mut self, table: &str, priority: Option<u64>) -> Lane {
+    fn lane(&mut self, table: &str, priority: Option<u64>) -> Priority {
         let number = self.number(table, "priority", priority, PRIORITY);
-        u8::try_from(number).ok().and_then(Lane::new).unwrap_or(Lane::URGENT)
+        u8::try_from(number).ok().and_then(Priority::new).unwrap_or(Priority::URGENT)
     }
 
     fn tenant(&mut self, name: &str, raw: &RawTenant, zone: &Zone) -> Tenant {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::config::*;
-use super::shaper::{DEFAULT_BURST, Lane};
+use metra_core::priority::Priority;
+
+use super::shaper::DEFAULT_BURST;
 use super::{QuotaLimits, Rate, Zone};
 
 /// As the gateway has it in its own form.
@@ -75,7 +77,7 @@ fn everything_written() {
     let share = acme.rates.share;
     assert_eq!((share.floor, share.ceiling), (Rate::from_mbit(300), Some(Rate::from_mbit(8000))));
     assert_eq!((share.burst, share.weight), (16 << 20, 3));
-    assert_eq!((acme.best_lane, acme.jobs, acme.queue), (Lane::new(2).unwrap(), 4, 20));
+    assert_eq!((acme.best_lane, acme.jobs, acme.queue), (Priority::new(2).unwrap(), 4, 20));
     assert_eq!(acme.quota.day_bytes, Some(100 << 30));
     assert_eq!(acme.quota.month_files, Some(50_000));
     assert_eq!(acme.zone, Zone::parse("America/New_York").unwrap());

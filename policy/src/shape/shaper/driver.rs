@@ -31,7 +31,7 @@ impl Driver {
     }
 
     pub(super) fn job(&mut self, user: UserId, lane: u8, share: Share) -> JobId {
-        self.shaper.add_job(user, Lane::new(lane).unwrap(), share, self.instant()).unwrap()
+        self.shaper.add_job(user, Priority::new(lane).unwrap(), share, self.instant()).unwrap()
     }
 
     /// A job of a user of its own without limits, that wants more than it can ever have.

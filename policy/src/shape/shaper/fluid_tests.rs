@@ -345,7 +345,7 @@ proptest! {
                     }
                 }
                 Event::Retract(i) => _ = job(i).map(|(job, _)| driver.shaper.retract(job)),
-                Event::Lane(i, n) => _ = job(i).map(|(job, _)| driver.shaper.set_lane(job, Lane::new(n).unwrap(), now)),
+                Event::Lane(i, n) => _ = job(i).map(|(job, _)| driver.shaper.set_lane(job, Priority::new(n).unwrap(), now)),
                 Event::Weight(i, weight) => {
                     let i = i % tenants.len();
                     tenants[i].2.weight = weight;

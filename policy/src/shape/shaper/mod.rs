@@ -43,6 +43,8 @@ mod virtual_time;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use metra_core::priority::Priority;
+
 use super::Rate;
 use tree::{Kind, Leaf, Node};
 
@@ -78,29 +80,6 @@ impl Default for Share {
     /// No floor, no ceiling, [`DEFAULT_BURST`], weight 1.
     fn default() -> Self {
         Self { floor: Rate::ZERO, ceiling: None, burst: DEFAULT_BURST, weight: 1 }
-    }
-}
-
-/// How urgent a job is: 0 (urgent) to 7 (background).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lane(u8);
-
-impl Lane {
-    /// The most urgent.
-    pub const URGENT: Self = Self(0);
-    /// In the middle.
-    pub const NORMAL: Self = Self(4);
-    /// The least urgent.
-    pub const BACKGROUND: Self = Self(7);
-
-    /// A lane by number; `None` above 7.
-    pub const fn new(number: u8) -> Option<Self> {
-        if number <= Self::BACKGROUND.0 { Some(Self(number)) } else { None }
-    }
-
-    /// Its number, 0 to 7.
-    pub const fn number(self) -> u8 {
-        self.0
     }
 }
 
@@ -180,10 +159,10 @@ impl Shaper {
     }
 
     /// Adds a job that wants nothing yet; `None` if the user is gone.
-    pub fn add_job(&mut self, user: UserId, lane: Lane, share: Share, now: Instant) -> Option<JobId> {
+    pub fn add_job(&mut self, user: UserId, lane: Priority, share: Share, now: Instant) -> Option<JobId> {
         self.advance(now);
         let parent = self.find(user.0)?;
-        Some(JobId(self.add(parent, Kind::Job(Leaf { lane: lane.0, wanted: 0, granted: 0 }), share)))
+        Some(JobId(self.add(parent, Kind::Job(Leaf { lane: lane.number(), wanted: 0, granted: 0 }), share)))
     }
 
     /// Removes a tenant with all users and jobs. What is gone already stays so.
@@ -227,9 +206,9 @@ impl Shaper {
     }
 
     /// Moves a job to another lane, from now on. False if it is gone.
-    pub fn set_lane(&mut self, job: JobId, lane: Lane, now: Instant) -> bool {
+    pub fn set_lane(&mut self, job: JobId, lane: Priority, now: Instant) -> bool {
         self.advance(now);
-        let changed = self.with_leaf(job, |leaf| leaf.lane = lane.0);
+        let changed = self.with_leaf(job, |leaf| leaf.lane = lane.number());
         changed.is_some()
     }
 

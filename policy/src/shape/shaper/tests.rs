@@ -134,7 +134,7 @@ fn lanes_change_at_once() {
     let before = driver.granted(&[second], Duration::ZERO);
     assert!(before < driver.granted(&[first], Duration::ZERO) / 30);
     let now = driver.instant();
-    assert!(driver.shaper.set_lane(second, Lane::URGENT, now));
+    assert!(driver.shaper.set_lane(second, Priority::URGENT, now));
     let since = driver.now + Duration::from_nanos(1);
     driver.run(5.0);
     assert!(driver.granted(&[first], since) < driver.granted(&[second], since) / 30);
