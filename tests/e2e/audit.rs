@@ -9,6 +9,7 @@ use metra_core::receipt::{SignedReceipt, Statement};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::harness::users::user;
 use crate::harness::{Bed, Gateway, Metrics, Mount, data, run, wait_until};
 
 tests![
@@ -30,10 +31,6 @@ tests![
 const ALICE: &str = "alices-token-0123456789";
 const BOB: &str = "bobs-token-0123456789ab";
 const WRONG: &str = "no-such-token-0123456789";
-
-fn user(name: &str, token: &str, rest: &str) -> String {
-    format!("[users.{name}]\ntoken_hash = \"blake3:{}\"\n{rest}\n", Digest::of(token.as_bytes()))
-}
 
 /// Lines of configuration for an audit trail in the bed.
 fn to_file(rest: &str) -> String {

@@ -2,12 +2,10 @@
 
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
-use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
-use metra_core::id::Digest;
-
+use crate::harness::users::{Issued, issue, user};
 use crate::harness::{Bed, Gateway, run, skip};
 
 tests![
@@ -23,10 +21,6 @@ tests![
 
 const ALICE: &str = "alices-token-0123456789";
 const BOB: &str = "bobs-token-0123456789ab";
-
-fn user(name: &str, token: &str, rest: &str) -> String {
-    format!("[users.{name}]\ntoken_hash = \"blake3:{}\"\n{rest}\n", Digest::of(token.as_bytes()))
-}
 
 fn put(bed: &Bed, gateway: &Gateway, path: &str) -> run::Run {
     let file = bed.write("file", "content");
@@ -50,30 +44,6 @@ fn tokens(bed: &Bed) {
     );
     // A wrong token is refused at once, not tried again and again.
     assert!(wrong.elapsed.as_secs() < 10, "{wrong}");
-}
-
-/// PEM files of an authority, and of a certificate with these names and its key.
-struct Issued {
-    authority: PathBuf,
-    cert: PathBuf,
-    key: PathBuf,
-}
-
-fn issue(bed: &Bed, label: &str, name: &str) -> Issued {
-    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_cert = ca.self_signed(&ca_key).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let cert = params.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-    Issued {
-        authority: bed.write(&format!("{label}-ca.pem"), ca_cert.pem()),
-        cert: bed.write(&format!("{label}.pem"), cert.pem()),
-        key: bed.write(&format!("{label}.key"), key.serialize_pem()),
-    }
 }
 
 fn client_certificates(bed: &Bed) {

@@ -5,9 +5,8 @@ use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use metra_core::id::Digest;
-
 use crate::harness::data::{self, MIB};
+use crate::harness::users::user;
 use crate::harness::{Bed, Gateway, run, wait_until};
 use crate::tunnel;
 
@@ -38,12 +37,7 @@ const OFFICE: &str = r#"
 
 /// Alice is of the staff, bob is not.
 fn users() -> String {
-    let hash = |token: &str| Digest::of(token.as_bytes());
-    format!(
-        "[users.alice]\ntoken_hash = \"blake3:{}\"\ngroups = [\"staff\"]\ntenant = \"acme\"\n[users.bob]\ntoken_hash = \"blake3:{}\"\n",
-        hash(ALICE),
-        hash(BOB)
-    )
+    user("alice", ALICE, "groups = [\"staff\"]\ntenant = \"acme\"") + &user("bob", BOB, "")
 }
 
 struct Office<'b> {

@@ -3,11 +3,11 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use metra_core::id::Digest;
 use rustix::process::Signal;
 
 use crate::harness::data::{self, MIB};
 use crate::harness::run::{Run, Running};
+use crate::harness::users::user;
 use crate::harness::{Bed, Gateway, Metrics, wait_until};
 
 tests![
@@ -26,11 +26,7 @@ const BOB: &str = "bobs-token-0123456789ab";
 
 /// Two users, and what the rest says of them.
 fn config(rest: &str) -> String {
-    let hash = |token: &str| Digest::of(token.as_bytes());
-    let users = [("alice", ALICE), ("bob", BOB)];
-    let users =
-        users.map(|(name, token)| format!("[users.{name}]\ntoken_hash = \"blake3:{}\"\n", hash(token)));
-    format!("{}{rest}", users.concat())
+    user("alice", ALICE, "") + &user("bob", BOB, "") + rest
 }
 
 fn client(bed: &Bed, gateway: &Gateway, token: &str, words: &[&str]) -> Run {

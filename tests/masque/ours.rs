@@ -2,7 +2,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::harness::run::{Run, Running};
+use crate::harness::users::{Issued, issue};
 use crate::harness::{Bed, Gateway, Metrics, skip, wait_until};
 use crate::peers::Echo;
 use crate::proxy::TUNNELS;
@@ -76,27 +76,10 @@ fn tunnels_end_with_their_client(bed: &Bed) {
     }
 }
 
-/// PEM files of an authority, and of a certificate for a client with this name and its key.
-fn issue(bed: &Bed, label: &str, name: &str) -> [PathBuf; 3] {
-    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_cert = ca.self_signed(&ca_key).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let cert = params.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-    [
-        bed.write(&format!("{label}-ca.pem"), ca_cert.pem()),
-        bed.write(&format!("{label}.pem"), cert.pem()),
-        bed.write(&format!("{label}.key"), key.serialize_pem()),
-    ]
-}
-
 fn a_certificate_opens_tunnels(bed: &Bed) {
-    let [authority, cert, key] = issue(bed, "carol", "carol.example.org");
-    let [_, other_cert, other_key] = issue(bed, "stranger", "carol.example.org");
+    let Issued { authority, cert, key } = issue(bed, "carol", "carol.example.org");
+    let stranger = issue(bed, "stranger", "carol.example.org");
+    let (other_cert, other_key) = (stranger.cert, stranger.key);
     let config = format!(
         "[tls]\nclient_ca = {authority:?}\n[users.carol]\ncert_names = [\"carol.example.org\"]\n{TUNNELS}"
     );

@@ -15,6 +15,7 @@ pub(crate) mod scanner;
 pub(crate) mod service;
 pub(crate) mod tcp;
 pub(crate) mod tunnels;
+pub(crate) mod users;
 pub(crate) mod ways;
 
 pub(crate) use bed::{Bed, Mount, skip, test_as};
