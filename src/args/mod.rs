@@ -62,7 +62,8 @@ pub(crate) enum Command {
 ///
 /// Serves one directory over MTP (QUIC, one UDP port). Without a configuration it listens on this machine only, and
 /// makes a development certificate once that clients on this machine trust. SIGTERM or ^C ends it after what is in
-/// flight is journaled; a second one ends it at once. The log is on standard error; METRA_LOG filters it.
+/// flight is journaled; a second one ends it at once. SIGHUP reads policies, tenants and rates again. The log is on standard
+/// error; METRA_LOG filters it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeArgs {
     /// Address to listen on, IP:PORT or [IPv6]:PORT; may be repeated [default: 127.0.0.1:4443]
