@@ -2,11 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use metra_transport::LinkError;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::server::ServerSessionMemoryCache;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -22,6 +24,8 @@ const HTTP11: &[u8] = b"http/1.1";
 const READ: usize = 128 * 1024;
 /// Sessions that a client keeps for resumption, and a server.
 const SESSIONS: (usize, usize) = (8, 4096);
+/// Several round trips.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,13 +133,20 @@ impl TlsServer {
         Self { acceptor: TlsAcceptor::from(Arc::new(tls)), http }
     }
 
-    /// The server's side of a handshake. There is no deadline here.
+    /// The server's side of a handshake. There is no deadline here. One that failed is told to the client, which has a second
+    /// to hear it.
     ///
     /// # Errors
     /// [`LinkError::NoProtocol`] if there is no common protocol, [`LinkError::Handshake`] if what came is not TLS; else what
     /// became of `tcp`.
     pub async fn accept(&self, tcp: TcpStream) -> Result<Secured, LinkError> {
-        let mut stream = self.acceptor.accept(Ahead::new(tcp)).await.map_err(failed)?;
+        let mut stream = match self.acceptor.accept(Ahead::new(tcp)).into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, mut tcp)) => {
+                linger(&mut tcp).await;
+                return Err(failed(error));
+            }
+        };
         stream.get_mut().0.allow(READ);
         let (protocol, certificates) = known(stream.get_ref().1);
         if protocol != Protocol::Mtp && !self.http {
@@ -143,6 +154,18 @@ impl TlsServer {
         }
         Ok(Secured { stream: Box::new(stream), protocol, certificates })
     }
+}
+
+/// Closes this end, and reads until the client has closed its own. A socket that is closed with something unread resets the
+/// connection, and a client may lose the alert before it has read it: one with a certificate that is refused is
+/// done with the handshake of TLS 1.3 before the server is, and sends on.
+async fn linger(tcp: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let _ = tokio::time::timeout(LINGER, async {
+        if tcp.shutdown().await.is_ok() {
+            let _ = tokio::io::copy(tcp, &mut tokio::io::sink()).await;
+        }
+    })
+    .await;
 }
 
 fn known(tls: &rustls::CommonState) -> (Protocol, Option<Vec<Vec<u8>>>) {
@@ -176,5 +199,42 @@ fn failed(error: io::Error) -> LinkError {
             LinkError::Handshake("the other end closed the connection during the TLS handshake".to_owned())
         }
         None => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_hears_why_although_it_sends_on() {
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(issued.signing_key.serialize_der().into());
+        let config =
+            rustls::ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![issued.cert.der().clone()], key)
+                .unwrap();
+        let server = TlsServer::new(&config, true);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        // More than is read before the first of it is refused.
+        client.write_all(&[b'x'; 64 << 10]).await.unwrap();
+        let accepting = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            server.accept(tcp).await.err().unwrap()
+        });
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        // RFC 8446 section 5.1: an alert.
+        assert_eq!(said.first(), Some(&21), "{said:?}");
+        drop(client);
+        assert!(matches!(accepting.await.unwrap(), LinkError::Handshake(_)));
     }
 }
