@@ -141,13 +141,6 @@ impl Lookahead {
         let ahead = (BDPS / 2.0 * self.rate.now * rtt.as_secs_f64()) as u64;
         self.window = self.first.saturating_add(ahead).min(self.most);
     }
-
-    /// The sink waits for nothing and says nothing: it may need to be told more before it can.
-    pub fn widen(&mut self) {
-        self.first = self.first.saturating_mul(2);
-        self.most = self.most.max(self.first);
-        self.window = self.window.max(self.first);
-    }
 }
 
 #[cfg(test)]
@@ -199,10 +192,6 @@ mod tests {
         assert!((200_000_000..260_000_000).contains(&lookahead.window()), "{}", lookahead.window());
         lookahead.asked(start + Duration::from_secs(2), 9_000_000_000, Duration::from_secs(1));
         assert_eq!(lookahead.window(), 512 * MIB);
-        for _ in 0..100 {
-            lookahead.widen();
-        }
-        assert!(lookahead.window() > 512 * MIB);
     }
 
     #[test]

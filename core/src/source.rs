@@ -396,14 +396,6 @@ impl Source {
         Some((next, (u64::from(self.queued.count()) * mean).max(next)))
     }
 
-    /// Whether a sink is attached that was told all there is, and waits for nothing.
-    pub fn is_idle(&self) -> bool {
-        self.attached
-            && self.next_record >= self.ledger.records()
-            && self.queued.is_empty()
-            && self.in_flight.is_empty()
-    }
-
     /// Whether the sink holds the chunk.
     pub fn is_held(&self, chunk: ChunkIndex) -> bool {
         self.held.contains(chunk)

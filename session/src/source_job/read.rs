@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use metra_core::code::Code;
@@ -11,10 +10,6 @@ use metra_store::source::{Item, Reader};
 
 use super::SourceJob;
 use crate::job::{EntryReport, JobError};
-
-/// A sink that waits for nothing and has not said of everything that it was told whether it needs it, may need to be
-/// told more before it can. After this long it is.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Data of chunks that were read and may be wanted soon.
 #[derive(Default)]
@@ -85,12 +80,7 @@ impl SourceJob {
             if self.may_read() {
                 return;
             }
-            if self.rt.timeout(PATIENCE, read).await.is_err() {
-                let mut state = self.lock();
-                if state.source.is_idle() {
-                    state.lookahead.widen();
-                }
-            }
+            read.await;
         }
     }
 
