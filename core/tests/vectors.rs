@@ -250,6 +250,8 @@ fn frames() -> Vec<(&'static str, &'static str, Frame)> {
             Frame::Granted(rate(Policy::Fair, Some(900_000_000)))
         }),
         ("granted-high", "high, no ceiling", Frame::Granted(rate(Policy::High, None))),
+        ("pace", "at most 20000000 bit/s for the moment", Frame::Pace(Some(20_000_000))),
+        ("pace-none", "as fast as was granted", Frame::Pace(None)),
     ];
     for (name, meaning, placement, overwrite, priority) in [
         ("push", "into in/, overwrite what differs", Placement::Into, Overwrite::Different, 4),
@@ -364,7 +366,7 @@ fn control_frames() {
         assert!(decoder.is_between_frames());
         kinds.extend(decoded.as_ref().map(|frame| format!("{:?}", std::mem::discriminant(frame))));
     }
-    assert_eq!(kinds.len(), 25, "every frame has a vector");
+    assert_eq!(kinds.len(), 26, "every frame has a vector");
 }
 
 #[test]

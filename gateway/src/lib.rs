@@ -23,6 +23,7 @@ mod identities;
 mod jobs;
 mod measure;
 mod open;
+mod paces;
 mod places;
 mod rates;
 mod service;

@@ -23,6 +23,7 @@ use crate::identities::Identities;
 use crate::jobs::{Claims, Memory, Seats, serve_requests};
 use crate::measure;
 use crate::open::Refused;
+use crate::paces::Paces;
 use crate::rates::Rates;
 use crate::shaping::{Shaping, is_limited};
 
@@ -77,12 +78,18 @@ pub(crate) struct Live {
     session: Session,
     finished: Mutex<VecDeque<JobId>>,
     seats: Seats,
+    paces: Paces,
 }
 
 impl Live {
     /// Its jobs that wait for their turn.
     pub(crate) fn seats(&self) -> &Seats {
         &self.seats
+    }
+
+    /// How fast its links may send for the moment.
+    pub(crate) fn paces(&self) -> &Paces {
+        &self.paces
     }
 
     /// Keeps a finished job for a while, so that it can be told of again. It takes no place among the jobs.
@@ -371,6 +378,7 @@ impl Sessions {
             session,
             finished: Mutex::default(),
             seats: Seats::default(),
+            paces: Paces::default(),
         });
         state.live.insert(id, live.clone());
         metrics::gauge!("metra_sessions").set(state.live.len() as f64);

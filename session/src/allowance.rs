@@ -10,13 +10,18 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::job::JobError;
 
+/// What a job may have on its way besides what fills its path: the time of several looks at its rate.
+const AHEAD: Duration = Duration::from_millis(500);
+/// About a chunk, so that one is there when another has arrived. Bytes.
+const NEXT: u64 = 1 << 20;
 /// Who divides a rate among jobs. May answer while it is asked.
 pub trait Grantor: Send + Sync {
     /// A job wants to move so many bytes more than it has asked for before. All of them are granted, sooner or later.
@@ -37,6 +42,10 @@ pub struct Allowance {
     /// Asked for by a sink and not granted yet.
     asked: AtomicU64,
     changed: Notify,
+    /// Bytes per second; `u64::MAX`: none.
+    pace: AtomicU64,
+    /// A sink has asked for as much as its pace lets it, and receives more slowly.
+    is_far: AtomicBool,
 }
 
 impl fmt::Debug for Allowance {
@@ -49,7 +58,14 @@ impl Allowance {
     /// Nothing granted yet.
     pub fn new(grantor: Arc<dyn Grantor>) -> Arc<Self> {
         let (granted, asked, changed) = (Semaphore::new(0), AtomicU64::new(0), Notify::new());
-        Arc::new(Self { grantor, granted, asked, changed })
+        Arc::new(Self {
+            grantor,
+            granted,
+            asked,
+            changed,
+            pace: AtomicU64::new(u64::MAX),
+            is_far: AtomicBool::new(false),
+        })
     }
 
     /// Bytes were granted that had been asked for.
@@ -57,6 +73,36 @@ impl Allowance {
         let _ =
             self.asked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |a| Some(a.saturating_sub(bytes)));
         self.put_back(bytes);
+    }
+
+    /// The source sends no faster than this for the moment, bytes per second: a sink asks no further ahead than is of use
+    /// then. `None`: as fast as it can.
+    pub fn set_pace(&self, pace: Option<u64>) {
+        self.pace.store(pace.unwrap_or(u64::MAX), Ordering::Relaxed);
+        // It may ask for more.
+        self.changed.notify_waiters();
+    }
+
+    /// Whether a sink has had `outstanding` bytes on their way and could not ask for more when it looked last: its source sends
+    /// more slowly than it may.
+    pub fn is_far(&self) -> bool {
+        self.is_far.load(Ordering::Relaxed)
+    }
+
+    /// Looks whether a sink with so many bytes on their way may ask for more, over links of this round-trip time.
+    pub(crate) fn reaches(&self, outstanding: u64, rtt: Duration) -> bool {
+        let reaches = outstanding < self.reach(rtt);
+        self.is_far.store(!reaches, Ordering::Relaxed);
+        reaches
+    }
+
+    /// How much a sink may have asked its source for and not received yet, over links of this round-trip time. Bytes. What it was
+    /// allowed to ask for comes whatever others are granted meanwhile.
+    fn reach(&self, rtt: Duration) -> u64 {
+        match self.pace.load(Ordering::Relaxed) {
+            u64::MAX => u64::MAX,
+            pace => ((pace as f64 * (rtt + AHEAD).as_secs_f64()) as u64).saturating_add(NEXT),
+        }
     }
 
     /// Bytes that were granted and not used.

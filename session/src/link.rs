@@ -1,7 +1,7 @@
 //! A link that is part of a session: frames out through a bounded queue, frames and chunks in.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use metra_core::code::Code;
@@ -17,6 +17,8 @@ const OUT_QUEUE: usize = 64;
 pub struct LinkHandle {
     link: Arc<dyn Link>,
     out: mpsc::Sender<Bytes>,
+    /// What the peer was told last of how fast it may send.
+    told: Arc<Mutex<Option<u64>>>,
 }
 
 impl fmt::Debug for LinkHandle {
@@ -33,7 +35,7 @@ impl LinkHandle {
         let mut first = Vec::new();
         grease(number, &mut first);
         let _ = out.try_send(first.into());
-        (Self { link, out }, queue)
+        (Self { link, out, told: Arc::default() }, queue)
     }
 
     /// The link itself.
@@ -44,6 +46,25 @@ impl LinkHandle {
     /// Its name in this process.
     pub fn id(&self) -> LinkId {
         self.link.id()
+    }
+
+    /// Has the peer send no faster than this on the link for the moment, as [`Link::set_pace`], if it keeps to it; it hears of
+    /// changes by more than a sixteenth.
+    pub fn pace_peer(&self, pace: Option<u64>) {
+        let mut told = self.told.lock().expect("no panic while held");
+        let is_near = match (*told, pace) {
+            (Some(told), Some(pace)) => told.abs_diff(pace) <= told / 16,
+            (told, pace) => told == pace,
+        };
+        if is_near {
+            return;
+        }
+        let mut bytes = Vec::new();
+        Frame::Pace(pace).encode(&mut bytes);
+        // Where there is no room it is said the next time.
+        if self.out.try_send(bytes.into()).is_ok() {
+            *told = pace;
+        }
     }
 
     /// Sends a frame; waits for room in the queue. `false`: the link is gone.

@@ -118,6 +118,7 @@ async fn transfer(
         seen.first_byte = progress.first_byte.map(|after| called + after);
     });
     let watch = Watch { progress, ..Watch::default() };
+    let priority = Priority::new(flow.priority).unwrap_or(Priority::NORMAL);
     match flow.way {
         Way::Push => {
             let root = Root::Random { size: flow.bytes, seed: number, name: data(number) };
@@ -127,7 +128,7 @@ async fn transfer(
                 placement: Placement::Auto,
                 overwrite: Overwrite::Always,
                 delete_source: false,
-                priority: Priority::NORMAL,
+                priority,
             };
             client.send(request, watch).await
         }
@@ -139,7 +140,7 @@ async fn transfer(
                 keep: Keep { mode: true, times: true },
                 to: GetTo::Null,
                 overwrite: Overwrite::Always,
-                priority: Priority::NORMAL,
+                priority,
             };
             client.get(request, watch).await
         }

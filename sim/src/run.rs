@@ -23,8 +23,6 @@ use crate::scenario::{Controller, Flow, HostEvent, Scenario, Way};
 
 /// Where the gateway listens.
 const PORT: u16 = 4443;
-/// The token of every client: nobody is anonymous but on loopback.
-const TOKEN: &str = "a token of the simulator";
 /// Bytes of receive window and send window at least; more where the path and its queue hold more.
 const WINDOW_MIN: u64 = 64 << 20;
 const MIB: u64 = 1 << 20;
@@ -186,7 +184,10 @@ impl<'a> World<'a> {
             make(&root.join(data(i as u64)), flow.bytes, i as u64)?;
         }
         let window = self.window().div_ceil(MIB).min(4096);
-        let mut raw = RawConfig::default();
+        let mut raw = match &self.scenario.gateway {
+            Some(text) => toml::from_str(text).map_err(|e| RunError::Stuck(e.to_string()))?,
+            None => RawConfig::default(),
+        };
         raw.listen = Some(OneOrMany::One(format!("{}:{PORT}", self.net.address(self.gateway))));
         raw.root = Some(root);
         let (cert, key) = identity::write(self.dir, self.net.address(self.gateway))?;
@@ -204,8 +205,10 @@ impl<'a> World<'a> {
         // Everything is granted; who asks for what is in the plan.
         (raw.rates.high, raw.rates.fixed_mbit) = (Some(true), Some(1_000_000));
         raw.limits.receive_memory_mib = Some((3 * window).max(256));
-        let user = RawUser { token_hash: Some(TokenHash::of(TOKEN).to_string()), ..RawUser::default() };
-        raw.users.insert("sim".to_owned(), user);
+        for Flow { user, .. } in &self.scenario.flows {
+            let token_hash = Some(TokenHash::of(&token(user)).to_string());
+            raw.users.insert(user.clone(), RawUser { token_hash, ..RawUser::default() });
+        }
         raw.validate(&state).map_err(|e| RunError::Stuck(e.to_string()))
     }
 
@@ -221,7 +224,7 @@ impl<'a> World<'a> {
             address: Address { host: self.net.address(self.gateway).to_string(), port: PORT },
             trust: TrustAnchors::new().ca_file(self.dir.join("cert.pem")),
             certificate: None,
-            token: Some(TOKEN.to_owned()),
+            token: Some(token(&flow.user)),
             state,
             links: flow.links.max(1),
             links_max: flow.links.max(1),
@@ -276,6 +279,11 @@ impl<'a> World<'a> {
         let queue = up.queue_bytes.max(down.queue_bytes).unwrap_or(0);
         (bdp * 5).max((bdp + queue) * 5 / 4).max(WINDOW_MIN)
     }
+}
+
+/// Nobody is anonymous but on loopback.
+fn token(user: &str) -> String {
+    format!("a token of the simulator for {user}")
 }
 
 /// From the source of a flow to its sink.

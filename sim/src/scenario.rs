@@ -1,5 +1,6 @@
 //! What is to be run.
 
+use metra_core::priority::Priority;
 use metra_core::rate::{self, RatePolicy};
 use metra_sim_model::Direction;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,9 @@ pub struct Scenario {
     pub down: Direction,
     /// What is transferred.
     pub flows: Vec<Flow>,
+    /// The gateway's configuration of rates and tenants, as in its file (`[shaping]`, `[tenants.NAME]`); absent: none.
+    #[serde(default)]
+    pub gateway: Option<String>,
     /// Readers are woken so late on average, as on a real machine. us.
     #[serde(default = "wake_delay")]
     pub wake_delay_us: f64,
@@ -46,6 +50,12 @@ pub struct Flow {
     /// Push or pull.
     #[serde(default)]
     pub way: Way,
+    /// Whose it is, for the gateway's rates.
+    #[serde(default = "user")]
+    pub user: String,
+    /// How urgent it is, 0 to 7.
+    #[serde(default = "priority")]
+    pub priority: u8,
     /// Content.
     pub bytes: u64,
     /// When it begins. s.
@@ -185,6 +195,14 @@ pub struct HostEvent {
     /// Whether its address changes; otherwise the NAT before it forgets its port.
     #[serde(default)]
     pub change_address: bool,
+}
+
+pub(crate) fn user() -> String {
+    "sim".to_owned()
+}
+
+pub(crate) fn priority() -> u8 {
+    Priority::NORMAL.number()
 }
 
 fn one() -> u64 {

@@ -24,6 +24,8 @@ fn path(rate: f64, rtt: f64, loss: f64) -> Direction {
 fn flow(bytes: u64, controller: Controller) -> Flow {
     Flow {
         way: Way::Push,
+        user: "sim".to_owned(),
+        priority: 4,
         bytes,
         start_s: 0.0,
         links: 1,
@@ -43,6 +45,7 @@ fn scenario(rate: f64, rtt: f64, loss: f64, flows: Vec<Flow>) -> Scenario {
         up: path(rate, rtt, loss),
         down: path(rate, rtt, loss),
         flows,
+        gateway: None,
         wake_delay_us: 100.0,
         pacing_timer_us: 1000.0,
         bursts_from_s: None,

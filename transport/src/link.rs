@@ -47,6 +47,13 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
     /// `false` if this link cannot do that: it goes on as it was.
     fn set_rate(&self, rate: RatePolicy) -> bool;
 
+    /// Sends no faster than this for the moment, bits per second of what the transport sends, because somebody divides the path
+    /// among its links and this is more than this one's part; `None`: as fast as [`Link::set_rate`] says. A link whose
+    /// pacing is not its own goes on as it was.
+    fn set_pace(&self, pace: Option<u64>) {
+        let _ = pace;
+    }
+
     /// The control stream: the client opens it, the server waits for it.
     ///
     /// Before the handshake is confirmed (see [`Link::handshake_confirmed`]) only the first

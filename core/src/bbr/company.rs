@@ -56,7 +56,8 @@ impl Company {
 impl Bbr {
     /// Whether a queue is emptied as soon as it is seen.
     pub(super) fn yields_to_queue(&self) -> bool {
-        self.params.bears_random_loss && (self.gives_way() || !self.company.competing)
+        self.params.bears_random_loss
+            && (self.gives_way() || (self.pace.is_none() && !self.company.competing))
     }
 
     /// Whether others go first.

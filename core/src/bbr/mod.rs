@@ -87,6 +87,8 @@ pub struct Bbr {
     /// `params` of the policy [`Policy::Fair`].
     fair: Params,
     rate: RatePolicy,
+    /// Bytes per second.
+    pace: Option<f64>,
     state: State,
     /// Bytes of a full packet.
     mss: u64,
@@ -183,6 +185,7 @@ impl Bbr {
             control: Control::new(initial_window, params.startup_pacing_gain),
             fixed: Fixed::default(),
             rate: RatePolicy::default(),
+            pace: None,
             fair: params.clone(),
             params,
             resuming: Resuming::default(),
@@ -202,6 +205,13 @@ impl Bbr {
         } else if self.state == State::Fixed {
             self.leave_fixed(now);
         }
+    }
+
+    /// Sends no faster than this from now on, bits per second, because somebody divides the path among flows, and this is more than
+    /// the part of this one; `None`: nobody does. Meanwhile what arrives does not lower what is known of the path, and a
+    /// queue is no reason to send less: others that were not held back would have that for good. Loss is.
+    pub fn set_pace(&mut self, pace: Option<u64>) {
+        self.pace = pace.map(|pace| (pace as f64 / 8.0).max(RATE_MIN));
     }
 
     /// `bytes` made at `made` leave at `leaves`; packets that do not count against the window are told as well.
@@ -226,7 +236,7 @@ impl Bbr {
     pub fn on_acked(&mut self, now: Instant, in_flight: u64, app_limited: bool) {
         let min_rtt = self.model.min_rtt();
         let sample = self.sampler.finish(now, in_flight, min_rtt);
-        if app_limited && in_flight < self.cwnd() {
+        if (app_limited && in_flight < self.cwnd()) || self.is_held_back() {
             self.sampler.mark_app_limited();
         }
         self.update_model(now, &sample);
@@ -276,13 +286,16 @@ impl Bbr {
 
     /// What may be sent per second, now. Bytes; never 0.
     pub fn pacing_rate(&self) -> f64 {
-        match self.rate.rate() {
-            // What the path loses comes on top of a target, but not of a ceiling.
-            Some(ceiling) if self.state != State::Fixed => {
-                self.control.pacing_rate.min((ceiling as f64 / 8.0).max(RATE_MIN))
-            }
-            _ => self.control.pacing_rate,
-        }
+        // What the path loses comes on top of a target, but not of a ceiling.
+        let ceiling = self.rate.rate().filter(|_| self.state != State::Fixed);
+        let ceiling = ceiling.map(|ceiling| (ceiling as f64 / 8.0).max(RATE_MIN));
+        [ceiling, self.pace].into_iter().flatten().fold(self.control.pacing_rate, f64::min)
+    }
+
+    /// Whether the pace holds back what the path would take: then what arrives says no more of the path than where there is little
+    /// to send. While it is still being found out what the path takes, it is an answer.
+    fn is_held_back(&self) -> bool {
+        self.is_probing_bw() && self.pace.is_some_and(|pace| pace < self.control.pacing_rate)
     }
 
     /// What may be in flight. Bytes.

@@ -182,6 +182,10 @@ impl Frame {
                 put_rate(*rate, out);
                 kind::GRANTED
             }
+            Frame::Pace(rate) => {
+                varint::put(rate.unwrap_or(0), out);
+                kind::PACE
+            }
             Frame::Push(push) => {
                 varint::put(push.job.0, out);
                 out.extend_from_slice(&push.key.0.0);
@@ -343,6 +347,7 @@ impl<'a> Reader<'a> {
             kind::CLOSE => Frame::Close { code: self.code()?, reason: self.reason()? },
             kind::RATE => Frame::Rate(self.rate()?),
             kind::GRANTED => Frame::Granted(self.rate()?),
+            kind::PACE => Frame::Pace(Some(self.number()?).filter(|rate| *rate > 0)),
             kind::PUSH => Frame::Push(Push {
                 job: self.job()?,
                 key: JobKey(self.digest()?),
@@ -644,6 +649,7 @@ mod kind {
     pub(super) const CLOSE: u64 = 0x03;
     pub(super) const RATE: u64 = 0x04;
     pub(super) const GRANTED: u64 = 0x05;
+    pub(super) const PACE: u64 = 0x06;
     pub(super) const PUSH: u64 = 0x10;
     pub(super) const PULL: u64 = 0x11;
     pub(super) const READY: u64 = 0x12;

@@ -85,6 +85,7 @@ fn opening() -> impl Strategy<Value = Frame> {
         (code(), text()).prop_map(|(code, reason)| Frame::Close { code, reason }),
         rate().prop_map(Frame::Rate),
         rate().prop_map(Frame::Granted),
+        proptest::option::of(1..=RatePolicy::RATE_MAX).prop_map(Frame::Pace),
     ]
 }
 
@@ -326,7 +327,7 @@ fn no_type_is_taken_twice_or_from_grease() {
         seen.insert(kind, known);
         assert!(!(known && kind >= 0x21 && (kind - 0x21) % 0x1f == 0), "{kind:#x} is grease");
     }
-    assert_eq!(seen.values().filter(|known| **known).count(), 26);
+    assert_eq!(seen.values().filter(|known| **known).count(), 27);
 }
 
 #[test]

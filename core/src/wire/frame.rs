@@ -25,6 +25,10 @@ pub enum Frame {
     Rate(RatePolicy),
     /// Gateway to client, the answer to `Rate`: how it may, both ways.
     Granted(RatePolicy),
+    /// Gateway to client: how fast the client may send on this link for the moment, whatever was granted, because its jobs may not
+    /// move more: sent in bursts, what they may move would meet that of others. Bits per second of what the transport
+    /// sends; `None`: as fast as was granted.
+    Pace(Option<u64>),
     /// Client to gateway: a job in which the client is the source.
     Push(Push),
     /// Client to gateway: a job in which the client is the sink.
@@ -182,6 +186,7 @@ impl Frame {
             | Frame::Close { .. }
             | Frame::Rate(_)
             | Frame::Granted(_)
+            | Frame::Pace(_)
             | Frame::List { .. }
             | Frame::Listing { .. }
             | Frame::Remove { .. }

@@ -18,6 +18,7 @@ use super::seats::Comes;
 use super::{Counted, Receipt, sign};
 use crate::authority::Asker;
 use crate::measure;
+use crate::paces;
 use crate::sessions::{Live, Sessions, random, unix_millis};
 
 /// Most paths that one pull may name once its globs are expanded.
@@ -92,6 +93,7 @@ pub(super) async fn serve(
         let job = job.clone();
         move |refused| job.cancel(refused.code, &refused.reason)
     });
+    let paced = paces::follow(sessions.rt(), live, pull.job, Direction::Pull, share.pace());
     let _exceeded = sessions.until(share.exceeded(), {
         let job = job.clone();
         move |reason| job.cancel(Code::Limit, &reason)
@@ -106,6 +108,7 @@ pub(super) async fn serve(
     record.ended(live, result.as_ref().map(|outcome| &outcome.finished));
     measure::job_ended(Direction::Pull, &kpis, job.progress().first_byte, verify, job.attachments());
     let files = if result.is_ok() { job.files_moved() } else { 0 };
+    drop(paced);
     share.ended(job.stats().bytes_sent, files);
     match result {
         Ok(outcome) => {

@@ -17,6 +17,7 @@ use super::{Counted, Receipt, sign};
 use crate::authority::Asker;
 use crate::content;
 use crate::measure;
+use crate::paces;
 use crate::sessions::{Live, Sessions, unix_millis};
 
 /// The destination that verifies and forgets, for measuring.
@@ -78,6 +79,7 @@ pub(super) async fn serve(
         let job = job.clone();
         move |refused| job.cancel(refused.code, &refused.reason)
     });
+    let paced = paces::follow(sessions.rt(), live, push.job, Direction::Push, share.pace());
     let _exceeded = sessions.until(share.exceeded(), {
         let job = job.clone();
         move |reason| job.cancel(Code::Limit, &reason)
@@ -93,6 +95,7 @@ pub(super) async fn serve(
         live.session().remove(push.job);
     }
     let files = if result.is_ok() { job.files_moved() } else { 0 };
+    drop(paced);
     share.ended(job.stats().received_bytes, files);
     drop(claim);
     sessions.memory().divide();

@@ -12,6 +12,7 @@
 //! lock, which is held for microseconds; a grant is 64 KiB to 4 MiB. Without any limit in the configuration jobs are
 //! granted what they ask for where they stand.
 
+mod pace;
 mod quotas;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use metra_transport::{AbortOnDrop, Rt};
 use metrics::Counter;
 use tokio::sync::{Notify, watch};
 
+use self::pace::{Pace, TICK};
 use self::quotas::Quotas;
 use self::tree::Tree;
 pub(crate) use self::tree::is_limited;
@@ -81,6 +83,8 @@ struct State {
     turns: Turns,
     jobs: HashMap<Ticket, Job>,
     tickets: u64,
+    /// When it was looked at how fast jobs may send.
+    paced: Instant,
 }
 
 /// A job that runs.
@@ -95,6 +99,9 @@ struct Job {
     charged: SystemTime,
     /// Why it may not have more.
     exceeded: watch::Sender<Option<String>>,
+    pace: Pace,
+    /// How fast it may send, bytes per second.
+    paced: watch::Sender<Option<u64>>,
 }
 
 /// What a job has of its owner's; given back when dropped.
@@ -103,6 +110,7 @@ pub(crate) struct Share {
     ticket: Ticket,
     allowance: Arc<Allowance>,
     exceeded: watch::Receiver<Option<String>>,
+    pace: watch::Receiver<Option<u64>>,
     /// Bytes and files.
     moved: (u64, u64),
     _place: Place,
@@ -147,6 +155,7 @@ impl Shaping {
             turns: Turns::new(&rules),
             jobs: HashMap::new(),
             tickets: 0,
+            paced: now,
             free: is_free(&rules),
             rules,
         };
@@ -202,6 +211,7 @@ impl Shaping {
         let (ticket, owner) = (place.ticket(), place.owner().clone());
         let allowance = Allowance::new(Arc::new(Asks { shaping: self.clone(), ticket }));
         let (exceeded, heard) = watch::channel(None);
+        let (paced, pace) = watch::channel(None);
         let mut state = self.lock();
         let lane = state.lane(&owner, place.priority());
         let now = self.rt.now();
@@ -216,10 +226,20 @@ impl Shaping {
             files: 0,
             charged: (self.wall)(),
             exceeded,
+            pace: Pace::default(),
+            paced,
         };
         state.jobs.insert(ticket, job);
         drop(state);
-        Share { shaping: self.clone(), ticket, allowance, exceeded: heard, moved: (0, 0), _place: place }
+        Share {
+            shaping: self.clone(),
+            ticket,
+            allowance,
+            exceeded: heard,
+            pace,
+            moved: (0, 0),
+            _place: place,
+        }
     }
 
     /// Writes down what has been used of quotas, if that is not written yet.
@@ -254,6 +274,7 @@ impl Shaping {
                 uploads.look(rules, now, at);
                 downloads.look(rules, now, at);
                 let busy = state.hand_out(now, at, &mut told);
+                state.pace(now);
                 (state.next(now, keep_at), busy)
             };
             told.tell();
@@ -299,10 +320,31 @@ impl State {
         true
     }
 
+    /// Says to each job whose rate is limited how fast it may send.
+    fn pace(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.paced);
+        if elapsed < TICK {
+            return;
+        }
+        self.paced = now;
+        let State { jobs, uploads, downloads, .. } = self;
+        for (ticket, job) in jobs {
+            let tree = if job.direction == Direction::Push { &uploads } else { &downloads };
+            let pace = job.pace.look(elapsed, tree.waits(*ticket), job.allowance.is_far());
+            // Whose rate nobody limits has its path for itself.
+            let pace = pace.filter(|_| tree.limits(*ticket));
+            job.allowance.set_pace(pace);
+            if pace.is_some() || job.paced.borrow().is_some() {
+                job.paced.send_replace(pace);
+            }
+        }
+    }
+
     /// When there is something to do, if nobody asks before.
     fn next(&self, now: Instant, keep_at: Instant) -> Instant {
         let calendars = (self.uploads.has_calendars()).then(|| now + LOOK);
-        let wakes = [self.uploads.next_wake(), self.downloads.next_wake(), calendars];
+        let paces = (!self.free && !self.jobs.is_empty()).then(|| self.paced + TICK);
+        let wakes = [self.uploads.next_wake(), self.downloads.next_wake(), calendars, paces];
         wakes.into_iter().flatten().fold(keep_at, Instant::min)
     }
 
@@ -314,6 +356,7 @@ impl State {
                 job.bytes += bytes;
                 job.charged = at;
                 job.granted.increment(bytes);
+                job.pace.granted(bytes);
                 told.granted.push((job.allowance.clone(), bytes));
             }
             Err(exceeded) => {
@@ -370,6 +413,11 @@ impl Share {
     /// To be asked before anything is moved.
     pub(crate) fn allowance(&self) -> Arc<Allowance> {
         self.allowance.clone()
+    }
+
+    /// How fast the job may send for the moment, bytes per second; `None`: as fast as it can. Said again while it is something.
+    pub(crate) fn pace(&self) -> watch::Receiver<Option<u64>> {
+        self.pace.clone()
     }
 
     /// Resolves when the job may not have more, with what to say to the client.

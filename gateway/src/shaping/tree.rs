@@ -140,6 +140,20 @@ impl Tree {
         self.jobs.get(&ticket).map_or(0, |job| self.shaper.retract(job.id))
     }
 
+    /// Whether the job, or anybody whose it is, has a ceiling now.
+    pub(super) fn limits(&self, ticket: Ticket) -> bool {
+        let Some(Job { owner, .. }) = self.jobs.get(&ticket) else { return false };
+        let tenant = self.tenants.get(&owner.tenant);
+        let user = tenant.and_then(|tenant| tenant.users.get(&owner.user));
+        let shares = [Some(self.gateway), tenant.map(|t| t.share), user.map(|u| u.share)];
+        shares.into_iter().flatten().any(|share| share.ceiling.is_some())
+    }
+
+    /// Whether the job waits for what it has asked for.
+    pub(super) fn waits(&self, ticket: Ticket) -> bool {
+        self.jobs.get(&ticket).is_some_and(|job| self.shaper.wanted(job.id) > 0)
+    }
+
     pub(super) fn refund(&mut self, ticket: Ticket, bytes: u64) {
         if let Some(job) = self.jobs.get(&ticket) {
             self.shaper.refund(job.id, bytes);

@@ -125,6 +125,10 @@ impl Session {
                     self.use_rate(link, granted);
                     Ok(())
                 }
+                Frame::Pace(pace) if self.0.config.is_granted => {
+                    link.link().set_pace(pace);
+                    Ok(())
+                }
                 frame => self.request(link, frame).await,
             };
         };

@@ -3,19 +3,15 @@
 //! What is lost with a link is said again on the next, because [`SinkJob::set_control`] makes it unsaid.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use metra_core::code::Code;
-use metra_core::limits::CHUNK_MAX;
 use metra_core::ranges::IndexRange;
 use metra_core::wire::{EntryStatus, Frame};
 
 use super::{SinkJob, State};
 use crate::job::{EntryReport, TELL, clip};
 use crate::link::LinkHandle;
-
-/// What is asked to be allowed at once, if there is use for it: two of the largest chunks, so that one is on its way while the
-/// next is asked for. Bytes.
-const ASK_AHEAD: u64 = 2 * CHUNK_MAX as u64;
 
 impl SinkJob {
     /// Waits until what there is to say has been handed to a link, or there is no link; not for long, as a source that
@@ -95,14 +91,14 @@ impl SinkJob {
         Some((link, state.attachments, frame))
     }
 
-    /// What is wanted and allowed; asks to be allowed what comes after that.
-    fn poll_want(&self, state: &mut State) -> Vec<IndexRange> {
+    /// What is wanted and allowed; asks to be allowed the next chunk after that, so that what is granted comes evenly.
+    fn poll_want(&self, state: &mut State, rtt: Duration) -> Vec<IndexRange> {
         let Some(allowance) = &self.config.allowance else { return state.sink.poll_want() };
-        let wants = state.sink.poll_want_within(allowance.unused());
+        let reaches = allowance.reaches(state.sink.credit().outstanding(), rtt);
+        let wants = state.sink.poll_want_within(if reaches { allowance.unused() } else { 0 });
         allowance.spend(wants.bytes);
         if wants.held_up > 0 {
-            let ahead = state.sink.credit().available().min(ASK_AHEAD);
-            allowance.ask_up_to(wants.held_up.max(ahead));
+            allowance.ask_up_to(wants.held_up);
         }
         wants.ranges
     }
@@ -136,9 +132,9 @@ impl SinkJob {
         if !have.is_empty() {
             return Some(Frame::Have { job, ranges: have });
         }
-        let rtt = state.links.iter().map(|l| l.link().rtt()).min();
-        state.sink.credit().set_rtt(rtt.unwrap_or_default());
-        let want = self.poll_want(state);
+        let rtt = state.links.iter().map(|l| l.link().rtt()).min().unwrap_or_default();
+        state.sink.credit().set_rtt(rtt);
+        let want = self.poll_want(state, rtt);
         if !want.is_empty() {
             return Some(Frame::Want { job, ranges: want });
         }

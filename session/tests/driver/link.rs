@@ -102,6 +102,7 @@ pub(crate) struct Cable {
     /// Every chunk that was sent, in order.
     pub(crate) sent: Mutex<Vec<ChunkHeader>>,
     rates: Mutex<[Vec<RatePolicy>; 2]>,
+    paces: Mutex<[Vec<Option<u64>>; 2]>,
     lines: [tokio::sync::Mutex<()>; 2],
     ends: Mutex<Vec<Weak<FakeLink>>>,
 }
@@ -142,6 +143,11 @@ impl Cable {
             sent_packets: get(&sent.1),
             ..LinkStats::default()
         }
+    }
+
+    /// The paces that the two sides were given, in order.
+    pub(crate) fn paces(&self) -> [Vec<Option<u64>>; 2] {
+        self.paces.lock().unwrap().clone()
     }
 
     /// The rates that the two sides were given, in order.
@@ -221,6 +227,7 @@ pub(crate) fn connect(path: Path) -> (Arc<FakeLink>, Arc<FakeLink>, Arc<Cable>) 
         wire: Default::default(),
         sent: Mutex::default(),
         rates: Mutex::default(),
+        paces: Mutex::default(),
         lines: Default::default(),
         ends: Mutex::default(),
     });
@@ -277,6 +284,10 @@ impl Link for FakeLink {
     fn set_rate(&self, rate: RatePolicy) -> bool {
         self.cable.rates.lock().unwrap()[self.side].push(rate);
         true
+    }
+
+    fn set_pace(&self, pace: Option<u64>) {
+        self.cable.paces.lock().unwrap()[self.side].push(pace);
     }
 
     fn control(&self) -> BoxFuture<'_, Result<ControlStream, LinkError>> {

@@ -82,6 +82,30 @@ async fn only_what_is_granted_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_keeps_to_the_pace_of_its_gateway() {
+    let sides = Sides::new(Some(of(Policy::High, Some(900))));
+    let (_, cable) = sides.link().await;
+    let link = sides.gateway.links()[0].clone();
+    // It hears of 510 no more than it needs to.
+    for pace in [Some(500), Some(510), Some(2000), Some(100), None, None] {
+        link.pace_peer(pace);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(cable.paces(), [vec![Some(500), Some(2000), Some(100), None], vec![]]);
+    // Nobody was granted anything, and nobody is told so.
+    assert_eq!(sides.client.granted(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_is_paced_by_nobody() {
+    let mut sides = Sides::new(None);
+    let (link, cable) = sides.link().await;
+    assert!(link.send(&Frame::Pace(Some(1))).await);
+    assert_eq!(ends(sides.requests.recv()).await.unwrap().frame, Frame::Pace(Some(1)));
+    assert_eq!(cable.paces(), [vec![], vec![]]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_several_links_the_least_is_told() {
     let asked = of(Policy::Fixed, Some(900));
     let less = of(Policy::Fixed, Some(100));

@@ -117,6 +117,7 @@ impl Cell {
                 up: direction.clone(),
                 down: direction,
                 flows,
+                gateway: None,
                 wake_delay_us: base.wake_delay_us,
                 pacing_timer_us: base.pacing_timer_us,
                 bursts_from_s: base.warm_up_s,
@@ -131,6 +132,8 @@ impl Cell {
 fn flow(base: &Base, number: usize, spec: &FlowSpec) -> Flow {
     Flow {
         way: spec.way.unwrap_or(base.way),
+        user: crate::scenario::user(),
+        priority: crate::scenario::priority(),
         bytes: spec.bytes.unwrap_or_else(|| base.content(spec.seconds.unwrap_or(base.seconds))),
         start_s: spec.start_s.unwrap_or(base.stagger_s * number as f64),
         links: spec.links.unwrap_or(base.links),

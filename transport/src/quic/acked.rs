@@ -137,6 +137,12 @@ impl Acked {
         self.look(connection).probing.is_some()
     }
 
+    /// Sends no faster than this for the moment, bits per second; also on every path that the connection moves to.
+    pub(super) fn set_pace(&self, connection: &Connection, pace: Option<u64>) {
+        self.rate.set_pace(pace);
+        self.look(connection);
+    }
+
     /// A look at the connection's controller.
     pub(super) fn look(&self, connection: &Connection) -> Look {
         let Ok(counted) = connection.congestion_state().into_any().downcast::<Counted>() else {
@@ -149,6 +155,7 @@ impl Acked {
         // The path may be a new one.
         if let Some(paced) = &paced {
             paced.rate().set(self.rate.get());
+            paced.rate().set_pace(self.rate.pace());
         }
         Look {
             bytes: paths.before + paths.current(),

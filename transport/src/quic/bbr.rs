@@ -196,6 +196,7 @@ impl Controller for PacedBbr {
         }
         self.probe.store(false, Ordering::Relaxed);
         self.bbr.set_rate(now, self.rate.get());
+        self.bbr.set_pace(self.rate.pace());
         let leaves = self.leaves(now, bytes);
         socket::hold_until((leaves > now).then_some(leaves));
         self.bbr.on_sent(now, leaves, bytes);

@@ -220,6 +220,10 @@ impl Link for QuicLink {
         self.acked.set_rate(&self.connection, rate)
     }
 
+    fn set_pace(&self, pace: Option<u64>) {
+        self.acked.set_pace(&self.connection, pace);
+    }
+
     fn control(&self) -> BoxFuture<'_, Result<ControlStream, LinkError>> {
         Box::pin(async {
             if self.control_taken.swap(true, Ordering::Relaxed) {
