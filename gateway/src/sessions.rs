@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metra_certs::{ReceiptKey, TicketKey};
+use metra_certs::{ReceiptKey, TicketError, TicketKey};
 use metra_core::code::Code;
 use metra_core::id::{JobId, SessionId};
 use metra_core::wire::PeerLimits;
@@ -346,11 +346,16 @@ impl Sessions {
         }
     }
 
-    /// What a ticket says, if this gateway sealed it and it has not expired.
-    pub(crate) fn open_ticket(&self, ticket: &[u8]) -> Option<(SessionId, String)> {
+    /// What a ticket says.
+    ///
+    /// # Errors
+    /// This gateway did not seal it, or it has expired.
+    pub(crate) fn open_ticket(&self, ticket: &[u8]) -> Result<(SessionId, String), TicketError> {
         let content = self.keys.tickets.open(ticket, unix_now())?;
-        let (id, name) = content.split_first_chunk::<16>()?;
-        Some((SessionId(*id), String::from_utf8(name.to_vec()).ok()?))
+        // What was sealed here is whole, unless a version of this program that writes it otherwise has done it.
+        let (id, name) = content.split_first_chunk::<16>().ok_or(TicketError::Unknown)?;
+        let name = String::from_utf8(name.to_vec()).map_err(|_| TicketError::Unknown)?;
+        Ok((SessionId(*id), name))
     }
 
     /// A ticket for a session, and for how many seconds it is good.
