@@ -2,13 +2,13 @@
 //!
 //! Next to every abuse an honest transfer runs, over a slow path so that it lasts, and must not notice.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use metra_core::code::Code;
 use metra_core::id::{ChunkIndex, Digest, EntryIndex, JobId};
 use metra_core::manifest::{EntryKind, Record};
-use metra_core::wire::{Auth, ChunkHeader, Frame, Hello, ManifestEnd, varint};
+use metra_core::wire::{Auth, ChunkHeader, Frame, Hello, ManifestEnd, Welcome, varint};
 use metra_transport::LinkError;
 
 use crate::harness::data::{self, KIB, MIB};
@@ -46,6 +46,7 @@ tests![
     too_many_jobs_of_a_user,
     too_many_jobs_from_an_address,
     forged_tickets,
+    early_data_with_somebody_elses_address,
 ];
 
 const JOB: JobId = JobId(1);
@@ -784,6 +785,13 @@ fn too_many_jobs_from_an_address(bed: &Bed) {
     });
 }
 
+/// With the number of the key that sealed it, and not sealed with that.
+fn forged(ticket: &[u8]) -> Vec<u8> {
+    let mut forged = ticket.to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    forged
+}
+
 /// They count as wrong tokens do, at the address where they come from; others and those who have a ticket do not notice.
 fn forged_tickets(bed: &Bed) {
     let config = format!("anonymous = \"loopback\"\n{}", user("mallory", MALLORY, ""));
@@ -803,9 +811,7 @@ fn forged_tickets(bed: &Bed) {
             assert_eq!(shown("127.0.0.3", &others), Err(Code::Unauthenticated));
         }
         assert_eq!(token("127.0.0.3").as_deref(), Ok("mallory"));
-        let mut forged = ticket.clone();
-        *forged.last_mut().unwrap() ^= 1;
-        let mut shows = 0;
+        let (forged, mut shows) = (forged(&ticket), 0);
         wait_until("the address to be put off", || {
             assert_eq!(shown(ELSEWHERE, &forged), Err(Code::Unauthenticated));
             shows += 1;
@@ -814,5 +820,56 @@ fn forged_tickets(bed: &Bed) {
         assert!(shows > 10, "people mistype: {shows}");
         assert_eq!(shown(ELSEWHERE, &ticket).as_deref(), Ok("mallory"));
         assert_eq!(token("127.0.0.1").as_deref(), Ok("mallory"));
+    });
+}
+
+/// Whoever comes by this address seems to be [`ELSEWHERE`], and hears nothing of what is sent there.
+fn forged_address(gateway: &Gateway) -> SocketAddr {
+    let (socket, gateway) = (UdpSocket::bind((ELSEWHERE, 0)).unwrap(), gateway.address());
+    let address = socket.local_addr().unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    std::thread::spawn(move || {
+        let mut datagram = vec![0; 65_536];
+        while let Ok((len, from)) = socket.recv_from(&mut datagram) {
+            if from != gateway {
+                socket.send_to(&datagram[..len], gateway).unwrap();
+            }
+        }
+    });
+    address
+}
+
+/// What is said in it counts for nobody: not for who seems to have said it.
+fn early_data_with_somebody_elses_address(bed: &Bed) {
+    let config = format!(
+        "anonymous = \"loopback\"\n{}[limits]\nhandshake_seconds = 1\n",
+        user("mallory", MALLORY, "")
+    );
+    beside(bed, &config, |gateway| {
+        let address = forged_address(gateway);
+        let refused = |gateway: &Gateway, code: &str| {
+            let log = gateway.log();
+            let lines = log.lines().filter(|line| line.contains(&format!("peer={ELSEWHERE}:")));
+            lines.filter(|line| line.contains(&format!("code={code} "))).count()
+        };
+        let mut held = Vec::new();
+        let mut say = |version, auth: fn(&Welcome) -> Auth| {
+            // Each leaves a TLS ticket for one link more.
+            let mut client = Raw::connect(gateway);
+            let auth = auth(&client.hello(Auth::None).unwrap());
+            let mut early = client.another(address);
+            early.say(&Frame::Hello(Hello { version, auth, agent: String::new() }));
+            held.push((early, client));
+        };
+        // It does get there.
+        say(0, |_| Auth::None);
+        wait_until("early data to be read", || refused(gateway, "version") == 1);
+        for _ in 0..12 {
+            say(1, |_| Auth::Bearer("the-wrong-token-of-mallory".into()));
+            say(1, |welcome| Auth::Ticket(forged(&welcome.ticket)));
+        }
+        wait_until("all to be given up", || refused(gateway, "timeout") == 24);
+        assert_eq!(refused(gateway, "unauthenticated"), 0);
+        mallorys(gateway);
     });
 }

@@ -73,6 +73,17 @@ impl Raw {
         Self { runtime, client: Some(client), link, send, recv, decoder: FrameDecoder::new() }
     }
 
+    /// Another link of the same client, to `address`. What is said first on it goes out at once, without an answer of the gateway
+    /// (0-RTT).
+    pub(crate) fn another(&self, address: SocketAddr) -> Self {
+        let client = self.client.as_ref().expect("a client of its own");
+        let link = self.runtime.block_on(async {
+            let link = timeout(PATIENCE, client.connect(address, "127.0.0.1"));
+            link.await.expect("a link in time").expect("a link")
+        });
+        Self::over(&self.runtime, link)
+    }
+
     /// On a link of any kind, whose tasks run on `runtime`.
     pub(crate) fn over(runtime: &Arc<Runtime>, link: Arc<dyn Link>) -> Self {
         let (send, recv) = runtime.block_on(link.control()).expect("a control stream");
