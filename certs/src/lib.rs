@@ -37,7 +37,7 @@ pub use pin::{Pin, PinError, pin_of};
 pub use receipt::{ReceiptKey, SignatureError, verify};
 pub use reset::ResetKey;
 pub use server::server_config;
-pub use ticket::TicketKey;
+pub use ticket::{TicketError, TicketKey};
 pub use token::{TokenHash, TokenHashError};
 
 use std::sync::Arc;

@@ -17,6 +17,21 @@ use base64::engine::general_purpose::STANDARD;
 use crate::Error;
 use crate::files::{LockedDir, PRIVATE};
 
+/// Why a ticket is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TicketError {
+    /// No key here has its number: it was sealed by another gateway or too long ago, or is none. Fault: nobody, as far as can be
+    /// told.
+    #[error("the ticket is not of this gateway")]
+    Unknown,
+    /// It was sealed here, and its time is over. Fault: nobody.
+    #[error("the ticket has expired")]
+    Expired,
+    /// It has the number of a key that did not seal it: made up, or changed. Fault: whoever made it.
+    #[error("the ticket is forged")]
+    Forged,
+}
+
 /// The keys that seal and open tickets: the current one, and the one before it, which still opens.
 pub struct TicketKey {
     current: Key,
@@ -49,17 +64,20 @@ impl TicketKey {
         ticket
     }
 
-    /// The content of a ticket; `None` if it is not one of ours, was changed, or has expired.
-    pub fn open(&self, ticket: &[u8], now_unix: u64) -> Option<Vec<u8>> {
-        let (id, rest) = ticket.split_first()?;
-        let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
-        let key =
-            [Some(&self.current), self.previous.as_ref()].into_iter().flatten().find(|k| k.id == *id)?;
-        let mut body = sealed.to_vec();
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let opened = key.aead.open_in_place(nonce, aad(key.id), &mut body).ok()?;
-        let (expiry, content) = opened.split_first_chunk::<8>()?;
-        (now_unix < u64::from_be_bytes(*expiry)).then(|| content.to_vec())
+    /// The content of a ticket, `now_unix` seconds after 1970.
+    ///
+    /// # Errors
+    /// It is not one of ours, was changed, or has expired.
+    pub fn open(&self, ticket: &[u8], now_unix: u64) -> Result<Vec<u8>, TicketError> {
+        let (id, rest) = ticket.split_first().ok_or(TicketError::Unknown)?;
+        let mut keys = [Some(&self.current), self.previous.as_ref()].into_iter().flatten();
+        let key = keys.find(|k| k.id == *id).ok_or(TicketError::Unknown)?;
+        let body = key.open(rest).ok_or(TicketError::Forged)?;
+        let (expiry, content) = body.split_first_chunk::<8>().ok_or(TicketError::Forged)?;
+        if now_unix >= u64::from_be_bytes(*expiry) {
+            return Err(TicketError::Expired);
+        }
+        Ok(content.to_vec())
     }
 
     fn load_or_create_at(state_dir: &Path, now: u64) -> Result<Self, Error> {
@@ -75,9 +93,15 @@ impl TicketKey {
         let keep = match stored.first() {
             Some(newest) if now < newest.created.saturating_add(ROTATE_AFTER) => stored,
             _ => {
-                let id = stored.first().map_or(0, |k| k.id.wrapping_add(1));
-                let mut secret = [0; 32];
-                aws_lc_rs::rand::fill(&mut secret).map_err(Error::crypto("make a ticket key"))?;
+                let (mut secret, mut first) = ([0; 32], [0]);
+                let random = |bytes: &mut [u8]| {
+                    aws_lc_rs::rand::fill(bytes).map_err(Error::crypto("make a ticket key"))
+                };
+                random(&mut secret)?;
+                // The first number is drawn, so that a ticket of other keys (of another gateway, or from before these were lost)
+                // hardly ever looks like a forged one of these.
+                random(&mut first)?;
+                let id = stored.first().map_or(first[0], |k| k.id.wrapping_add(1));
                 let keys: Vec<Stored> =
                     std::iter::once(Stored { id, created: now, secret }).chain(stored).take(2).collect();
                 dir.write(FILE, format(&keys).as_bytes(), PRIVATE)?;
@@ -105,6 +129,16 @@ impl Key {
     fn new(stored: &Stored) -> Self {
         let aead = RandomizedNonceKey::new(&AES_256_GCM, &stored.secret).expect("AES-256 keys have 32 bytes");
         Self { id: stored.id, aead }
+    }
+
+    /// What was sealed with this key; `None`: it was not.
+    fn open(&self, nonce_and_sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, sealed) = nonce_and_sealed.split_at_checked(NONCE_LEN)?;
+        let mut body = sealed.to_vec();
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let len = self.aead.open_in_place(nonce, aad(self.id), &mut body).ok()?.len();
+        body.truncate(len);
+        Some(body)
     }
 }
 
@@ -175,7 +209,7 @@ mod tests {
         let ticket = key.seal(b"session", NOW, 60);
         assert_eq!(key.open(&ticket, NOW).unwrap(), b"session");
         assert_eq!(key.open(&ticket, NOW + 59).unwrap(), b"session");
-        assert_eq!(key.open(&ticket, NOW + 60), None);
+        assert_eq!(key.open(&ticket, NOW + 60), Err(TicketError::Expired));
         assert_eq!(key.open(&key.seal(b"", NOW, u64::MAX), u64::MAX - 1).unwrap(), b"");
         assert_ne!(ticket, key.seal(b"session", NOW, 60), "the nonce is random");
         assert!(!ticket.windows(7).any(|w| w == b"session"));
@@ -190,16 +224,16 @@ mod tests {
         let week = 7 * 86_400;
         let same = at(NOW + week - 1);
         assert_eq!(same.current.id, first.current.id);
-        assert!(same.open(&ticket, NOW).is_some());
+        assert!(same.open(&ticket, NOW).is_ok());
         let second = at(NOW + week);
         assert_ne!(second.current.id, first.current.id);
-        assert!(second.open(&ticket, NOW).is_some());
+        assert!(second.open(&ticket, NOW).is_ok());
         // The key before the previous one is gone, also when a later one comes to have the same id.
         let third = at(NOW + 2 * week);
-        assert_eq!(third.open(&ticket, NOW), None);
-        assert!(third.open(&second.seal(b"b", NOW, u64::MAX), NOW).is_some());
+        assert_eq!(third.open(&ticket, NOW), Err(TicketError::Unknown));
+        assert!(third.open(&second.seal(b"b", NOW, u64::MAX), NOW).is_ok());
         for n in 3..260 {
-            assert_eq!(at(NOW + n * week).open(&ticket, NOW), None);
+            assert!(at(NOW + n * week).open(&ticket, NOW).is_err());
         }
         assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
     }
@@ -211,7 +245,7 @@ mod tests {
         let ticket = first.seal(b"a", NOW, 60);
         let second = TicketKey::load_or_create_at(dir.path(), NOW - 1_000_000).unwrap();
         assert_eq!(first.current.id, second.current.id);
-        assert!(second.open(&ticket, NOW).is_some());
+        assert!(second.open(&ticket, NOW).is_ok());
     }
 
     #[test]
@@ -219,7 +253,32 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let a = TicketKey::load_or_create(&dir.path().join("a")).unwrap();
         let b = TicketKey::load_or_create(&dir.path().join("b")).unwrap();
-        assert_eq!(b.open(&a.seal(b"a", NOW, 60), NOW), None);
+        assert!(b.open(&a.seal(b"a", NOW, 60), NOW).is_err());
+    }
+
+    #[test]
+    fn what_was_made_up_is_told_from_what_is_old_or_of_others() {
+        let key = fixed();
+        let ticket = key.seal(b"content", NOW, 60);
+        let mut forged = ticket.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        assert_eq!(key.open(&forged, NOW), Err(TicketError::Forged));
+        assert_eq!(key.open(&forged, NOW + 60), Err(TicketError::Forged));
+        assert_eq!(key.open(&ticket[..5], NOW), Err(TicketError::Forged));
+        // A nonce, a tag, and nothing in between that could be when it expires.
+        assert_eq!(key.open(&[3; 1 + NONCE_LEN + 16], NOW), Err(TicketError::Forged));
+        let others =
+            TicketKey { current: Key::new(&Stored { id: 4, created: NOW, secret: [5; 32] }), previous: None };
+        assert_eq!(key.open(&others.seal(b"content", NOW, 60), NOW), Err(TicketError::Unknown));
+        assert_eq!(key.open(b"", NOW), Err(TicketError::Unknown));
+    }
+
+    #[test]
+    fn keys_that_are_made_anew_have_another_number() {
+        let numbers: std::collections::HashSet<u8> = (0..20)
+            .map(|_| TicketKey::load_or_create(tempfile::tempdir().unwrap().path()).unwrap().current.id)
+            .collect();
+        assert!(numbers.len() > 10, "{numbers:?}");
     }
 
     #[test]
@@ -227,7 +286,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         TicketKey::load_or_create(dir.path()).unwrap();
         let good = fs::read_to_string(dir.path().join(FILE)).unwrap();
-        let three: String = (0..3).map(|i| good.replacen('0', &i.to_string(), 1)).collect();
+        let (_, key) = good.split_once(' ').unwrap();
+        let three: String = (0..3).map(|i| format!("{i} {key}")).collect();
         for (damage, line) in [
             (String::new(), 1),
             ("\u{0}".to_owned(), 1),
@@ -251,7 +311,7 @@ mod tests {
             all.into_iter().map(|t| t.join().unwrap()).collect()
         });
         let ticket = keys[0].seal(b"a", NOW, 60);
-        assert!(keys.iter().all(|k| k.open(&ticket, NOW).is_some()));
+        assert!(keys.iter().all(|k| k.open(&ticket, NOW).is_ok()));
     }
 
     fn fixed() -> TicketKey {
@@ -263,7 +323,7 @@ mod tests {
         fn sealed_and_opened(content in prop::collection::vec(any::<u8>(), 0..300)) {
             let key = fixed();
             let ticket = key.seal(&content, NOW, 60);
-            prop_assert_eq!(key.open(&ticket, NOW), Some(content));
+            prop_assert_eq!(key.open(&ticket, NOW), Ok(content));
         }
 
         #[test]
@@ -272,13 +332,13 @@ mod tests {
             let ticket = key.seal(b"content", NOW, 60);
             let mut changed = ticket.clone();
             changed[at.index(ticket.len())] ^= 1_u8 << bit;
-            prop_assert_eq!(key.open(&changed, NOW), None);
-            prop_assert_eq!(key.open(&ticket[..cut.index(ticket.len())], NOW), None);
+            prop_assert!(key.open(&changed, NOW).is_err());
+            prop_assert!(key.open(&ticket[..cut.index(ticket.len())], NOW).is_err());
         }
 
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            prop_assert_eq!(fixed().open(&bytes, NOW), None);
+            prop_assert!(fixed().open(&bytes, NOW).is_err());
         }
     }
 }

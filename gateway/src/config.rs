@@ -130,8 +130,14 @@ pub struct Limits {
     pub sessions: usize,
     /// Sessions of one user, at most `sessions`.
     pub sessions_per_user: usize,
+    /// Sessions that were opened from one network, at most `sessions`.
+    pub sessions_per_address: usize,
     /// Open jobs of one session.
     pub jobs_per_session: usize,
+    /// Jobs of one user over all sessions.
+    pub jobs_per_user: usize,
+    /// Jobs that were opened from one network, over all sessions.
+    pub jobs_per_address: usize,
     /// Time for a connection to become a link.
     pub handshake: Duration,
     /// Time without a sign of life after which a link ends.

@@ -5,12 +5,14 @@
 
 mod claims;
 mod memory;
+mod open_jobs;
 mod pull;
 mod push;
 mod seats;
 
 pub(crate) use claims::{Claim, Claims};
 pub(crate) use memory::Memory;
+pub(crate) use open_jobs::OpenJobs;
 pub(crate) use seats::Seats;
 
 use std::sync::Arc;

@@ -1,10 +1,14 @@
 //! The sessions of a gateway: who is here, and what they share.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metra_certs::{ReceiptKey, TicketKey};
+use metra_certs::{ReceiptKey, TicketError, TicketKey};
 use metra_core::code::Code;
 use metra_core::id::{JobId, SessionId};
 use metra_core::wire::PeerLimits;
@@ -17,13 +21,14 @@ use tokio::sync::mpsc;
 use crate::account::Account;
 use crate::audit::Audit;
 use crate::authority::{Asker, Authority};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Limits};
 use crate::content::Content;
 use crate::identities::Identities;
-use crate::jobs::{Claims, Memory, Seats, serve_requests};
+use crate::jobs::{Claims, Memory, OpenJobs, Seats, serve_requests};
 use crate::measure;
 use crate::open::Refused;
 use crate::paces::Paces;
+use crate::places::network_of;
 use crate::rates::Rates;
 use crate::shaping::{Shaping, is_limited};
 
@@ -55,6 +60,7 @@ pub(crate) struct Sessions {
     catalogue: Arc<Catalogue>,
     keys: Keys,
     claims: Claims,
+    open_jobs: Arc<OpenJobs>,
     memory: Memory,
     rates: Rates,
     audit: Audit,
@@ -71,10 +77,31 @@ struct State {
     draining: bool,
 }
 
+impl State {
+    /// Whether there is room for one more session of `account`, opened from there.
+    ///
+    /// # Errors
+    /// [`Code::Busy`]: as many as may be in all, of the user or from the network. Fault: neither.
+    fn room(&self, limits: &Limits, account: &Account, from: IpAddr) -> Result<(), Refused> {
+        let network = network_of(from.to_canonical());
+        let of_user = self.live.values().filter(|live| live.account.name == account.name).count();
+        if self.live.len() >= limits.sessions || of_user >= limits.sessions_per_user {
+            return Err(Refused::new(Code::Busy, "too many sessions; try again later"));
+        }
+        let from_network = self.live.values().filter(|live| live.network == network).count();
+        if from_network >= limits.sessions_per_address {
+            return Err(Refused::new(Code::Busy, "too many sessions from this address; try again later"));
+        }
+        Ok(())
+    }
+}
+
 /// One session.
 pub(crate) struct Live {
     id: SessionId,
     account: Arc<Account>,
+    /// The network of the link that opened it. Later ones may come from elsewhere, and do not change whose share it is.
+    network: IpAddr,
     session: Session,
     finished: Mutex<VecDeque<JobId>>,
     seats: Seats,
@@ -82,6 +109,19 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// One that is opened from there, and has no jobs yet.
+    fn new(id: SessionId, account: &Arc<Account>, from: IpAddr, session: Session) -> Self {
+        Self {
+            id,
+            account: account.clone(),
+            network: network_of(from.to_canonical()),
+            session,
+            finished: Mutex::default(),
+            seats: Seats::default(),
+            paces: Paces::default(),
+        }
+    }
+
     /// Its jobs that wait for their turn.
     pub(crate) fn seats(&self) -> &Seats {
         &self.seats
@@ -170,6 +210,7 @@ impl Sessions {
         let Deciders { identities, authority, content, shaping } = deciders;
         let memory = Memory::new(config.limits.manifest_memory, config.limits.receive_memory);
         memory.set_limited(is_limited(&config.shaping));
+        let open_jobs = OpenJobs::new(config.limits.jobs_per_user, config.limits.jobs_per_address);
         Arc::new(Self {
             rt,
             rates: Rates::new(config.rates),
@@ -177,6 +218,7 @@ impl Sessions {
             catalogue,
             keys,
             claims: Claims::default(),
+            open_jobs,
             memory,
             audit,
             identities,
@@ -285,6 +327,11 @@ impl Sessions {
         &self.claims
     }
 
+    /// The jobs of all sessions, as they are limited.
+    pub(crate) fn open_jobs(&self) -> &Arc<OpenJobs> {
+        &self.open_jobs
+    }
+
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
     }
@@ -307,11 +354,16 @@ impl Sessions {
         }
     }
 
-    /// What a ticket says, if this gateway sealed it and it has not expired.
-    pub(crate) fn open_ticket(&self, ticket: &[u8]) -> Option<(SessionId, String)> {
+    /// What a ticket says.
+    ///
+    /// # Errors
+    /// This gateway did not seal it, or it has expired.
+    pub(crate) fn open_ticket(&self, ticket: &[u8]) -> Result<(SessionId, String), TicketError> {
         let content = self.keys.tickets.open(ticket, unix_now())?;
-        let (id, name) = content.split_first_chunk::<16>()?;
-        Some((SessionId(*id), String::from_utf8(name.to_vec()).ok()?))
+        // What was sealed here is whole, unless a version of this program that writes it otherwise has done it.
+        let (id, name) = content.split_first_chunk::<16>().ok_or(TicketError::Unknown)?;
+        let name = String::from_utf8(name.to_vec()).map_err(|_| TicketError::Unknown)?;
+        Ok((SessionId(*id), name))
     }
 
     /// A ticket for a session, and for how many seconds it is good.
@@ -322,11 +374,17 @@ impl Sessions {
         (self.keys.tickets.seal(&content, unix_now(), lifetime), lifetime)
     }
 
-    /// Whether the account may have (this, or another) session now; the id to welcome it with. Changes nothing.
+    /// Whether the account may have (this, or another) session now, over a link from there; the id to welcome it with. Changes
+    /// nothing.
     ///
     /// # Errors
     /// [`Code::Draining`], or [`Code::Busy`] when there are too many.
-    pub(crate) fn admit(&self, account: &Account, wanted: Option<SessionId>) -> Result<SessionId, Refused> {
+    pub(crate) fn admit(
+        &self,
+        account: &Account,
+        from: IpAddr,
+        wanted: Option<SessionId>,
+    ) -> Result<SessionId, Refused> {
         let state = self.lock();
         if state.draining {
             return Err(Refused::new(Code::Draining, "the gateway is shutting down"));
@@ -338,13 +396,13 @@ impl Sessions {
         match wanted {
             Some(id) if state.live.get(&id).is_none_or(|live| live.account.name == account.name) => Ok(id),
             _ => {
-                self.room(&state, account)?;
+                state.room(&self.config.limits, account, from)?;
                 Ok(SessionId(random()?))
             }
         }
     }
 
-    /// The session with this id, made if it is not there. The flag: whether it was.
+    /// The session with this id, made for a link from there if it does not exist. The flag: whether it did.
     ///
     /// # Errors
     /// As [`admit`](Self::admit): what it saw may have changed.
@@ -352,6 +410,7 @@ impl Sessions {
         self: &Arc<Self>,
         id: SessionId,
         account: &Arc<Account>,
+        from: IpAddr,
     ) -> Result<(Arc<Live>, bool), Refused> {
         let mut state = self.lock();
         if state.draining {
@@ -363,7 +422,7 @@ impl Sessions {
             }
             return Ok((live.clone(), true));
         }
-        self.room(&state, account)?;
+        state.room(&self.config.limits, account, from)?;
         let (requests, queue) = mpsc::channel(REQUEST_QUEUE);
         let limits = &self.config.limits;
         let session_config = SessionConfig {
@@ -372,14 +431,7 @@ impl Sessions {
             ..SessionConfig::default()
         };
         let session = Session::new(self.rt.clone(), session_config, requests);
-        let live = Arc::new(Live {
-            id,
-            account: account.clone(),
-            session,
-            finished: Mutex::default(),
-            seats: Seats::default(),
-            paces: Paces::default(),
-        });
+        let live = Arc::new(Live::new(id, account, from, session));
         state.live.insert(id, live.clone());
         metrics::gauge!("metra_sessions").set(state.live.len() as f64);
         drop(state);
@@ -404,15 +456,6 @@ impl Sessions {
         for live in &live {
             live.session.close(Code::Draining, "the gateway is shutting down");
         }
-    }
-
-    fn room(&self, state: &State, account: &Account) -> Result<(), Refused> {
-        let of_user = state.live.values().filter(|live| live.account.name == account.name).count();
-        if state.live.len() >= self.config.limits.sessions || of_user >= self.config.limits.sessions_per_user
-        {
-            return Err(Refused::new(Code::Busy, "too many sessions; try again later"));
-        }
-        Ok(())
     }
 
     /// Ends a session that has been without a link for too long.

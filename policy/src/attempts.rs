@@ -2,7 +2,7 @@
 //!
 //! Tokens are too long to be guessed; what is bounded here is the work and the noise of those who try. A network (IPv4: an address,
 //! IPv6: a /64) has some failures free, since people mistype and several may share it; then each failure doubles its wait. Who comes
-//! with a ticket of a session has shown who they are before, and does not ask here.
+//! with a ticket of a session has shown who they are before, and does not ask here; who forges one has failed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};

@@ -47,7 +47,7 @@ const JOB: JobId = JobId(1);
 const MEMORY: u64 = 300 * MIB;
 
 /// Runs `abuse` while an honest client sends, and looks after both.
-fn beside(bed: &Bed, config: &str, abuse: impl FnOnce(&mut Gateway)) {
+pub(crate) fn beside(bed: &Bed, config: &str, abuse: impl FnOnce(&mut Gateway)) {
     let mut gateway = bed.gateway_with(config);
     let relay = bed.relay(&gateway, 16 * MIB);
     let file = data::noise_file(&bed.path("honest"), 31, 16 * MIB);
@@ -64,7 +64,7 @@ fn beside(bed: &Bed, config: &str, abuse: impl FnOnce(&mut Gateway)) {
 }
 
 /// A link that can still be used: the gateway answers.
-fn is_alive(raw: &mut Raw) {
+pub(crate) fn is_alive(raw: &mut Raw) {
     raw.say(&Frame::List { request: 4711, path: String::new(), depth: 0 });
     loop {
         match raw.next() {
@@ -525,7 +525,7 @@ fn a_chunk_that_goes_on_and_on(bed: &Bed) {
     });
 }
 
-fn wait_for_want(raw: &mut Raw) {
+pub(crate) fn wait_for_want(raw: &mut Raw) {
     loop {
         match raw.next().expect("the link lives") {
             Frame::Want { ranges, .. } if !ranges.is_empty() => return,

@@ -223,7 +223,7 @@ impl<'t> Place<'t> {
         let engine = Engine::parse(&[("decisions.cedar", text)]).unwrap();
         let trail = bed.path("audit.log");
         let mut config = format!(
-            "[policy]\nfiles = [{policies:?}]\n[audit.file]\npath = {trail:?}\nsync_seconds = 0\n[limits]\nsessions_per_user = 1000\n\
+            "[policy]\nfiles = [{policies:?}]\n[audit.file]\npath = {trail:?}\nsync_seconds = 0\n[limits]\nsessions_per_user = 1000\nsessions_per_address = 1000\n\
              [rates]\nhigh = true\nfixed_mbit = 1000\n[tunnel]\nallow = [\"*:*\"]\ndangerous_ranges = [\"127.0.0.1/32\"]\n"
         );
         for (name, user) in users {

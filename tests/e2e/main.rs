@@ -36,6 +36,7 @@ mod hostile;
 mod idle;
 mod interrupt;
 mod jwt;
+mod limits;
 mod measured;
 mod names;
 mod options;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         refused_http::tests(),
         interrupt::tests(),
         abuse::tests(),
+        limits::tests(),
         audit::tests(),
         source::tests(),
         trees::tests(),

@@ -352,12 +352,16 @@ impl Check {
     fn limits(&mut self, raw: &RawLimits) -> Limits {
         let sessions = self.number(&SESSIONS, raw.sessions);
         // At most `sessions`, which must not make the default wrong.
-        let per_user =
-            Bound { max: sessions, default: SESSIONS_PER_USER.default.min(sessions), ..SESSIONS_PER_USER };
+        let at_most_all =
+            |bound: Bound| Bound { max: sessions, default: bound.default.min(sessions), ..bound };
+        let (per_user, per_address) = (at_most_all(SESSIONS_PER_USER), at_most_all(SESSIONS_PER_ADDRESS));
         Limits {
             sessions: sessions as usize,
             sessions_per_user: self.number(&per_user, raw.sessions_per_user) as usize,
+            sessions_per_address: self.number(&per_address, raw.sessions_per_address) as usize,
             jobs_per_session: self.number(&JOBS_PER_SESSION, raw.jobs_per_session) as usize,
+            jobs_per_user: self.number(&JOBS_PER_USER, raw.jobs_per_user) as usize,
+            jobs_per_address: self.number(&JOBS_PER_ADDRESS, raw.jobs_per_address) as usize,
             handshake: Duration::from_secs(self.number(&HANDSHAKE_SECONDS, raw.handshake_seconds)),
             idle: Duration::from_secs(self.number(&IDLE_SECONDS, raw.idle_seconds)),
             links_per_session: self.number(&LINKS_PER_SESSION, raw.links_per_session) as usize,
@@ -489,8 +493,11 @@ impl Bound {
 
 const SESSIONS: Bound = Bound::new("limits.sessions", 1, 100_000, 1024);
 const SESSIONS_PER_USER: Bound = Bound::new("limits.sessions_per_user", 1, SESSIONS.default, 64);
+const SESSIONS_PER_ADDRESS: Bound = Bound::new("limits.sessions_per_address", 1, SESSIONS.default, 256);
 const JOBS_PER_SESSION: Bound =
     Bound::new("limits.jobs_per_session", 1, limits::JOBS_MAX as u64, limits::JOBS_MAX as u64);
+const JOBS_PER_USER: Bound = Bound::new("limits.jobs_per_user", 1, 1_000_000, 256);
+const JOBS_PER_ADDRESS: Bound = Bound::new("limits.jobs_per_address", 1, 1_000_000, 256);
 const HANDSHAKE_SECONDS: Bound = Bound::new("limits.handshake_seconds", 1, 300, 10);
 const IDLE_SECONDS: Bound = Bound::new("limits.idle_seconds", 5, 3600, 30);
 const LINKS_PER_SESSION: Bound = Bound::new("limits.links_per_session", 1, 64, 16);
@@ -506,10 +513,13 @@ const MTU: Bound = Bound::new("quic.mtu", 1200, 16_000, 8952);
 
 /// All of them, for the tests.
 #[cfg(test)]
-pub(super) const BOUNDS: [Bound; 27] = [
+pub(super) const BOUNDS: [Bound; 30] = [
     SESSIONS,
     SESSIONS_PER_USER,
+    SESSIONS_PER_ADDRESS,
     JOBS_PER_SESSION,
+    JOBS_PER_USER,
+    JOBS_PER_ADDRESS,
     HANDSHAKE_SECONDS,
     IDLE_SECONDS,
     LINKS_PER_SESSION,

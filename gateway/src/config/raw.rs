@@ -138,8 +138,16 @@ pub struct RawLimits {
     pub sessions: Option<u64>,
     /// Sessions of one user. 1 to `sessions`, default 64 (or `sessions`, if that is less).
     pub sessions_per_user: Option<u64>,
+    /// Sessions that were opened from one address (IPv6: one /64), whoever they belong to. 1 to `sessions`, default 256 (or
+    /// `sessions`, if that is less). One more is told to try again later.
+    pub sessions_per_address: Option<u64>,
     /// Open jobs of one session. 1 to 16, default 16. One more is refused.
     pub jobs_per_session: Option<u64>,
+    /// Jobs of one user over all sessions, those that wait for their turn included. 1 to 1000000, default 256. One more is told to
+    /// try again later.
+    pub jobs_per_user: Option<u64>,
+    /// The same, of jobs that were opened from one address (IPv6: one /64), whoever they belong to. 1 to 1000000, default 256.
+    pub jobs_per_address: Option<u64>,
     /// Seconds that a connection has to authenticate. 1 to 300, default 10. Then it is closed.
     pub handshake_seconds: Option<u64>,
     /// Seconds without a sign of life after which a connection is given up. 5 to 3600, default 30. Jobs resume on

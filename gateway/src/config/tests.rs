@@ -64,6 +64,8 @@ fn only_the_root_is_required() {
     assert_eq!(config.anonymous, Anonymous::Loopback);
     assert!(config.users.is_empty() && config.metrics_listen.is_none());
     assert_eq!(config.limits.jobs_per_session, metra_core::limits::JOBS_MAX);
+    assert_eq!((config.limits.sessions_per_user, config.limits.sessions_per_address), (64, 256));
+    assert_eq!((config.limits.jobs_per_user, config.limits.jobs_per_address), (256, 256));
     let windows = (config.quic.receive_window, config.quic.send_window);
     assert_eq!((windows, config.quic.congestion), ((512 << 20, 512 << 20), None));
     assert!(config.quic.remember_paths);
@@ -99,6 +101,9 @@ fn everything_can_be_set() {
         [users.'bob@example']
         token_hash = 'sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
         [limits]
+        sessions_per_address = 8
+        jobs_per_user = 5
+        jobs_per_address = 6
         idle_seconds = 7
         receive_memory_mib = 20
         [quic]
@@ -145,6 +150,8 @@ fn everything_can_be_set() {
     assert!(bob.tunnel);
     assert!(config.users.by_token("").is_none() && config.users.by_name("carol").is_none());
     assert_eq!((config.limits.idle.as_secs(), config.limits.receive_memory), (7, 20 << 20));
+    let limits = config.limits;
+    assert_eq!((limits.sessions_per_address, limits.jobs_per_user, limits.jobs_per_address), (8, 5, 6));
     assert_eq!((config.quic.congestion, config.quic.remember_paths), (Some(Congestion::Bbr), false));
     assert_eq!(config.rates, Rates { low: false, high: true, fixed: 900_000_000 });
     let allow: Vec<String> = config.tunnel.allow.iter().map(ToString::to_string).collect();
@@ -340,7 +347,7 @@ fn both_sides_of_each_numeric_limit() {
 }
 
 #[test]
-fn sessions_of_a_user_are_at_most_all_sessions() {
+fn sessions_of_a_user_or_an_address_are_at_most_all_sessions() {
     let place = Place::new();
     let load =
         |n: u64, per_user: &str| place.load(&format!("root = 'root'\nlimits.sessions = {n}\n{per_user}"));
@@ -348,6 +355,10 @@ fn sessions_of_a_user_are_at_most_all_sessions() {
     assert_eq!(load(5000, "limits.sessions_per_user = 5000").unwrap().limits.sessions_per_user, 5000);
     let errors = load(5, "limits.sessions_per_user = 6").unwrap_err().to_string();
     assert!(errors.ends_with("3: limits.sessions_per_user: is 6, and must be 1 to 5"), "{errors}");
+    assert_eq!(load(5, "").unwrap().limits.sessions_per_address, 5);
+    assert_eq!(load(5000, "limits.sessions_per_address = 5000").unwrap().limits.sessions_per_address, 5000);
+    let errors = load(5, "limits.sessions_per_address = 6").unwrap_err().to_string();
+    assert!(errors.ends_with("3: limits.sessions_per_address: is 6, and must be 1 to 5"), "{errors}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod fetch;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use metra_certs::{JwtError, KeySet, client_names};
@@ -94,8 +94,7 @@ impl Identities {
         certificates: Option<&[Vec<u8>]>,
         from: IpAddr,
     ) -> Result<Arc<Account>, Refused> {
-        let attempts = || self.attempts.lock().expect("no panic while held");
-        if let Err(wait) = attempts().may_try(from, self.rt.now()) {
+        if let Err(wait) = self.attempts().may_try(from, self.rt.now()) {
             measure::attempt_put_off();
             let seconds = wait.as_secs() + 1;
             let reason = format!("too many failed attempts from this address; try again in {seconds} s");
@@ -103,9 +102,21 @@ impl Identities {
         }
         let known = self.known(config, auth, certificates, from).await;
         if known.as_ref().is_err_and(|refused| refused.code == Code::Unauthenticated) {
-            attempts().failed(from, self.rt.now());
+            self.attempts().failed(from, self.rt.now());
         }
         known
+    }
+
+    /// Somebody there has shown a forged ticket: it counts as a wrong token does, which is once a wait.
+    pub(crate) fn forged(&self, from: IpAddr) {
+        let (now, mut attempts) = (self.rt.now(), self.attempts());
+        if attempts.may_try(from, now).is_ok() {
+            attempts.failed(from, now);
+        }
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().expect("no panic while held")
     }
 
     async fn known(

@@ -52,6 +52,14 @@ pub(super) async fn serve(
         let path = if path == "." { "" } else { path.trim_end_matches("/.") };
         may.push(sessions.permit_path(account, &asker, Action::Get, path)?);
     }
+    let counts = match sessions.open_jobs().open(&account.name, link.link().peer().ip()) {
+        Ok(counts) => counts,
+        // The client may have opened it again on another link meanwhile, and that is what counts.
+        Err(_) if attached(live, link, &pull) || live.seats().moved(pull.job, pull.key, link)? => {
+            return Ok(());
+        }
+        Err(refused) => return Err(refused),
+    };
     let comes = Comes { job: pull.job, key: pull.key, priority: pull.priority };
     let seat = live.seats().take(sessions.shaping(), live, comes, link, None).await?;
     let Some((place, link)) = seat else { return Ok(()) };
@@ -110,6 +118,7 @@ pub(super) async fn serve(
     let files = if result.is_ok() { job.files_moved() } else { 0 };
     drop(paced);
     share.ended(job.stats().bytes_sent, files);
+    drop(counts);
     match result {
         Ok(outcome) => {
             let receipt = Receipt {

@@ -49,6 +49,8 @@ pub(super) async fn serve(
     if attached(live, link, &push)? {
         return Ok(());
     }
+    // Only now: an attempt that this one takes over does not count any more.
+    let counts = sessions.open_jobs().open(&account.name, link.link().peer().ip())?;
     let comes = Comes { job: push.job, key: push.key, priority: push.priority };
     let seat = live.seats().take(sessions.shaping(), live, comes, link, Some(&claim)).await?;
     let Some((place, link)) = seat else { return Ok(()) };
@@ -97,6 +99,7 @@ pub(super) async fn serve(
     let files = if result.is_ok() { job.files_moved() } else { 0 };
     drop(paced);
     share.ended(job.stats().received_bytes, files);
+    drop(counts);
     drop(claim);
     sessions.memory().divide();
     match result {

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
+use metra_certs::TicketError;
 use metra_core::code::Code;
 use metra_core::wire::Auth;
+use metra_transport::Link;
 use tower::{Layer, Service};
 
 use super::{Greeted, Known, Refused};
@@ -65,10 +67,14 @@ where
 }
 
 async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Refused> {
-    let from = greeted.arrival.peer.ip();
+    let (from, link) = (greeted.arrival.peer.ip(), greeted.arrival.link.clone());
     if let Auth::Ticket(ticket) = &greeted.hello.auth {
-        let known = sessions.open_ticket(ticket);
-        let known = known.and_then(|(id, name)| {
+        let opened = sessions.open_ticket(ticket);
+        if opened == Err(TicketError::Forged) {
+            confirmed(&link).await?;
+            sessions.identities().forged(from);
+        }
+        let known = opened.ok().and_then(|(id, name)| {
             let account = account::by_name(sessions.config(), &name, from);
             // Whom the configuration does not know, a provider's token stood for: for as long as the session lives, no
             // new token is asked for.
@@ -82,13 +88,10 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
         };
         return Ok(Known { greeted, account, session: Some(session), permitted: None, by: "session.ticket" });
     }
+    // A certificate is known only now, too; early data shows none.
+    confirmed(&link).await?;
     let by_certificate = greeted.hello.auth == Auth::None && sessions.config().tls.client_ca.is_some();
-    if by_certificate {
-        // The certificate is known only when the handshake is complete; early data shows none.
-        let link = &greeted.arrival.link;
-        link.handshake_confirmed().await.map_err(|e| Refused::new(Code::Timeout, e.to_string()))?;
-    }
-    let certificates = if by_certificate { greeted.arrival.link.peer_certificates() } else { None };
+    let certificates = if by_certificate { link.peer_certificates() } else { None };
     let (config, auth) = (sessions.config(), &greeted.hello.auth);
     let account = sessions.identities().authenticate(config, auth, certificates.as_deref(), from).await?;
     let by = match (&greeted.hello.auth, account.name.as_str()) {
@@ -98,4 +101,11 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
         _ => "user.certificate",
     };
     Ok(Known { greeted, account, session: None, permitted: None, by })
+}
+
+/// Waits until the peer is known to be where it seems to be, before what it has done wrong there is counted. Early data can come with
+/// any source address (RFC 9000 section 8.1): others would wait for what they did not do.
+async fn confirmed(link: &Arc<dyn Link>) -> Result<(), Refused> {
+    let confirmed = link.handshake_confirmed().await;
+    confirmed.map_err(|e| Refused::new(Code::Timeout, e.to_string()))
 }

@@ -45,7 +45,8 @@ impl Service<Known> for Join {
 async fn join(sessions: Arc<Sessions>, known: Known) -> Result<Joined, Refused> {
     let Known { mut greeted, account, session, permitted, by } = known;
     sessions.audit().gate()?;
-    let id = sessions.admit(&account, session)?;
+    let from = greeted.arrival.peer.ip();
+    let id = sessions.admit(&account, from, session)?;
     let (ticket, ticket_lifetime) = sessions.ticket(&id, &account);
     let welcome = Frame::Welcome(Welcome {
         version: VERSION,
@@ -63,7 +64,7 @@ async fn join(sessions: Arc<Sessions>, known: Known) -> Result<Joined, Refused> 
     link.trust();
     greeted.send.send(bytes.into()).await.map_err(lost)?;
     link.handshake_confirmed().await.map_err(lost)?;
-    let (live, resumed) = sessions.enter(id, &account)?;
+    let (live, resumed) = sessions.enter(id, &account, from)?;
     if let Some(permitted) = permitted.filter(|_| sessions.authority().is_on()) {
         let (rt, authority) = (sessions.rt(), sessions.authority().clone());
         let (watched, live) = (link.clone(), live.clone());

@@ -1,5 +1,6 @@
 //! A client that speaks MTP by the frame, and need not keep to the protocol.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,19 +53,35 @@ impl Outcome {
 impl Raw {
     /// A link on which nothing has been said yet.
     pub(crate) fn connect(gateway: &Gateway) -> Self {
+        Self::connect_from(gateway, "127.0.0.1")
+    }
+
+    /// The same, from another address of this machine.
+    pub(crate) fn connect_from(gateway: &Gateway, from: &str) -> Self {
+        let from = SocketAddr::new(from.parse().unwrap(), 0);
         let runtime = runtime();
         let trust = TrustAnchors::new().ca_file(gateway.ca());
         let tls = client_config(&trust, None).unwrap();
         let address = gateway.address();
         let (client, link, (send, recv)) = runtime.block_on(async move {
-            let client =
-                QuicClient::new(Rt::tokio(), "127.0.0.1:0".parse().unwrap(), tls, Tuning::default()).unwrap();
+            let client = QuicClient::new(Rt::tokio(), from, tls, Tuning::default()).unwrap();
             let link = timeout(PATIENCE, client.connect(address, "127.0.0.1"));
             let link = link.await.expect("a link in time").expect("a link");
             let control = link.control().await.expect("a control stream");
             (client, link, control)
         });
         Self { runtime, client: Some(client), link, send, recv, decoder: FrameDecoder::new() }
+    }
+
+    /// Another link of the same client, to `address`. What is said first on it goes out at once, without an answer of the gateway
+    /// (0-RTT).
+    pub(crate) fn another(&self, address: SocketAddr) -> Self {
+        let client = self.client.as_ref().expect("a client of its own");
+        let link = self.runtime.block_on(async {
+            let link = timeout(PATIENCE, client.connect(address, "127.0.0.1"));
+            link.await.expect("a link in time").expect("a link")
+        });
+        Self::over(&self.runtime, link)
     }
 
     /// On a link of any kind, whose tasks run on `runtime`.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -457,6 +458,63 @@ async fn a_crowded_server_wants_to_see_addresses() {
         incoming.accept().await.map(|accepted| accepted.into_link().unwrap())
     });
     greet(&client.unwrap(), &incoming.unwrap()).await;
+}
+
+/// Whoever comes by this address is heard at `server`, and hears nothing: a handshake that never ends.
+async fn deaf_way_to(server: SocketAddr) -> SocketAddr {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut datagram = vec![0; 65_536];
+        loop {
+            let (len, from) = socket.recv_from(&mut datagram).await.unwrap();
+            if from != server {
+                socket.send_to(&datagram[..len], server).await.unwrap();
+            }
+        }
+    });
+    address
+}
+
+/// RFC 9000 section 8.1.2.
+#[tokio::test]
+async fn addresses_must_be_shown_only_while_many_handshakes_are_under_way() {
+    let identity = Identity::new("localhost");
+    let tuning = Tuning { retry_above: 3, ..Tuning::default() };
+    let pair = Pair::with(server_tls(&identity, None), client_tls(&identity, None), tuning.clone());
+    let address = pair.server.local_addr().unwrap();
+    let deaf = deaf_way_to(address).await;
+    // Dropped, they would end their handshakes.
+    let (mut knocking, mut half_open) = (Vec::new(), Vec::new());
+    for n in 0..3 {
+        let mut knock = Box::pin(pair.client.connect(deaf, "localhost"));
+        let incoming = tokio::select! {
+            _ = &mut knock => panic!("it hears nothing"),
+            incoming = soon(pair.server.accept()) => incoming.unwrap(),
+        };
+        assert!(!incoming.is_validated(), "there are but {n}, and it was made to show its address");
+        half_open.push(soon(incoming.accept()).await.unwrap().into_link().unwrap());
+        knocking.push(knock);
+    }
+    // A client that has been here brings a token, and need not be asked again.
+    let comes = async || {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let tls = Arc::new(client_tls(&identity, None));
+        let client = QuicClient::new(Rt::tokio(), any, tls, tuning.clone()).unwrap();
+        let (link, (incoming, has_shown)) = tokio::join!(soon(client.connect(address, "localhost")), async {
+            let incoming = soon(pair.server.accept()).await.unwrap();
+            let has_shown = incoming.is_validated();
+            (soon(incoming.accept()).await.unwrap().into_link().unwrap(), has_shown)
+        });
+        greet(&link.unwrap(), &incoming).await;
+        has_shown
+    };
+    for _ in 0..2 {
+        assert!(comes().await, "it came in without a Retry");
+    }
+    half_open.pop().unwrap().close(Code::Ok, "");
+    // Its end is noticed a moment later.
+    soon(async { while comes().await {} }).await;
 }
 
 #[tokio::test]
