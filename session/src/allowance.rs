@@ -18,7 +18,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::job::JobError;
 
-/// What a job may have on its way besides what fills its path: the time of several looks at its rate.
+/// What a job may have on its way besides what fills its path: the time of two looks at its rate.
 const AHEAD: Duration = Duration::from_millis(500);
 /// About a chunk, so that one is there when another has arrived. Bytes.
 const NEXT: u64 = 1 << 20;

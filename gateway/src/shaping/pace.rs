@@ -12,6 +12,9 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 const LOOKS: usize = 16;
 /// Who waited at so many of them has what it is granted, and no more.
 const WAITS: usize = 12;
+/// Who does not wait may send as fast at least: he may have begun just now, and what he has been granted says nothing yet. Bytes
+/// per second.
+const UNKNOWN: u64 = 32 << 20;
 /// No slower than this, whatever was granted. Bytes per second.
 const LEAST: u64 = 64 << 10;
 
@@ -22,7 +25,7 @@ pub(super) struct Pace {
     granted: u64,
     /// Bytes per second, and whether the job waited for more.
     looks: [(u64, bool); LOOKS],
-    next: usize,
+    looked: usize,
 }
 
 impl Pace {
@@ -35,8 +38,8 @@ impl Pace {
     /// fast it may send until the next look, bytes per second; `None`: as fast as it can, as it has done nothing lately.
     pub(super) fn look(&mut self, elapsed: Duration, waits: bool, is_behind: bool) -> Option<u64> {
         let rate = std::mem::take(&mut self.granted) as f64 / elapsed.as_secs_f64().max(1e-3);
-        self.looks[self.next] = (rate as u64, waits);
-        self.next = (self.next + 1) % LOOKS;
+        self.looks[self.looked % LOOKS] = (rate as u64, waits);
+        self.looked += 1;
         let mean = self.looks.iter().map(|look| look.0).sum::<u64>() / LOOKS as u64;
         let most = self.looks.iter().map(|look| look.0).max().unwrap_or_default();
         let pace = match self.looks.iter().filter(|look| look.1).count() >= WAITS {
@@ -45,7 +48,7 @@ impl Pace {
             // For headers and repair, and for what it is granted next.
             true => mean + mean / 8,
             // Its path holds it up: no pace shall.
-            false if most > 0 => 4 * most,
+            false if most > 0 => (4 * most).max(UNKNOWN),
             false => return None,
         };
         Some(pace.max(LEAST))
@@ -65,10 +68,10 @@ mod tests {
             pace.granted(granted);
             pace.look(SECOND, waits, is_behind)
         };
-        assert_eq!(look(0, false, false), None, "it does nothing");
-        assert_eq!(look(4_000_000, false, false), Some(16_000_000), "it has what it asks for");
+        assert_eq!(look(1, false, false), Some(UNKNOWN), "it is new");
+        assert_eq!(look(10_000_000, false, false), Some(40_000_000), "it has what it asks for");
         for _ in 1..WAITS {
-            assert_eq!(look(4_000_000, true, false), Some(16_000_000));
+            assert_eq!(look(4_000_000, true, false), Some(40_000_000));
         }
         for _ in WAITS..LOOKS {
             look(4_000_000, true, false);
