@@ -83,6 +83,11 @@ impl Allowance {
         self.changed.notify_waiters();
     }
 
+    /// Whether there is a pace.
+    pub(crate) fn is_paced(&self) -> bool {
+        self.pace.load(Ordering::Relaxed) != u64::MAX
+    }
+
     /// Whether a sink has had `outstanding` bytes on their way and could not ask for more when it looked last: its source sends
     /// more slowly than it may.
     pub fn is_far(&self) -> bool {

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metra_core::code::Code;
+use metra_core::limits::CHUNK_MAX;
 use metra_core::ranges::IndexRange;
 use metra_core::wire::{EntryStatus, Frame};
 
 use super::{SinkJob, State};
 use crate::job::{EntryReport, TELL, clip};
 use crate::link::LinkHandle;
+
+/// What is asked to be allowed at once, if there is use for it and nobody has to wait for it. Bytes.
+const ASK_AHEAD: u64 = 2 * CHUNK_MAX as u64;
 
 impl SinkJob {
     /// Waits until what there is to say has been handed to a link, or there is no link; not for long, as a source that
@@ -91,14 +95,16 @@ impl SinkJob {
         Some((link, state.attachments, frame))
     }
 
-    /// What is wanted and allowed; asks to be allowed the next chunk after that, so that what is granted comes evenly.
+    /// What is wanted and allowed; asks to be allowed what comes after that: where a rate is divided the next chunk, so that
+    /// grants come evenly.
     fn poll_want(&self, state: &mut State, rtt: Duration) -> Vec<IndexRange> {
         let Some(allowance) = &self.config.allowance else { return state.sink.poll_want() };
         let reaches = allowance.reaches(state.sink.credit().outstanding(), rtt);
         let wants = state.sink.poll_want_within(if reaches { allowance.unused() } else { 0 });
         allowance.spend(wants.bytes);
         if wants.held_up > 0 {
-            allowance.ask_up_to(wants.held_up);
+            let ahead = if allowance.is_paced() { 0 } else { state.sink.credit().available().min(ASK_AHEAD) };
+            allowance.ask_up_to(wants.held_up.max(ahead));
         }
         wants.ranges
     }
