@@ -267,7 +267,11 @@ impl Session {
         if let Some(asked) = self.0.config.rate {
             handle.link().set_rate(asked.as_fair());
         }
-        let writer = self.0.rt.spawn(write_control(handle.link().clone(), send, queue)).abort_on_drop();
+        let writer = self
+            .0
+            .rt
+            .spawn(write_control(self.0.rt.clone(), handle.link().clone(), send, queue))
+            .abort_on_drop();
         self.0.links_changed.notify_waiters();
         Ok(Begun { session: self.clone(), link: handle, writer: Some(writer) })
     }

@@ -1,19 +1,23 @@
 //! What the tasks of a link do: they read its control stream, receive its chunks, look whether it is heard, and say that it is gone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use metra_core::code::Code;
 use metra_core::id::JobId;
 use metra_core::rate::RatePolicy;
 use metra_core::wire::{ChunkHeader, Frame, FrameDecoder};
-use metra_transport::{ChunkRecv, ControlRecv, ControlSend, Link, LinkError, LinkId};
+use metra_transport::{ChunkRecv, ControlRecv, ControlSend, Link, LinkError, LinkId, Rt};
 use tokio::sync::mpsc;
 
 use super::{Job, Request, Session};
 use crate::job::JobError;
 use crate::link::{LinkHandle, ReadError, read_frame, write_frames};
 use crate::silence::{self, Silence};
+
+/// How long a peer that has stopped the control stream may take to say why.
+const REASON: Duration = Duration::from_secs(1);
 
 impl Session {
     /// A link is gone: its jobs hear of it, and those that were controlled over it move to another one.
@@ -237,11 +241,14 @@ fn is_the_end(code: Code) -> bool {
 
 /// Writes a link's control stream. A link that has lost it is of no use, and is closed unless it is lost as well.
 pub(super) async fn write_control(
+    rt: Rt,
     link: Arc<dyn Link>,
     control: Box<dyn ControlSend>,
     queue: mpsc::Receiver<Bytes>,
 ) {
     if write_frames(control, queue).await.is_err() {
+        // A peer that ends the link stops its streams, and why comes right behind: closed from here, nobody would hear it.
+        let _ = rt.timeout(REASON, link.closed()).await;
         link.close(Code::Protocol, "the control stream was stopped");
     }
 }
