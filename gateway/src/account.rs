@@ -42,6 +42,22 @@ impl From<&User> for Account {
     }
 }
 
+#[cfg(test)]
+impl Account {
+    /// One of a test, who may do everything and is in no group and of no tenant.
+    pub(crate) fn of_test(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            read: true,
+            write: true,
+            tunnel: true,
+            home: "/".into(),
+            groups: Vec::new(),
+            tenant: None,
+        }
+    }
+}
+
 /// The account of a name that a ticket carries, if it still exists and may come from there.
 pub(crate) fn by_name(config: &Config, name: &str, from: IpAddr) -> Option<Arc<Account>> {
     if name == ANONYMOUS && config.users.by_name(name).is_none() {

@@ -20,22 +20,10 @@ const LIMITS: Limits = Limits {
     chunks: 0,
 };
 
-fn account(name: &str) -> Arc<Account> {
-    Arc::new(Account {
-        name: name.to_owned(),
-        read: true,
-        write: true,
-        tunnel: true,
-        home: "/".into(),
-        groups: Vec::new(),
-        tenant: None,
-    })
-}
-
 impl State {
     /// One more session, if there is room for it: its name.
     fn open(&mut self, user: &str, from: &str) -> Result<SessionId, String> {
-        let (account, from) = (account(user), from.parse().unwrap());
+        let (account, from) = (Arc::new(Account::of_test(user)), from.parse().unwrap());
         self.room(&LIMITS, &account, from).map_err(|refused| {
             assert_eq!(refused.code, Code::Busy);
             refused.reason

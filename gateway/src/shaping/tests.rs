@@ -32,15 +32,7 @@ fn rules(text: &str) -> Rules {
 }
 
 fn account(name: &str, tenant: Option<&str>) -> Account {
-    Account {
-        name: name.to_owned(),
-        read: true,
-        write: true,
-        tunnel: true,
-        home: "/".into(),
-        groups: Vec::new(),
-        tenant: tenant.map(str::to_owned),
-    }
+    Account { tenant: tenant.map(str::to_owned), ..Account::of_test(name) }
 }
 
 struct Bench {
