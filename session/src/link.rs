@@ -59,27 +59,26 @@ impl LinkHandle {
         if is_near {
             return;
         }
-        let mut bytes = Vec::new();
-        Frame::Pace(pace).encode(&mut bytes);
         // Where there is no room it is said the next time.
-        if self.out.try_send(bytes.into()).is_ok() {
+        if self.try_send(&Frame::Pace(pace)) {
             *told = pace;
         }
     }
 
     /// Sends a frame; waits for room in the queue. `false`: the link is gone.
     pub async fn send(&self, frame: &Frame) -> bool {
-        let mut bytes = Vec::new();
-        frame.encode(&mut bytes);
-        self.out.send(bytes.into()).await.is_ok()
+        self.out.send(encoded(frame)).await.is_ok()
+    }
+
+    /// The same if there is room at once.
+    fn try_send(&self, frame: &Frame) -> bool {
+        self.out.try_send(encoded(frame)).is_ok()
     }
 
     /// Sends a frame before any other; only on a link that nobody has sent anything on.
     pub(crate) fn send_first(&self, frame: &Frame) {
-        let mut bytes = Vec::new();
-        frame.encode(&mut bytes);
         // There is room for many.
-        let _ = self.out.try_send(bytes.into());
+        self.try_send(frame);
     }
 
     /// Sends a frame for as long as `attached` holds, which is looked at again whenever `changed` says so. `false`: the
@@ -104,6 +103,12 @@ impl LinkHandle {
             }
         }
     }
+}
+
+fn encoded(frame: &Frame) -> Bytes {
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes);
+    bytes.into()
 }
 
 /// Writes queued frames to the control stream until either ends. Frames that wait together go out together.
