@@ -1,9 +1,17 @@
 //! What is measured on the way: in the summary of a transfer, and in the gateway's metrics.
 
+use std::net::Ipv4Addr;
+
 use crate::harness::data::{self, MIB};
+use crate::harness::ways::{Way, Ways};
 use crate::harness::{Bed, Done, Metrics, Relay, wait_until};
 
-tests![the_summary_says_what_the_path_was_like, metrics_of_the_gateway, what_is_not_moved_is_not_measured];
+tests![
+    the_summary_says_what_the_path_was_like,
+    metrics_of_the_gateway,
+    what_is_not_moved_is_not_measured,
+    a_welcome_over_tcp_fills_a_packet,
+];
 
 const SIZE: u64 = 24 * MIB;
 /// Bytes per second; slow enough for some full seconds.
@@ -131,4 +139,15 @@ fn metrics_of_the_gateway(bed: &Bed) {
     }
     // Histograms that can be added up.
     assert!(metrics.keys().any(|name| name.starts_with("metra_opening_seconds_bucket")));
+}
+
+/// QUIC pads its handshake itself.
+fn a_welcome_over_tcp_fills_a_packet(bed: &Bed) {
+    let gateway = bed.gateway();
+    let ways = Ways::new(&gateway);
+    for way in [Way::Tls, Way::Ws] {
+        let mut opening = ways.connect(way, Ipv4Addr::LOCALHOST, false);
+        opening.greet("").expect("a welcome");
+        assert!(opening.raw.received() >= 1500, "{way:?}: {}", opening.raw.received());
+    }
 }

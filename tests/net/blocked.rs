@@ -15,6 +15,7 @@ tests![
     udp_is_rejected_by_policy,
     udp_stalls_after_the_handshake,
     large_datagrams_are_dropped,
+    large_packets_of_tcp_are_dropped,
     only_https_is_let_through,
     nothing_is_let_through,
     by_force_what_is_not_let_through,
@@ -94,6 +95,18 @@ fn large_datagrams_are_dropped(bed: &Bed) {
     let start = Instant::now();
     let sent = office.send(&File::noise(bed, "file", 4 * MIB), "state", &[]);
     assert!(start.elapsed() < Duration::from_secs(6), "{}", sent.0);
+}
+
+/// A connection over which only small packets get through is no way. Today TLS's handshake is as large itself, by its key shares.
+fn large_packets_of_tcp_are_dropped(bed: &Bed) {
+    let office = Office::new(bed);
+    bed.firewall().drop_udp();
+    office.send(&File::noise(bed, "first", MIB), "state", &[]).only("tls", false);
+    bed.firewall().drop_large_tcp(1490);
+    let file = File::noise(bed, "file", MIB);
+    let sent = office.send(&file, "state", &[]);
+    sent.only("quic", false).not("tls", &["failed"]);
+    assert!(sent.first_byte() <= Duration::from_secs(1), "{}", sent.0);
 }
 
 fn only_https_is_let_through(bed: &Bed) {

@@ -179,6 +179,11 @@ impl LinkKind {
             LinkKind::WebSocket => "ws",
         }
     }
+
+    /// Whether it is one byte stream, and not QUIC.
+    pub fn is_stream(self) -> bool {
+        matches!(self, LinkKind::Tls | LinkKind::WebSocket)
+    }
 }
 
 impl fmt::Display for LinkKind {

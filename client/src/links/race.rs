@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use metra_core::code::Code;
-use metra_core::wire::{Auth, Frame, FrameDecoder, Hello, Welcome};
+use metra_core::wire::{Auth, Frame, FrameDecoder, Hello, Welcome, greeting};
 use metra_fallback::ladder::{Outcome, Race, Rung, Step, Tried};
 use metra_session::read_frame;
 use metra_transport::{ControlRecv, Link};
@@ -146,10 +146,8 @@ impl Links {
             (None, None) => Auth::None,
         };
         let hello = Frame::Hello(Hello { version: 1, auth, agent: self.agent.clone() });
-        let mut bytes = Vec::new();
-        hello.encode(&mut bytes);
         let (mut send, mut recv) = link.control().await.map_err(lost)?;
-        send.send(bytes.into()).await.map_err(lost)?;
+        send.send(greeting(&hello, link.kind().is_stream()).into()).await.map_err(lost)?;
         // A gateway acts on what follows only if it agrees: no round trip is spent on waiting for that. Over one link only, or
         // the same job would be opened in several sessions.
         let is_first = self.is_first.swap(false, Ordering::Relaxed);

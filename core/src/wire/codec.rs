@@ -630,6 +630,17 @@ pub fn filler(len: usize) -> Vec<u8> {
     frame
 }
 
+/// What a greeting has at least where it has to fill a packet. Bytes: a packet of Ethernet has no more.
+const FULL_SIZE: usize = 1500;
+
+/// `Hello` or `Welcome`, as it is sent. With `full_size` a frame that means nothing goes before it, so that the peer reads it only if the
+/// path carries packets of full size (`docs/protocol.md`, section 3.7).
+pub fn greeting(frame: &Frame, full_size: bool) -> Vec<u8> {
+    let mut bytes = if full_size { filler(FULL_SIZE) } else { Vec::new() };
+    frame.encode(&mut bytes);
+    bytes
+}
+
 fn number_of<T: PartialEq>(values: &[T], value: T) -> u8 {
     let position = values.iter().position(|v| *v == value);
     position.expect("invariant: every value is in the list of its type") as u8

@@ -331,6 +331,18 @@ fn no_type_is_taken_twice_or_from_grease() {
 }
 
 #[test]
+fn a_greeting_of_full_size_fills_a_packet_before_it_says_anything() {
+    let hello = Frame::Hello(Hello { version: 1, auth: Auth::None, agent: "a".into() });
+    let (plain, full) = (greeting(&hello, false), greeting(&hello, true));
+    assert!(plain.len() < 10 && full.ends_with(&plain));
+    let mut decoder = crate::wire::FrameDecoder::new();
+    decoder.push(&full[..1500]);
+    assert_eq!(decoder.next(), Ok(None));
+    decoder.push(&full[1500..]);
+    assert_eq!(decoder.next(), Ok(Some(hello)));
+}
+
+#[test]
 fn chunk_header_limits() {
     let header = |len| ChunkHeader { job: JobId(varint::MAX), chunk: ChunkIndex(CHUNKS_MAX - 1), len };
     for len in [1, CHUNK_MAX as u32] {

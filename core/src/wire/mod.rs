@@ -10,7 +10,7 @@ mod frame;
 pub mod stream;
 pub mod varint;
 
-pub use codec::{ChunkHeader, WireError, filler, grease};
+pub use codec::{ChunkHeader, WireError, filler, grease, greeting};
 pub use decoder::FrameDecoder;
 pub use frame::{
     Auth, EntryStatus, Finished, Frame, Hello, Keep, ManifestEnd, Overwrite, PeerLimits, Placement, Pull,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use metra_core::wire::{Frame, Welcome};
+use metra_core::wire::{Frame, Welcome, greeting};
 use tower::Service;
 
 use super::greet::VERSION;
@@ -57,12 +57,10 @@ async fn join(sessions: Arc<Sessions>, known: Known) -> Result<Joined, Refused> 
         receipt_key: sessions.receipts().public(),
         limits: sessions.peer_limits(),
     });
-    let mut bytes = Vec::new();
-    welcome.encode(&mut bytes);
     let link = greeted.arrival.link;
     // What the client sends once it has the welcome must find the limits of a client, not those of a stranger.
     link.trust();
-    greeted.send.send(bytes.into()).await.map_err(lost)?;
+    greeted.send.send(greeting(&welcome, link.kind().is_stream()).into()).await.map_err(lost)?;
     link.handshake_confirmed().await.map_err(lost)?;
     let (live, resumed) = sessions.enter(id, &account, from)?;
     if let Some(permitted) = permitted.filter(|_| sessions.authority().is_on()) {

@@ -120,6 +120,11 @@ impl Raw {
         self.runtime.block_on(async { timeout(PATIENCE, sending).await.expect("room to send in time") })
     }
 
+    /// The bytes that have come on the link so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.link.stats().received_bytes
+    }
+
     /// The next frame, or the code with which the gateway closed the link.
     pub(crate) fn next(&mut self) -> Result<Frame, Code> {
         self.next_within(PATIENCE).unwrap_or_else(|| panic!("waited in vain for a frame"))
