@@ -329,6 +329,15 @@ impl Source {
         }
     }
 
+    /// A chunk that is in flight is sent on `link` as well, and is in flight there from here on. `None`: it is not, or it is held.
+    pub fn send_again(&mut self, chunk: ChunkIndex, link: LinkNumber) -> Option<Sending> {
+        let in_flight = self.in_flight.get_mut(&chunk.0)?;
+        let info = self.ledger.chunk(chunk)?;
+        self.sendings += 1;
+        *in_flight = (link, self.sendings);
+        Some(Sending { chunk, info, link, number: self.sendings })
+    }
+
     /// A chunk has been handed to its link whole.
     pub fn sent(&mut self, sending: &Sending) {
         self.stats.chunks_sent += 1;

@@ -15,7 +15,7 @@ mod outbox;
 mod plan;
 mod receive;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ use metra_transport::{LinkId, Rt};
 use tokio::sync::{Notify, mpsc};
 
 use self::plan::Planning;
+use self::receive::Arriving;
 use crate::allowance::Allowance;
 use crate::budget::{Budget, Reservation};
 use crate::job::{EntryReport, JobError, Reports, Statuses, Stop};
@@ -125,6 +126,9 @@ struct State {
     /// this job.
     stranger: bool,
     damaged: VecDeque<ChunkIndex>,
+    /// Chunks whose bytes are being read, and how many there have been.
+    arriving: HashMap<u32, Arriving>,
+    arrivals: u64,
     /// Statuses to send.
     statuses: Statuses,
     /// Failures that were sent on this control link; sent again on the next, as they may have been lost with it.
@@ -188,6 +192,8 @@ impl SinkJob {
             attached: false,
             stranger: false,
             damaged: VecDeque::new(),
+            arriving: HashMap::new(),
+            arrivals: 0,
             statuses: Statuses::default(),
             told: Statuses::default(),
             reports: Reports::default(),

@@ -9,6 +9,7 @@ use metra_core::sink::Arrival;
 use metra_core::wire::ChunkHeader;
 use metra_store::landing::{LandError, pieces};
 use metra_transport::{ChunkRecv, LinkId};
+use tokio::sync::oneshot;
 
 use super::{SinkJob, State};
 use crate::job::JobError;
@@ -21,6 +22,30 @@ enum Body {
     Wrong,
     /// The stream or its link broke.
     Broken,
+}
+
+/// A chunk that begins to arrive.
+struct Accepted {
+    /// What it belongs to.
+    epoch: u32,
+    number: u64,
+    /// Resolves when the chunk is taken from another stream.
+    moved: oneshot::Receiver<()>,
+}
+
+/// A chunk whose bytes are being read, and whose stream gives way when this is dropped.
+pub(super) struct Arriving {
+    link: LinkId,
+    number: u64,
+    _moves: oneshot::Sender<()>,
+}
+
+impl State {
+    /// Whether the bytes of the same chunk are being read on another link.
+    fn arrives_elsewhere(&self, header: &ChunkHeader, link: LinkId) -> bool {
+        let is_whole = self.sink.ledger().chunk(header.chunk).is_some_and(|info| info.len == header.len);
+        is_whole && self.arriving.get(&header.chunk.0).is_some_and(|arriving| arriving.link != link)
+    }
 }
 
 /// A write to the landing that is under way, counted for those who must not overtake it.
@@ -43,8 +68,8 @@ impl SinkJob {
         link: LinkId,
     ) {
         let chunk = header.chunk;
-        let epoch = match self.accept(&header) {
-            Ok(epoch) => epoch,
+        let Accepted { epoch, number, moved } = match self.accept(&header, link) {
+            Ok(accepted) => accepted,
             Err(code) => return stream.stop(code),
         };
         let body = tokio::select! {
@@ -52,8 +77,12 @@ impl SinkJob {
             body = read_body(stream, buffer, header.len as usize) => body,
             // The rest may come, but not soon: it is asked for on another link.
             () = self.left(link) => Body::Broken,
+            _ = moved => return stream.stop(Code::Cancelled),
             () = self.halt.said() => return stream.stop(Code::Cancelled),
         };
+        if !self.arrived(chunk, number) {
+            return stream.stop(Code::Cancelled);
+        }
         let data = match body {
             Body::Whole(data) => data,
             Body::Wrong => {
@@ -102,16 +131,25 @@ impl SinkJob {
         }
     }
 
-    /// Whether a chunk that begins to arrive is wanted: the epoch that it belongs to, or why not.
-    fn accept(&self, header: &ChunkHeader) -> Result<u32, Code> {
+    /// Whether a chunk that begins to arrive is wanted, or why not. One that arrives on another link already is taken from here: the
+    /// source would not have sent it again if it came soon there.
+    fn accept(&self, header: &ChunkHeader, link: LinkId) -> Result<Accepted, Code> {
         let mut state = self.lock();
         if state.failed.is_some() {
             return Err(Code::Cancelled);
         }
-        match state.sink.accept(header.chunk, header.len) {
+        let arrival = match state.sink.accept(header.chunk, header.len) {
+            Arrival::Duplicate if state.arrives_elsewhere(header, link) => Arrival::Accept,
+            arrival => arrival,
+        };
+        match arrival {
             Arrival::Accept => {
                 state.first_byte.get_or_insert(self.rt.now());
-                Ok(state.sink.epoch())
+                state.arrivals += 1;
+                let (number, epoch) = (state.arrivals, state.sink.epoch());
+                let (moves, moved) = oneshot::channel();
+                state.arriving.insert(header.chunk.0, Arriving { link, number, _moves: moves });
+                Ok(Accepted { epoch, number, moved })
             }
             Arrival::Duplicate | Arrival::Unwanted => Err(Code::Cancelled),
             Arrival::WrongLength => {
@@ -121,6 +159,16 @@ impl SinkJob {
                 Err(Code::Protocol)
             }
         }
+    }
+
+    /// Nothing more of a chunk is expected on the stream that began as the `number`th. `false`: it comes on another one by now.
+    fn arrived(&self, chunk: ChunkIndex, number: u64) -> bool {
+        let mut state = self.lock();
+        let is_here = state.arriving.get(&chunk.0).is_some_and(|arriving| arriving.number == number);
+        if is_here {
+            state.arriving.remove(&chunk.0);
+        }
+        is_here
     }
 
     /// Counts a write, unless it comes too late to be of use.

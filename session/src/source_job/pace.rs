@@ -7,6 +7,9 @@
 //! - near the end it leaves a chunk to a faster one that would have sent all that is left sooner (earliest completion first:
 //!   Lim et al., ECF, CoNEXT 2017).
 //!
+//! When nothing is left to be sent, a link that would have a chunk there long before the one that it is on sends it again; the sink
+//! takes it from there.
+//!
 //! How fast a link is, is seen from what the sink says to have verified.
 
 use std::collections::HashMap;
@@ -14,7 +17,10 @@ use std::time::{Duration, Instant};
 
 use metra_transport::LinkId;
 
-/// What a link may have under way before it is known how fast it is, and what it may have in any case. Bytes.
+/// What a link may have under way before it is known how fast it is: enough to find out, and soon there also over one that finds
+/// its path full. Bytes.
+const UNKNOWN: u64 = 2 << 20;
+/// What it may have in any case, once that is known. Bytes.
 const FLOOR: u64 = 8 << 20;
 /// A link may have so much more under way as it carries in this time and in so many of its round trips: a rate that doubles
 /// within a round trip is not held back.
@@ -26,8 +32,18 @@ const PERIOD: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     links: HashMap<LinkId, Carried>,
-    /// Where each chunk is that is under way, and its length.
-    chunks: HashMap<u32, (LinkId, u64)>,
+    chunks: HashMap<u32, UnderWay>,
+}
+
+/// A chunk that is under way.
+#[derive(Debug)]
+struct UnderWay {
+    on: LinkId,
+    /// Bytes.
+    len: u64,
+    since: Instant,
+    /// It was under way on another link before.
+    again: bool,
 }
 
 #[derive(Debug, Default)]
@@ -52,15 +68,15 @@ impl Pace {
     /// A link takes none any more, and what is under way on it does not count.
     pub(super) fn remove(&mut self, link: LinkId) {
         self.links.remove(&link);
-        self.chunks.retain(|_, (on, _)| *on != link);
+        self.chunks.retain(|_, chunk| chunk.on != link);
     }
 
     /// A link takes a chunk of `len` bytes.
-    pub(super) fn take(&mut self, link: LinkId, chunk: u32, len: u64) {
-        self.end(chunk);
+    pub(super) fn take(&mut self, now: Instant, link: LinkId, chunk: u32, len: u64) {
+        let again = self.end(chunk).is_some();
         if let Some(carried) = self.links.get_mut(&link) {
             carried.under_way += len;
-            self.chunks.insert(chunk, (link, len));
+            self.chunks.insert(chunk, UnderWay { on: link, len, since: now, again });
         }
     }
 
@@ -69,9 +85,16 @@ impl Pace {
         self.end(chunk);
     }
 
+    /// The same, if it is under way on this link and not, by now, on another one.
+    pub(super) fn give_up_on(&mut self, link: LinkId, chunk: u32) {
+        if self.chunks.get(&chunk).is_some_and(|chunk| chunk.on == link) {
+            self.end(chunk);
+        }
+    }
+
     fn end(&mut self, chunk: u32) -> Option<(&mut Carried, u64)> {
-        let (link, len) = self.chunks.remove(&chunk)?;
-        let carried = self.links.get_mut(&link)?;
+        let UnderWay { on, len, .. } = self.chunks.remove(&chunk)?;
+        let carried = self.links.get_mut(&on)?;
         carried.under_way -= len;
         Some((carried, len))
     }
@@ -104,7 +127,7 @@ impl Pace {
     /// known, this chunk included. Bytes. If there is more than that, a link that is so slow would have added next to nothing.
     pub(super) fn takes(&self, now: Instant, link: LinkId, rtt: Duration, len: u64, left: u64) -> bool {
         let Some(own) = self.links.get(&link).filter(|_| self.links.len() > 1) else { return true };
-        let Some(rate) = own.rate else { return own.under_way < FLOOR };
+        let Some(rate) = own.rate else { return own.under_way < UNKNOWN };
         let most = FLOOR + (rate * (WHILE.0 + rtt * WHILE.1).as_secs_f64()) as u64;
         if own.under_way > most {
             return false;
@@ -112,10 +135,43 @@ impl Pace {
         let done = (own.under_way + len) as f64 / rate;
         self.links.values().all(|other| {
             let Some(faster) = other.rate.filter(|other| *other > rate) else { return true };
-            // The longer nothing has arrived, the less is it what it was.
-            let quiet = other.arrived.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-            done <= (other.under_way + left) as f64 / faster + quiet.as_secs_f64()
+            done <= (other.under_way + left) as f64 / faster + other.quiet(now)
         })
+    }
+
+    /// Whether something is under way on other links than this one.
+    pub(super) fn is_elsewhere(&self, link: LinkId) -> bool {
+        self.chunks.values().any(|chunk| chunk.on != link)
+    }
+
+    /// A chunk that a link with this round-trip time would have there in less than half of the time that the link needs that
+    /// has it. Nothing is left to be sent but what is under way.
+    pub(super) fn straggler(&self, now: Instant, link: LinkId, rtt: Duration) -> Option<u32> {
+        let own = self.links.get(&link)?;
+        let rate = own.rate?;
+        let (straggler, _) = self
+            .chunks
+            .iter()
+            .filter(|(_, chunk)| chunk.on != link && !chunk.again)
+            .filter(|(_, chunk)| {
+                let here = rtt.as_secs_f64() + (own.under_way + chunk.len) as f64 / rate;
+                let age = now.saturating_duration_since(chunk.since).as_secs_f64();
+                let there = self.links.get(&chunk.on).map_or(0.0, |other| match other.rate {
+                    Some(rate) => (other.under_way as f64 / rate).max(other.quiet(now)),
+                    // As much again as it has taken already.
+                    None => age,
+                });
+                age >= here && there >= 2.0 * here
+            })
+            .min_by_key(|(_, chunk)| chunk.since)?;
+        Some(*straggler)
+    }
+}
+
+impl Carried {
+    /// The longer nothing has arrived, the less is a link what it was. Seconds.
+    fn quiet(&self, now: Instant) -> f64 {
+        self.arrived.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64())
     }
 }
 
@@ -139,8 +195,8 @@ mod tests {
             at = start + Duration::from_millis(100) * tenth;
             for (link, count) in [(FAST, 5), (SLOW, u32::from(tenth % 10 == 0))] {
                 for _ in 0..count {
-                    pace.take(link, chunk, MIB);
-                    pace.take(link, chunk + 1, 1);
+                    pace.take(at, link, chunk, MIB);
+                    pace.take(at, link, chunk + 1, 1);
                     pace.arrive(at, chunk);
                     chunk += 2;
                 }
@@ -149,13 +205,21 @@ mod tests {
         (pace, at)
     }
 
+    /// The same, and nothing is under way.
+    fn idle() -> (Pace, Instant) {
+        let (mut pace, now) = known();
+        let left: Vec<u32> = pace.chunks.keys().copied().collect();
+        left.into_iter().for_each(|chunk| pace.give_up(chunk));
+        (pace, now)
+    }
+
     #[test]
     fn one_link_takes_everything() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         pace.add(SLOW);
         for chunk in 0..1000 {
             assert!(pace.takes(now, SLOW, RTT, MIB, MIB));
-            pace.take(SLOW, chunk, MIB);
+            pace.take(now, SLOW, chunk, MIB);
         }
     }
 
@@ -163,16 +227,16 @@ mod tests {
     fn who_is_not_known_takes_a_little() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         [FAST, SLOW].into_iter().for_each(|link| pace.add(link));
-        for chunk in 0..8 {
+        for chunk in 0..2 {
             assert!(pace.takes(now, SLOW, RTT, MIB, MUCH));
-            pace.take(SLOW, chunk, MIB);
+            pace.take(now, SLOW, chunk, MIB);
         }
         assert!(!pace.takes(now, SLOW, RTT, MIB, MUCH));
-        pace.give_up(3);
+        pace.give_up(1);
         assert!(pace.takes(now, SLOW, RTT, MIB, MUCH));
         // Alone again.
         pace.remove(FAST);
-        pace.take(SLOW, 100, 100 * MIB);
+        pace.take(now, SLOW, 100, 100 * MIB);
         assert!(pace.takes(now, SLOW, RTT, MIB, MUCH));
     }
 
@@ -182,7 +246,7 @@ mod tests {
         for (link, most) in [(SLOW, 8), (FAST, 38)] {
             let mut taken = 0;
             while pace.takes(now, link, RTT, MIB, MUCH) && taken < 1000 {
-                pace.take(link, 1000 + taken, MIB);
+                pace.take(now, link, 1000 + taken, MIB);
                 taken += 1;
             }
             assert!((most - 2..=most + 2).contains(&taken), "{taken}");
@@ -197,9 +261,9 @@ mod tests {
         assert!(!pace.takes(now, SLOW, RTT, MIB, 40 * MIB));
         assert!(pace.takes(now, FAST, RTT, MIB, MIB));
         // What is under way on both counts.
-        pace.take(FAST, 5000, 20 * MIB);
+        pace.take(now, FAST, 5000, 20 * MIB);
         assert!(pace.takes(now, SLOW, RTT, MIB, 40 * MIB));
-        pace.take(SLOW, 5001, MIB);
+        pace.take(now, SLOW, 5001, MIB);
         assert!(!pace.takes(now, SLOW, RTT, MIB, 40 * MIB));
     }
 
@@ -212,15 +276,49 @@ mod tests {
 
     #[test]
     fn what_is_taken_again_is_under_way_once() {
-        let mut pace = Pace::default();
+        let (mut pace, now) = (Pace::default(), Instant::now());
         [FAST, SLOW].into_iter().for_each(|link| pace.add(link));
-        pace.take(SLOW, 1, MIB);
-        pace.take(FAST, 1, MIB);
+        pace.take(now, SLOW, 1, MIB);
+        pace.take(now, FAST, 1, MIB);
         assert_eq!((pace.links[&SLOW].under_way, pace.links[&FAST].under_way), (0, MIB));
-        pace.arrive(Instant::now(), 1);
-        pace.arrive(Instant::now(), 1);
+        pace.arrive(now, 1);
+        pace.arrive(now, 1);
         assert_eq!(pace.links[&FAST].under_way, 0);
-        pace.take(LinkId(3), 2, MIB);
+        pace.take(now, LinkId(3), 2, MIB);
         assert!(pace.chunks.is_empty());
+    }
+
+    #[test]
+    fn what_is_late_elsewhere_is_sent_again_once_by_who_is_faster() {
+        let (mut pace, now) = idle();
+        let later = |ms| now + Duration::from_millis(ms);
+        for chunk in [6000, 6002] {
+            pace.take(now, SLOW, chunk, MIB);
+        }
+        assert!(pace.is_elsewhere(FAST) && pace.straggler(now, FAST, RTT).is_none(), "it has just begun");
+        // The slow one needs two seconds, the fast one a fiftieth and its round trip.
+        let straggler = pace.straggler(later(100), FAST, RTT);
+        assert!(matches!(straggler, Some(6000 | 6002)));
+        pace.take(later(100), FAST, straggler.unwrap_or_default(), MIB);
+        pace.give_up_on(SLOW, straggler.unwrap_or_default());
+        assert_eq!((pace.links[&SLOW].under_way, pace.links[&FAST].under_way), (MIB, MIB));
+        assert_eq!(pace.straggler(later(9000), SLOW, RTT), None);
+        // Much is under way on the fast one, so that it is not the faster one.
+        let (mut pace, now) = idle();
+        pace.take(now, SLOW, 6000, MIB);
+        pace.take(now, FAST, 6001, 50 * MIB);
+        assert_eq!(pace.straggler(now + Duration::from_millis(900), FAST, RTT), None);
+    }
+
+    #[test]
+    fn of_who_is_not_known_as_much_is_expected_as_it_has_taken() {
+        let (mut pace, now) = idle();
+        let new = LinkId(3);
+        pace.add(new);
+        pace.take(now, new, 6000, MIB);
+        assert_eq!(pace.straggler(now + Duration::from_millis(70), FAST, RTT), None);
+        assert_eq!(pace.straggler(now + Duration::from_millis(100), FAST, RTT), Some(6000));
+        // Nor does one that is not known itself take anything over.
+        assert_eq!(pace.straggler(now + Duration::from_secs(9), new, RTT), None);
     }
 }

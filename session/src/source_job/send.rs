@@ -24,17 +24,21 @@ impl SourceJob {
     pub(super) async fn send_chunks(self: Arc<Self>, link: LinkHandle) {
         loop {
             let send = self.send.notified();
-            let (leaves, next) = {
-                let mut state = self.lock();
+            let (looks, next) = {
+                let (mut state, now) = (self.lock(), self.rt.now());
                 if !state.links.contains(&link.id()) || state.failed.is_some() || state.ended {
                     return state.sender_ends(link.id());
                 }
-                let leaves = !state.takes_next(self.rt.now(), &link);
-                (leaves, if leaves { None } else { state.next_chunk(link.id()) })
+                if state.takes_next(now, &link) {
+                    let next = state.next_chunk(now, link.id()).or_else(|| state.straggler(now, &link));
+                    (state.may_have_stragglers(link.id()), next)
+                } else {
+                    (true, None)
+                }
             };
             let Some(sending) = next else {
-                if leaves {
-                    // Whom it is left to may be slower than it was.
+                if looks {
+                    // Who has it, or was left it, may be slower than it was.
                     let _ = self.rt.timeout(LEFT, send).await;
                 } else {
                     send.await;
@@ -92,11 +96,11 @@ impl SourceJob {
             // Not wanted: the sink has it from elsewhere, and says so, or will ask again.
             Err(LinkError::StreamStopped(Code::Cancelled)) => {
                 state.source.not_wanted(sending);
-                state.pace.give_up(sending.chunk.0);
+                state.pace.give_up_on(link.id(), sending.chunk.0);
                 true
             }
             Err(error) if error.is_stream() => {
-                state.pace.give_up(sending.chunk.0);
+                state.pace.give_up_on(link.id(), sending.chunk.0);
                 let refusal = state.source.refused(sending).map_err(refused);
                 drop(state);
                 if let Err(error) = refusal {
@@ -106,7 +110,7 @@ impl SourceJob {
             }
             Err(error) => {
                 state.source.send_failed(sending);
-                state.pace.give_up(sending.chunk.0);
+                state.pace.give_up_on(link.id(), sending.chunk.0);
                 drop(state);
                 if let Some(allowance) = &self.config.allowance {
                     allowance.put_back(u64::from(sending.info.len));
@@ -185,9 +189,28 @@ impl State {
         self.pace.takes(now, link.id(), link.link().rtt(), next, left)
     }
 
-    fn next_chunk(&mut self, link: LinkId) -> Option<Sending> {
+    fn next_chunk(&mut self, now: Instant, link: LinkId) -> Option<Sending> {
         let sending = self.source.next_chunk(link.0)?;
-        self.pace.take(link, sending.chunk.0, sending.info.len.into());
+        self.pace.take(now, link, sending.chunk.0, sending.info.len.into());
+        Some(sending)
+    }
+
+    /// Whether all is under way, and some of it on other links.
+    fn may_have_stragglers(&self, link: LinkId) -> bool {
+        let progress = self.source.progress();
+        let is_all = self.source.root().is_some() && progress.resolved == progress.announced;
+        is_all && !self.source.has_queued() && self.pace.is_elsewhere(link)
+    }
+
+    /// A chunk that is sent once more, as another link takes too long with it.
+    fn straggler(&mut self, now: Instant, link: &LinkHandle) -> Option<Sending> {
+        if !self.may_have_stragglers(link.id()) {
+            return None;
+        }
+        let chunk = self.pace.straggler(now, link.id(), link.link().rtt())?;
+        let sending = self.source.send_again(ChunkIndex(chunk), link.id().0)?;
+        tracing::debug!(chunk, link = %link.id(), "sent again: another link takes too long");
+        self.pace.take(now, link.id(), chunk, sending.info.len.into());
         Some(sending)
     }
 

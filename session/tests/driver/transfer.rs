@@ -65,7 +65,7 @@ async fn an_empty_tree_completes_in_both_directions() {
 #[tokio::test(start_paused = true)]
 async fn two_links_share_the_work() {
     let rig = Rig::new();
-    let cables = [rig.link(Path::slow(4 << 20)).await, rig.link(Path::slow(4 << 20)).await];
+    let cables = [rig.link(Path::line(4 << 20)).await, rig.link(Path::line(4 << 20)).await];
     let outcome = ends(rig.push(&random(24 * MIB), Arc::new(NullLanding::default())).run()).await.unwrap();
     let carried = cables.each_ref().map(|cable| cable.chunks() as u64);
     assert_eq!(carried.iter().sum::<u64>(), outcome.chunks);
