@@ -204,7 +204,7 @@ impl<'a> World<'a> {
         });
         // Everything is granted; who asks for what is in the plan.
         (raw.rates.high, raw.rates.fixed_mbit) = (Some(true), Some(1_000_000));
-        raw.limits.receive_memory_mib = Some((3 * window).max(256));
+        raw.limits.receive_memory_mib = Some((3 * window).max(1024));
         for Flow { user, .. } in &self.scenario.flows {
             let token_hash = Some(TokenHash::of(&token(user)).to_string());
             raw.users.insert(user.clone(), RawUser { token_hash, ..RawUser::default() });

@@ -15,7 +15,8 @@ const RTT: f64 = 20.0;
 const CEILING: f64 = 0.92;
 /// All begin at once, and make each other lose. s.
 const WARM_UP: f64 = 12.0;
-const MEASURED: f64 = 10.0;
+/// Long enough for what is lost and sent again to come to stand somewhere. s.
+const MEASURED: f64 = 20.0;
 
 fn flow(tenant: usize) -> Flow {
     let text = format!("user = 'tenant{tenant}'\nbytes = 100000000000");

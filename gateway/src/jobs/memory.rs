@@ -1,5 +1,6 @@
 //! The memory that the jobs of a gateway share.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -20,7 +21,8 @@ pub(crate) struct Memory {
     manifests: Arc<Budget>,
     receive: u64,
     limited: AtomicBool,
-    sinks: Mutex<Vec<Weak<SinkJob>>>,
+    /// And whose they are.
+    sinks: Mutex<Vec<(Weak<SinkJob>, String)>>,
     rings: Arc<AtomicU64>,
 }
 
@@ -33,7 +35,7 @@ impl Drop for RingGuard {
     }
 }
 
-fn is_running(job: &Weak<SinkJob>) -> bool {
+fn is_running((job, _): &(Weak<SinkJob>, String)) -> bool {
     job.upgrade().is_some_and(|job| !job.is_over())
 }
 
@@ -54,9 +56,13 @@ impl Memory {
         self.manifests.clone()
     }
 
-    /// What a job may ask for ahead if `jobs` share.
-    pub(crate) fn share(&self, jobs: usize) -> CreditLimits {
-        let ceiling = (self.receive / jobs.max(1) as u64).max(LEAST);
+    /// What a job may ask for ahead that is the only one.
+    pub(crate) fn all(&self) -> CreditLimits {
+        self.limits(self.receive)
+    }
+
+    fn limits(&self, share: u64) -> CreditLimits {
+        let ceiling = share.max(LEAST);
         let floor = if self.limited.load(Ordering::Relaxed) { FLOOR_LIMITED } else { FLOOR };
         CreditLimits { floor: floor.min(ceiling), ceiling }
     }
@@ -66,8 +72,7 @@ impl Memory {
     /// # Errors
     /// What to tell the client.
     pub(crate) fn admit(&self) -> Result<(), &'static str> {
-        let jobs =
-            self.sinks.lock().expect("no panic while held").iter().filter(|job| is_running(job)).count();
+        let jobs = self.sinks.lock().expect("no panic while held").iter().filter(|of| is_running(of)).count();
         if (jobs as u64 + 1) * LEAST > self.receive.max(LEAST) {
             return Err("the memory for receiving is used up by other jobs; try again later");
         }
@@ -88,22 +93,56 @@ impl Memory {
         Ok((share.min(RING) as usize, guard))
     }
 
-    /// A job has begun; all get a new share.
-    pub(crate) fn add(&self, job: &Arc<SinkJob>) {
-        self.sinks.lock().expect("no panic while held").push(Arc::downgrade(job));
+    /// A job of a user has begun; all get a new share.
+    pub(crate) fn add(&self, job: &Arc<SinkJob>, user: &str) {
+        self.sinks.lock().expect("no panic while held").push((Arc::downgrade(job), user.to_owned()));
         self.divide();
     }
 
-    /// Divides what there is among the jobs that are left.
+    /// Divides what there is among the jobs that are left: a chunk for each, and what is left in equal parts among users, or many
+    /// jobs of one would slow down the others.
     pub(crate) fn divide(&self) {
-        let jobs: Vec<Arc<SinkJob>> = {
+        let jobs: Vec<(Arc<SinkJob>, String)> = {
             let mut sinks = self.sinks.lock().expect("no panic while held");
-            sinks.retain(|job| job.strong_count() > 0);
-            sinks.iter().filter_map(Weak::upgrade).collect()
+            sinks.retain(|(job, _)| job.strong_count() > 0);
+            sinks.iter().filter_map(|(job, user)| Some((job.upgrade()?, user.clone()))).collect()
         };
-        let share = self.share(jobs.iter().filter(|job| !job.is_over()).count());
-        for job in jobs {
-            job.set_credit(share);
+        let running: Vec<&str> =
+            jobs.iter().filter(|(job, _)| !job.is_over()).map(|(_, user)| user.as_str()).collect();
+        let shares = shares(self.receive, &running);
+        for (job, user) in &jobs {
+            let share = shares.get(user.as_str()).copied().unwrap_or(LEAST);
+            job.set_credit(self.limits(share));
         }
+    }
+}
+
+/// What each job of a user has of `all`, if these are the users of all jobs. Bytes; the shares of all jobs together are no more than
+/// all, if that is enough for [`LEAST`] each.
+fn shares<'a>(all: u64, running: &[&'a str]) -> HashMap<&'a str, u64> {
+    let mut jobs: HashMap<&str, u64> = HashMap::new();
+    for user in running {
+        *jobs.entry(user).or_default() += 1;
+    }
+    let of_user = all.saturating_sub(running.len() as u64 * LEAST) / jobs.len().max(1) as u64;
+    jobs.into_iter().map(|(user, jobs)| (user, LEAST + of_user / jobs)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_jobs_of_one_user_do_not_take_from_others() {
+        const ALL: u64 = 1 << 30;
+        assert_eq!(shares(ALL, &["a"])["a"], ALL);
+        let mut running = vec!["a", "b"];
+        running.extend(std::iter::repeat_n("many", 64));
+        let found = shares(ALL, &running);
+        assert!(found["a"] > ALL / 5 && found["a"] == found["b"], "{found:?}");
+        assert!(found["many"] >= LEAST);
+        assert!(found["a"] * 2 + found["many"] * 64 <= ALL, "{found:?}");
+        // A chunk each, whatever there is.
+        assert_eq!(shares(LEAST, &["a", "b"])["a"], LEAST);
     }
 }

@@ -66,7 +66,7 @@ pub(super) async fn serve(
             chunks: limits.chunks,
             bytes: usize::try_from(limits.manifest_memory).unwrap_or(usize::MAX),
         },
-        credit: sessions.memory().share(1),
+        credit: sessions.memory().all(),
         budget: Some(sessions.memory().manifests()),
         allowance: Some(share.allowance()),
         ..SinkConfig::default()
@@ -75,7 +75,7 @@ pub(super) async fn serve(
     let (job, planner) = SinkJob::new(rt.clone(), push.job, Some(push.incarnation), None, landing, config);
     claim.set_job(&job);
     live.session().add_sink(job.clone(), Some(link.clone())).map_err(|e| (e.code, e.reason))?;
-    sessions.memory().add(&job);
+    sessions.memory().add(&job, &account.name);
     tracing::info!(user = account.name, job = push.job.0, dest, key = %push.key, "push begins");
     let _watched = sessions.until_revoked(vec![may], {
         let job = job.clone();

@@ -33,7 +33,7 @@ use metra_transport::{AbortOnDrop, Rt};
 use metrics::Counter;
 use tokio::sync::{Notify, watch};
 
-use self::pace::{Pace, TICK};
+use self::pace::{Pace, Speed, TICK};
 use self::quotas::Quotas;
 use self::tree::Tree;
 pub(crate) use self::tree::is_limited;
@@ -273,8 +273,9 @@ impl Shaping {
                 let State { rules, uploads, downloads, .. } = &mut *state;
                 uploads.look(rules, now, at);
                 downloads.look(rules, now, at);
-                let busy = state.hand_out(now, at, &mut told);
+                // Before: who is granted something now has waited for it.
                 state.pace(now);
+                let busy = state.hand_out(now, at, &mut told);
                 (state.next(now, keep_at), busy)
             };
             told.tell();
@@ -328,14 +329,21 @@ impl State {
         }
         self.paced = now;
         let State { jobs, uploads, downloads, .. } = self;
-        for (ticket, job) in jobs {
-            let tree = if job.direction == Direction::Push { &uploads } else { &downloads };
-            let pace = job.pace.look(elapsed, tree.waits(*ticket), job.allowance.is_far());
-            // Whose rate nobody limits has its path for itself.
-            let pace = pace.filter(|_| tree.limits(*ticket));
-            job.allowance.set_pace(pace);
-            if pace.is_some() || job.paced.borrow().is_some() {
-                job.paced.send_replace(pace);
+        for (direction, tree) in [(Direction::Push, uploads), (Direction::Pull, downloads)] {
+            let mut of_tree: Vec<(&Ticket, &mut Job)> =
+                jobs.iter_mut().filter(|(_, job)| job.direction == direction).collect();
+            let look = |(ticket, job): &mut (&Ticket, &mut Job)| {
+                job.pace.look(elapsed, tree.waits(**ticket), job.allowance.is_far())
+            };
+            let mut speeds: Vec<Speed> = of_tree.iter_mut().map(look).collect();
+            pace::divide(tree.ceiling(), &mut speeds);
+            for ((ticket, job), speed) in of_tree.into_iter().zip(speeds) {
+                // Whose rate nobody limits has its path for itself.
+                let pace = speed.pace().filter(|_| tree.limits(*ticket));
+                job.allowance.set_pace(pace);
+                if pace.is_some() || job.paced.borrow().is_some() {
+                    job.paced.send_replace(pace);
+                }
             }
         }
     }

@@ -149,6 +149,11 @@ impl Tree {
         shares.into_iter().flatten().any(|share| share.ceiling.is_some())
     }
 
+    /// What all together may move now, bytes per second, if that is limited.
+    pub(super) fn ceiling(&self) -> Option<u64> {
+        self.gateway.ceiling.map(|rate| rate.bytes())
+    }
+
     /// Whether the job waits for what it has asked for.
     pub(super) fn waits(&self, ticket: Ticket) -> bool {
         self.jobs.get(&ticket).is_some_and(|job| self.shaper.wanted(job.id) > 0)
