@@ -120,6 +120,8 @@ pub struct Wants {
     pub bytes: u64,
     /// Bytes of the next chunk, if nothing but the allowance holds it up; else 0.
     pub held_up: u64,
+    /// The credit holds up the next chunk: as much as may be is on its way.
+    pub is_full: bool,
 }
 
 /// What the landing of a sink can do.
@@ -421,6 +423,7 @@ impl Sink {
             // A window smaller than a chunk must not stop the job; nor must what came early hold up what it waits for.
             let must = self.credit.outstanding() + early == 0 || (early > 0 && index == self.low);
             if len > available && !must {
+                wants.is_full = true;
                 break;
             }
             if wants.bytes + len > allowed {

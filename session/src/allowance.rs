@@ -44,8 +44,10 @@ pub struct Allowance {
     changed: Notify,
     /// Bytes per second; `u64::MAX`: none.
     pace: AtomicU64,
-    /// A sink has asked for as much as its pace lets it, and receives more slowly.
+    /// A sink has asked for as much as it may, and receives more slowly.
     is_far: AtomicBool,
+    /// What it had on its way when it looked last. Bytes.
+    outstanding: AtomicU64,
 }
 
 impl fmt::Debug for Allowance {
@@ -65,6 +67,7 @@ impl Allowance {
             changed,
             pace: AtomicU64::new(u64::MAX),
             is_far: AtomicBool::new(false),
+            outstanding: AtomicU64::new(0),
         })
     }
 
@@ -88,22 +91,21 @@ impl Allowance {
         self.pace.load(Ordering::Relaxed) != u64::MAX
     }
 
-    /// Whether a sink has had `outstanding` bytes on their way and could not ask for more when it looked last: its source sends
-    /// more slowly than it may.
-    pub fn is_far(&self) -> bool {
-        self.is_far.load(Ordering::Relaxed)
+    /// What a sink had on its way when it looked last, if that was as much as may be, so that it could not ask for more: its source
+    /// sends more slowly than it may. Bytes.
+    pub fn behind(&self) -> Option<u64> {
+        self.is_far.load(Ordering::Relaxed).then(|| self.outstanding.load(Ordering::Relaxed))
     }
 
-    /// Looks whether a sink with so many bytes on their way may ask for more, over links of this round-trip time.
-    pub(crate) fn reaches(&self, outstanding: u64, rtt: Duration) -> bool {
-        let reaches = outstanding < self.reach(rtt);
-        self.is_far.store(!reaches, Ordering::Relaxed);
-        reaches
+    /// A sink has looked whether it can ask for more: so much is on its way.
+    pub(crate) fn looked(&self, outstanding: u64, is_far: bool) {
+        self.outstanding.store(outstanding, Ordering::Relaxed);
+        self.is_far.store(is_far, Ordering::Relaxed);
     }
 
     /// How much a sink may have asked its source for and not received yet, over links of this round-trip time. Bytes. What it was
     /// allowed to ask for comes whatever others are granted meanwhile.
-    fn reach(&self, rtt: Duration) -> u64 {
+    pub(crate) fn reach(&self, rtt: Duration) -> u64 {
         match self.pace.load(Ordering::Relaxed) {
             u64::MAX => u64::MAX,
             pace => ((pace as f64 * (rtt + AHEAD).as_secs_f64()) as u64).saturating_add(NEXT),

@@ -333,13 +333,16 @@ impl State {
             let mut of_tree: Vec<(&Ticket, &mut Job)> =
                 jobs.iter_mut().filter(|(_, job)| job.direction == direction).collect();
             let look = |(ticket, job): &mut (&Ticket, &mut Job)| {
-                job.pace.look(elapsed, tree.waits(**ticket), job.allowance.is_far())
+                job.pace.look(elapsed, tree.waits(**ticket), job.allowance.behind())
             };
-            let mut speeds: Vec<Speed> = of_tree.iter_mut().map(look).collect();
+            let mut speeds: Vec<(Speed, u64)> =
+                of_tree.iter_mut().map(|of| (look(of), tree.floor(*of.0))).collect();
             pace::divide(tree.ceiling(), &mut speeds);
-            for ((ticket, job), speed) in of_tree.into_iter().zip(speeds) {
+            for ((ticket, job), (speed, _)) in of_tree.into_iter().zip(speeds) {
                 // Whose rate nobody limits has its path for itself.
                 let pace = speed.pace().filter(|_| tree.limits(*ticket));
+                let (user, behind) = (&job.owner.user, job.allowance.behind());
+                tracing::trace!(user, ?direction, waits = tree.waits(*ticket), behind, ?speed, "paced");
                 job.allowance.set_pace(pace);
                 if pace.is_some() || job.paced.borrow().is_some() {
                     job.paced.send_replace(pace);

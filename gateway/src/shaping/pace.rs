@@ -58,47 +58,61 @@ impl Pace {
         self.granted += bytes;
     }
 
-    /// After `elapsed`; `waits`: the job waits for what it has asked for, `is_behind`: it has not sent what it was granted. How
-    /// fast it may send until the next look.
-    pub(super) fn look(&mut self, elapsed: Duration, waits: bool, is_behind: bool) -> Speed {
+    /// After `elapsed`; `waits`: the job waits for what it has asked for, `behind`: it has not sent so much of what it was granted.
+    /// How fast it may send until the next look.
+    pub(super) fn look(&mut self, elapsed: Duration, waits: bool, behind: Option<u64>) -> Speed {
         let rate = std::mem::take(&mut self.granted) as f64 / elapsed.as_secs_f64().max(1e-3);
-        self.looks[self.looked % LOOKS] = (rate as u64, waits || is_behind);
+        self.looks[self.looked % LOOKS] = (rate as u64, waits || behind.is_some());
         self.looked += 1;
         let mean = self.looks.iter().map(|look| look.0).sum::<u64>() / LOOKS as u64;
         let most = self.looks.iter().map(|look| look.0).max().unwrap_or_default();
+        // For headers and repair, and for what it is granted next.
+        let enough = mean + mean / 8;
         match self.looks.iter().filter(|look| look.1).count() >= WAITS {
-            // If it is the pace that holds it up, this is more with each look; if it is its path, it is no bound.
-            true if is_behind => Speed::Granted((2 * mean).max(LEAST)),
-            // For headers and repair, and for what it is granted next.
-            true => Speed::Granted((mean + mean / 8).max(LEAST)),
+            // What it is behind with within about a second. If it is its path that holds it up, this is no bound.
+            true => Speed::Granted(enough.max(behind.unwrap_or_default()).max(LEAST)),
             // It does not use more, or has just begun: no pace shall hold it up.
-            false if most > 0 => Speed::Open { pace: (4 * most).max(UNKNOWN), uses: mean + mean / 8 },
+            false if most > 0 => Speed::Open { pace: (4 * most).max(UNKNOWN), uses: enough },
             false => Speed::Idle,
         }
     }
 }
 
-/// Divides what the line carries among those who would fill it together. `ceiling` and the answers in bytes per second.
+/// Divides what the line carries among those who would fill it together. `speeds`: of each job, with its floor; everything in bytes per
+/// second.
 ///
 /// Each may send somewhat more than it is granted, and all of them together more than the line has room for: whoever has fallen behind
 /// catches up, so that what is lost is not lost to all of them for good, and a queue that never ends costs those most whose share is
-/// largest. So what is said to those who wait is cut down to what is left by those who do not.
-pub(super) fn divide(ceiling: Option<u64>, speeds: &mut [Speed]) {
+/// largest. So what is said to those who wait is cut down to what is left by those who do not; but nobody is told less than his floor, or
+/// who has fallen behind would stay there, as others are granted what he does not take. Of a floor counts what he could use by
+/// now: where his own path is slower, the rest is for others.
+pub(super) fn divide(ceiling: Option<u64>, speeds: &mut [(Speed, u64)]) {
     let Some(ceiling) = ceiling else { return };
-    let sum = |of: fn(&Speed) -> u64| speeds.iter().map(of).fold(0, u64::saturating_add);
-    let granted = sum(|speed| if let Speed::Granted(pace) = speed { *pace } else { 0 });
-    let used = sum(|speed| if let Speed::Open { uses, .. } = speed { *uses } else { 0 });
-    let line = ceiling as f64 * ADDED;
-    let left = (line - used as f64).max(line / 8.0);
-    let part = left / granted.max(1) as f64;
-    if part >= 1.0 {
-        return;
-    }
-    for speed in speeds {
-        if let Speed::Granted(pace) = speed {
-            *pace = (*pace as f64 * part) as u64;
+    let (mut above, mut kept) = (0.0, 0.0);
+    for (speed, floor) in speeds.iter() {
+        match speed {
+            Speed::Granted(pace) => {
+                let floor = safe(*pace, *floor);
+                kept += floor as f64;
+                above += (pace - floor) as f64;
+            }
+            Speed::Open { uses, .. } => kept += *uses as f64,
+            Speed::Idle => {}
         }
     }
+    let line = ceiling as f64 * ADDED;
+    let part = ((line - kept) / f64::max(above, 1.0)).clamp(0.0, 1.0);
+    for (speed, floor) in speeds {
+        if let Speed::Granted(pace) = speed {
+            let least = safe(*pace, *floor);
+            *pace = (least + ((*pace - least) as f64 * part) as u64).max(safe(u64::MAX, *floor)).max(LEAST);
+        }
+    }
+}
+
+/// What of a pace is not cut down: a floor, and somewhat more.
+fn safe(pace: u64, floor: u64) -> u64 {
+    pace.min(floor + floor / 8)
 }
 
 #[cfg(test)]
@@ -110,9 +124,9 @@ mod tests {
     #[test]
     fn somewhat_more_than_was_granted_while_more_is_waited_for() {
         let mut pace = Pace::default();
-        let mut look = |granted, waits, is_behind| {
+        let mut look = |granted, waits, is_behind: bool| {
             pace.granted(granted);
-            pace.look(SECOND, waits, is_behind).pace()
+            pace.look(SECOND, waits, is_behind.then_some(7_600_000)).pace()
         };
         assert_eq!(look(1, false, false), Some(UNKNOWN), "it is new");
         assert_eq!(look(10_000_000, false, false), Some(40_000_000), "it has what it asks for");
@@ -138,17 +152,27 @@ mod tests {
 
     #[test]
     fn together_they_fill_the_line_and_no_more() {
-        let open = Speed::Open { pace: 900, uses: 200 };
-        let mut speeds = [Speed::Granted(600), Speed::Idle, open, Speed::Granted(300)];
-        divide(None, &mut speeds);
-        divide(Some(2000), &mut speeds);
-        assert_eq!(speeds, [Speed::Granted(600), Speed::Idle, open, Speed::Granted(300)]);
-        // 1050 with what QUIC adds, of which the second uses 200.
-        divide(Some(1000), &mut speeds);
-        assert_eq!(speeds, [Speed::Granted(566), Speed::Idle, open, Speed::Granted(283)]);
-        // Something is left for everybody.
-        let mut speeds = [Speed::Granted(1000), Speed::Open { pace: 9000, uses: 9000 }];
-        divide(Some(1000), &mut speeds);
-        assert_eq!(speeds[0], Speed::Granted(131));
+        const MB: u64 = 1_000_000;
+        let open = Speed::Open { pace: 900 * MB, uses: 200 * MB };
+        let jobs = |first, second| [(first, 0), (Speed::Idle, 0), (open, 0), (second, 160 * MB)];
+        let divided = |ceiling, of: [(Speed, u64); 4]| {
+            let mut speeds = of;
+            divide(ceiling, &mut speeds);
+            speeds.map(|(speed, _)| speed.pace().unwrap_or_default() / MB)
+        };
+        let all = jobs(Speed::Granted(600 * MB), Speed::Granted(300 * MB));
+        assert_eq!(divided(None, all), [600, 0, 900, 300]);
+        assert_eq!(divided(Some(2000 * MB), all), [600, 0, 900, 300]);
+        // 1050 with what QUIC adds; 200 are used, 180 are a floor. 670 are left for 720.
+        assert_eq!(divided(Some(1000 * MB), all), [558, 0, 900, 291]);
+        assert_eq!(divided(Some(400 * MB), all), [33, 0, 900, 186]);
+        // Nobody has less than a little.
+        assert_eq!(
+            divided(Some(100 * MB), jobs(Speed::Granted(600 * MB), Speed::Granted(90 * MB))),
+            [0, 0, 900, 180]
+        );
+        let mut speeds = [(Speed::Granted(600), 0)];
+        divide(Some(1), &mut speeds);
+        assert_eq!(speeds[0].0, Speed::Granted(LEAST));
     }
 }

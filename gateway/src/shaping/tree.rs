@@ -154,6 +154,17 @@ impl Tree {
         self.gateway.ceiling.map(|rate| rate.bytes())
     }
 
+    /// What the job has whenever it wants it, if all of its tenant and its user want something: the part of their floors. Bytes per
+    /// second.
+    pub(super) fn floor(&self, ticket: Ticket) -> u64 {
+        let Some(Job { owner, .. }) = self.jobs.get(&ticket) else { return 0 };
+        let Some(tenant) = self.tenants.get(&owner.tenant) else { return 0 };
+        let Some(user) = tenant.users.get(&owner.user) else { return 0 };
+        let jobs: usize = tenant.users.values().map(|user| user.jobs).sum();
+        let part = |share: Share, jobs: usize| share.floor.bytes() / jobs.max(1) as u64;
+        part(tenant.share, jobs).max(part(user.share, user.jobs))
+    }
+
     /// Whether the job waits for what it has asked for.
     pub(super) fn waits(&self, ticket: Ticket) -> bool {
         self.jobs.get(&ticket).is_some_and(|job| self.shaper.wanted(job.id) > 0)

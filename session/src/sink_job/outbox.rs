@@ -99,8 +99,10 @@ impl SinkJob {
     /// grants come evenly.
     fn poll_want(&self, state: &mut State, rtt: Duration) -> Vec<IndexRange> {
         let Some(allowance) = &self.config.allowance else { return state.sink.poll_want() };
-        let reaches = allowance.reaches(state.sink.credit().outstanding(), rtt);
+        let outstanding = state.sink.credit().outstanding();
+        let reaches = outstanding < allowance.reach(rtt);
         let wants = state.sink.poll_want_within(if reaches { allowance.unused() } else { 0 });
+        allowance.looked(outstanding, !reaches || wants.is_full);
         allowance.spend(wants.bytes);
         if wants.held_up > 0 {
             let ahead = if allowance.is_paced() { 0 } else { state.sink.credit().available().min(ASK_AHEAD) };
