@@ -33,7 +33,7 @@ use metra_transport::{AbortOnDrop, Rt};
 use metrics::Counter;
 use tokio::sync::{Notify, watch};
 
-use self::pace::{Pace, Speed, TICK};
+use self::pace::{Pace, Sharer, TICK};
 use self::quotas::Quotas;
 use self::tree::Tree;
 pub(crate) use self::tree::is_limited;
@@ -83,8 +83,9 @@ struct State {
     turns: Turns,
     jobs: HashMap<Ticket, Job>,
     tickets: u64,
-    /// When it was looked at how fast jobs may send.
+    /// When it was looked at how fast jobs may send, and that it is time to do so again.
     paced: Instant,
+    pace_now: bool,
 }
 
 /// A job that runs.
@@ -156,6 +157,7 @@ impl Shaping {
             jobs: HashMap::new(),
             tickets: 0,
             paced: now,
+            pace_now: false,
             free: is_free(&rules),
             rules,
         };
@@ -230,6 +232,11 @@ impl Shaping {
             paced,
         };
         state.jobs.insert(ticket, job);
+        if state.is_more_urgent(ticket) {
+            // Others make room for it now.
+            state.pace_now = true;
+            self.wake.notify_one();
+        }
         drop(state);
         Share {
             shaping: self.clone(),
@@ -321,24 +328,33 @@ impl State {
         true
     }
 
+    /// Whether a job is more urgent than one of the others in its direction.
+    fn is_more_urgent(&self, ticket: Ticket) -> bool {
+        let Some(job) = self.jobs.get(&ticket) else { return false };
+        let tree = if job.direction == Direction::Push { &self.uploads } else { &self.downloads };
+        let others = self.jobs.iter().filter(|(_, other)| other.direction == job.direction);
+        others.into_iter().any(|(other, _)| tree.lane(*other) > tree.lane(ticket))
+    }
+
     /// Says to each job whose rate is limited how fast it may send.
     fn pace(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.paced);
-        if elapsed < TICK {
+        if elapsed < TICK && !self.pace_now {
             return;
         }
-        self.paced = now;
+        (self.paced, self.pace_now) = (now, false);
         let State { jobs, uploads, downloads, .. } = self;
         for (direction, tree) in [(Direction::Push, uploads), (Direction::Pull, downloads)] {
             let mut of_tree: Vec<(&Ticket, &mut Job)> =
                 jobs.iter_mut().filter(|(_, job)| job.direction == direction).collect();
-            let look = |(ticket, job): &mut (&Ticket, &mut Job)| {
-                job.pace.look(elapsed, tree.waits(**ticket), job.allowance.behind())
+            let sharer = |(ticket, job): &mut (&Ticket, &mut Job)| Sharer {
+                speed: job.pace.look(elapsed, tree.waits(**ticket), job.allowance.behind()),
+                floor: tree.floor(**ticket),
+                lane: tree.lane(**ticket),
             };
-            let mut speeds: Vec<(Speed, u64)> =
-                of_tree.iter_mut().map(|of| (look(of), tree.floor(*of.0))).collect();
-            pace::divide(tree.ceiling(), &mut speeds);
-            for ((ticket, job), (speed, _)) in of_tree.into_iter().zip(speeds) {
+            let mut sharers: Vec<Sharer> = of_tree.iter_mut().map(sharer).collect();
+            pace::divide(tree.ceiling(), &mut sharers);
+            for ((ticket, job), Sharer { speed, .. }) in of_tree.into_iter().zip(sharers) {
                 // Whose rate nobody limits has its path for itself.
                 let pace = speed.pace().filter(|_| tree.limits(*ticket));
                 let (user, behind) = (&job.owner.user, job.allowance.behind());

@@ -6,12 +6,16 @@
 
 use std::time::Duration;
 
+use metra_core::priority::Priority;
+
 /// How often it is looked at.
 pub(super) const TICK: Duration = Duration::from_millis(250);
 /// A job's rate is the mean of so many looks: grants are not regular.
 const LOOKS: usize = 16;
 /// Who waited at so many of them, or had more on its way than it delivers, has what it is granted, and no more.
 const WAITS: usize = 12;
+/// A job that has had nothing at so many of them is not new any more.
+const NEW: usize = 4;
 /// Who does not wait may send as fast at least: he may have begun just now, and what he has been granted says nothing yet. Bytes
 /// per second.
 const UNKNOWN: u64 = 32 << 20;
@@ -24,6 +28,8 @@ const ADDED: f64 = 1.05;
 /// How fast a job may send for the moment. Bytes per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speed {
+    /// It has just begun: as fast as it can.
+    New,
     /// It has done nothing lately.
     Idle,
     /// It has what it asks for: as fast as it can, nearly, and about so much is what it uses.
@@ -36,7 +42,7 @@ impl Speed {
     /// What it is told; `None`: nothing.
     pub(super) fn pace(self) -> Option<u64> {
         match self {
-            Speed::Idle => None,
+            Speed::New | Speed::Idle => None,
             Speed::Open { pace, .. } | Speed::Granted(pace) => Some(pace),
         }
     }
@@ -73,40 +79,61 @@ impl Pace {
             true => Speed::Granted(enough.max(behind.unwrap_or_default()).max(LEAST)),
             // It does not use more, or has just begun: no pace shall hold it up.
             false if most > 0 => Speed::Open { pace: (4 * most).max(UNKNOWN), uses: enough },
+            false if self.looked <= NEW => Speed::New,
             false => Speed::Idle,
         }
     }
 }
 
-/// Divides what the line carries among those who would fill it together. `speeds`: of each job, with its floor; everything in bytes per
-/// second.
+/// One of those who share a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sharer {
+    pub(super) speed: Speed,
+    /// What it has whenever it wants it. Bytes per second.
+    pub(super) floor: u64,
+    pub(super) lane: Priority,
+}
+
+/// Divides what the line carries among those who would fill it together. `ceiling` in bytes per second.
 ///
 /// Each may send somewhat more than it is granted, and all of them together more than the line has room for: whoever has fallen behind
 /// catches up, so that what is lost is not lost to all of them for good, and a queue that never ends costs those most whose share is
 /// largest. So what is said to those who wait is cut down to what is left by those who do not; but nobody is told less than his floor, or
 /// who has fallen behind would stay there, as others are granted what he does not take. Of a floor counts what he could use by
 /// now: where his own path is slower, the rest is for others.
-pub(super) fn divide(ceiling: Option<u64>, speeds: &mut [(Speed, u64)]) {
+///
+/// Who is more urgent comes first, with all that he may send: what others were granted before he came waits where it is.
+pub(super) fn divide(ceiling: Option<u64>, sharers: &mut [Sharer]) {
     let Some(ceiling) = ceiling else { return };
-    let (mut above, mut kept) = (0.0, 0.0);
-    for (speed, floor) in speeds.iter() {
-        match speed {
-            Speed::Granted(pace) => {
-                let floor = safe(*pace, *floor);
-                kept += floor as f64;
-                above += (pace - floor) as f64;
-            }
-            Speed::Open { uses, .. } => kept += *uses as f64,
-            Speed::Idle => {}
-        }
-    }
     let line = ceiling as f64 * ADDED;
-    let part = ((line - kept) / f64::max(above, 1.0)).clamp(0.0, 1.0);
-    for (speed, floor) in speeds {
-        if let Speed::Granted(pace) = speed {
-            let least = safe(*pace, *floor);
-            *pace = (least + ((*pace - least) as f64 * part) as u64).max(safe(u64::MAX, *floor)).max(LEAST);
+    let floors = sharers.iter().map(|sharer| match sharer.speed {
+        Speed::Granted(pace) => safe(pace, sharer.floor) as f64,
+        _ => 0.0,
+    });
+    let mut left = line - floors.sum::<f64>();
+    let mut lanes: Vec<Priority> = sharers.iter().map(|sharer| sharer.lane).collect();
+    lanes.sort_unstable();
+    lanes.dedup();
+    for lane in lanes {
+        let (mut above, mut uses, mut may) = (0.0, 0.0, 0.0);
+        for sharer in sharers.iter().filter(|sharer| sharer.lane == lane) {
+            match sharer.speed {
+                Speed::Granted(pace) => above += (pace - safe(pace, sharer.floor)) as f64,
+                Speed::Open { pace, uses: used } => (uses, may) = (uses + used as f64, may + pace as f64),
+                // Nobody knows yet what it needs.
+                Speed::New => may = line,
+                Speed::Idle => {}
+            }
         }
+        let part = ((left - uses) / f64::max(above, 1.0)).clamp(0.0, 1.0);
+        for sharer in sharers.iter_mut().filter(|sharer| sharer.lane == lane) {
+            if let Speed::Granted(pace) = &mut sharer.speed {
+                let least = safe(*pace, sharer.floor);
+                let cut = least + ((*pace - least) as f64 * part) as u64;
+                *pace = cut.max(safe(u64::MAX, sharer.floor)).max(LEAST);
+            }
+        }
+        left -= above * part + may;
     }
 }
 
@@ -128,6 +155,7 @@ mod tests {
             pace.granted(granted);
             pace.look(SECOND, waits, is_behind.then_some(7_600_000)).pace()
         };
+        assert_eq!(look(0, false, false), None, "it is new");
         assert_eq!(look(1, false, false), Some(UNKNOWN), "it is new");
         assert_eq!(look(10_000_000, false, false), Some(40_000_000), "it has what it asks for");
         for _ in 1..WAITS {
@@ -150,29 +178,46 @@ mod tests {
         assert_eq!(look(0, false, false), None);
     }
 
+    const MB: u64 = 1_000_000;
+
+    fn divided<const N: usize>(ceiling: Option<u64>, of: [(Speed, u64, u8); N]) -> [u64; N] {
+        let mut sharers = of.map(|(speed, floor, lane)| Sharer {
+            speed,
+            floor,
+            lane: Priority::new(lane).unwrap_or_default(),
+        });
+        divide(ceiling, &mut sharers);
+        sharers.map(|sharer| sharer.speed.pace().unwrap_or_default() / MB)
+    }
+
     #[test]
     fn together_they_fill_the_line_and_no_more() {
-        const MB: u64 = 1_000_000;
         let open = Speed::Open { pace: 900 * MB, uses: 200 * MB };
-        let jobs = |first, second| [(first, 0), (Speed::Idle, 0), (open, 0), (second, 160 * MB)];
-        let divided = |ceiling, of: [(Speed, u64); 4]| {
-            let mut speeds = of;
-            divide(ceiling, &mut speeds);
-            speeds.map(|(speed, _)| speed.pace().unwrap_or_default() / MB)
-        };
+        let jobs = |first, second| [(first, 0, 4), (Speed::Idle, 0, 4), (open, 0, 4), (second, 160 * MB, 4)];
         let all = jobs(Speed::Granted(600 * MB), Speed::Granted(300 * MB));
         assert_eq!(divided(None, all), [600, 0, 900, 300]);
         assert_eq!(divided(Some(2000 * MB), all), [600, 0, 900, 300]);
         // 1050 with what QUIC adds; 200 are used, 180 are a floor. 670 are left for 720.
         assert_eq!(divided(Some(1000 * MB), all), [558, 0, 900, 291]);
         assert_eq!(divided(Some(400 * MB), all), [33, 0, 900, 186]);
-        // Nobody has less than a little.
-        assert_eq!(
-            divided(Some(100 * MB), jobs(Speed::Granted(600 * MB), Speed::Granted(90 * MB))),
-            [0, 0, 900, 180]
-        );
-        let mut speeds = [(Speed::Granted(600), 0)];
-        divide(Some(1), &mut speeds);
-        assert_eq!(speeds[0].0, Speed::Granted(LEAST));
+        // A floor whatever there is, and nobody has less than a little.
+        let little = jobs(Speed::Granted(600 * MB), Speed::Granted(90 * MB));
+        assert_eq!(divided(Some(100 * MB), little), [0, 0, 900, 180]);
+        let mut one = [Sharer { speed: Speed::Granted(600), floor: 0, lane: Priority::default() }];
+        divide(Some(1), &mut one);
+        assert_eq!(one[0].speed, Speed::Granted(LEAST));
+    }
+
+    #[test]
+    fn who_is_more_urgent_has_the_line_but_for_floors() {
+        let jobs = [(Speed::Granted(600 * MB), 0, 7), (Speed::New, 0, 0), (Speed::Granted(300 * MB), 0, 0)];
+        assert_eq!(divided(Some(1000 * MB), jobs), [0, 0, 300]);
+        let urgent = Speed::Open { pace: 2000 * MB, uses: 0 };
+        let jobs =
+            [(Speed::Granted(600 * MB), 0, 7), (urgent, 0, 0), (Speed::Granted(300 * MB), 160 * MB, 7)];
+        assert_eq!(divided(Some(1000 * MB), jobs), [0, 2000, 180]);
+        // One that waits has what it is granted, and others what is left of 1050.
+        let jobs = [(Speed::Granted(600 * MB), 0, 7), (Speed::Granted(800 * MB), 0, 0), (Speed::Idle, 0, 1)];
+        assert_eq!(divided(Some(1000 * MB), jobs), [250, 800, 0]);
     }
 }

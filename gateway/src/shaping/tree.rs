@@ -154,6 +154,11 @@ impl Tree {
         self.gateway.ceiling.map(|rate| rate.bytes())
     }
 
+    /// How urgent the job is.
+    pub(super) fn lane(&self, ticket: Ticket) -> Priority {
+        self.jobs.get(&ticket).map_or_else(Priority::default, |job| job.lane)
+    }
+
     /// What the job has whenever it wants it, if all of its tenant and its user want something: the part of their floors. Bytes per
     /// second.
     pub(super) fn floor(&self, ticket: Ticket) -> u64 {
