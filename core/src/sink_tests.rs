@@ -479,7 +479,7 @@ fn an_empty_manifest_is_complete_at_its_end() {
 fn no_more_is_asked_for_than_is_allowed() {
     let mut sink = missing(4, 3 * LEN);
     let none = sink.poll_want_within(LEN - 1);
-    assert_eq!(none, Wants { ranges: vec![], bytes: 0, held_up: LEN });
+    assert_eq!(none, Wants { held_up: LEN, ..Wants::default() });
     let two = sink.poll_want_within(2 * LEN + 1);
     assert_eq!((indexes(two.ranges), two.bytes, two.held_up), (vec![0, 1], 2 * LEN, LEN));
     // The third is the last that fits into the window: what holds up the fourth is not the allowance.
