@@ -32,8 +32,8 @@ pub(super) enum Speed {
     New,
     /// It has done nothing lately.
     Idle,
-    /// It has what it asks for: as fast as it can, nearly, and about so much is what it uses.
-    Open { pace: u64, uses: u64 },
+    /// It has what it asks for: as fast as it can, nearly; what it uses, about, and what it may come to use soon.
+    Open { pace: u64, uses: u64, may: u64 },
     /// It waits for what it is granted.
     Granted(u64),
 }
@@ -78,7 +78,11 @@ impl Pace {
             // What it is behind with within about a second. If it is its path that holds it up, this is no bound.
             true => Speed::Granted(enough.max(behind.unwrap_or_default()).max(LEAST)),
             // It does not use more, or has just begun: no pace shall hold it up.
-            false if most > 0 => Speed::Open { pace: (4 * most).max(UNKNOWN), uses: enough },
+            false if most > 0 => {
+                let pace = (4 * most).max(UNKNOWN);
+                let may = if self.looked <= LOOKS { pace } else { 2 * enough };
+                Speed::Open { pace, uses: enough, may }
+            }
             false if self.looked <= NEW => Speed::New,
             false => Speed::Idle,
         }
@@ -102,7 +106,7 @@ pub(super) struct Sharer {
 /// who has fallen behind would stay there, as others are granted what he does not take. Of a floor counts what he could use by
 /// now: where his own path is slower, the rest is for others.
 ///
-/// Who is more urgent comes first, with all that he may send: what others were granted before he came waits where it is.
+/// Who is more urgent comes first, with all that he may come to use: what others were granted before he came waits where it is.
 pub(super) fn divide(ceiling: Option<u64>, sharers: &mut [Sharer]) {
     let Some(ceiling) = ceiling else { return };
     let line = ceiling as f64 * ADDED;
@@ -119,7 +123,9 @@ pub(super) fn divide(ceiling: Option<u64>, sharers: &mut [Sharer]) {
         for sharer in sharers.iter().filter(|sharer| sharer.lane == lane) {
             match sharer.speed {
                 Speed::Granted(pace) => above += (pace - safe(pace, sharer.floor)) as f64,
-                Speed::Open { pace, uses: used } => (uses, may) = (uses + used as f64, may + pace as f64),
+                Speed::Open { uses: used, may: most, .. } => {
+                    (uses, may) = (uses + used as f64, may + most as f64);
+                }
                 // Nobody knows yet what it needs.
                 Speed::New => may = line,
                 Speed::Idle => {}
@@ -192,7 +198,7 @@ mod tests {
 
     #[test]
     fn together_they_fill_the_line_and_no_more() {
-        let open = Speed::Open { pace: 900 * MB, uses: 200 * MB };
+        let open = Speed::Open { pace: 900 * MB, uses: 200 * MB, may: 0 };
         let jobs = |first, second| [(first, 0, 4), (Speed::Idle, 0, 4), (open, 0, 4), (second, 160 * MB, 4)];
         let all = jobs(Speed::Granted(600 * MB), Speed::Granted(300 * MB));
         assert_eq!(divided(None, all), [600, 0, 900, 300]);
@@ -212,12 +218,29 @@ mod tests {
     fn who_is_more_urgent_has_the_line_but_for_floors() {
         let jobs = [(Speed::Granted(600 * MB), 0, 7), (Speed::New, 0, 0), (Speed::Granted(300 * MB), 0, 0)];
         assert_eq!(divided(Some(1000 * MB), jobs), [0, 0, 300]);
-        let urgent = Speed::Open { pace: 2000 * MB, uses: 0 };
+        let urgent = Speed::Open { pace: 2000 * MB, uses: 0, may: 2000 * MB };
         let jobs =
             [(Speed::Granted(600 * MB), 0, 7), (urgent, 0, 0), (Speed::Granted(300 * MB), 160 * MB, 7)];
         assert_eq!(divided(Some(1000 * MB), jobs), [0, 2000, 180]);
+        // One that has no use for it lets others have it.
+        let slow = Speed::Open { pace: 2000 * MB, uses: 10 * MB, may: 20 * MB };
+        let jobs = [(Speed::Granted(1200 * MB), 0, 7), (slow, 0, 0)];
+        assert_eq!(divided(Some(1000 * MB), jobs), [1029, 2000]);
         // One that waits has what it is granted, and others what is left of 1050.
         let jobs = [(Speed::Granted(600 * MB), 0, 7), (Speed::Granted(800 * MB), 0, 0), (Speed::Idle, 0, 1)];
         assert_eq!(divided(Some(1000 * MB), jobs), [250, 800, 0]);
+    }
+
+    #[test]
+    fn who_does_not_use_the_line_does_not_keep_it_for_long() {
+        let mut pace = Pace::default();
+        let mut look = || {
+            pace.granted(1_000_000);
+            pace.look(SECOND, false, None)
+        };
+        let young = Speed::Open { pace: UNKNOWN, uses: 70_312, may: UNKNOWN };
+        assert_eq!(look(), young);
+        let later = (0..LOOKS).map(|_| look()).last();
+        assert_eq!(later, Some(Speed::Open { pace: UNKNOWN, uses: 1_125_000, may: 2_250_000 }));
     }
 }
