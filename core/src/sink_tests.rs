@@ -485,7 +485,7 @@ fn no_more_is_asked_for_than_is_allowed() {
     // The third is the last that fits into the window: what holds up the fourth is not the allowance.
     let third = sink.poll_want_within(u64::MAX);
     assert_eq!((indexes(third.ranges), third.bytes, third.held_up), (vec![2], LEN, 0));
-    assert_eq!(sink.poll_want_within(0), Wants::default());
+    assert_eq!(sink.poll_want_within(0), Wants { is_full: true, ..Wants::default() });
     land(&mut sink, 0);
     assert_eq!(sink.poll_want_within(0).held_up, LEN);
     // Not even where a window that is smaller than a chunk would let it through.

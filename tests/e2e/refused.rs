@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use metra_core::code::Code;
 use metra_core::id::Digest;
 use metra_core::wire::stream::{self, StreamFrame};
-use metra_core::wire::{Auth, Frame, Hello, varint};
+use metra_core::wire::{Auth, Frame, FrameDecoder, Hello, varint};
 
 use crate::harness::data::{self, MIB};
 use crate::harness::tcp::{self, Tls, TlsStream};
@@ -145,13 +145,17 @@ fn welcomed(link: &mut TlsStream) -> Result<(), Option<Code>> {
         let mut piece = [0; 4096];
         let n = link.read(&mut piece).unwrap_or(0);
         got.extend_from_slice(&piece[..n]);
-        let mut rest = &got[..];
+        let (mut rest, mut control) = (&got[..], FrameDecoder::new());
         while let Ok(Some((kind, len))) = stream::head(&mut rest) {
-            if kind == stream::CONTROL && rest.first() == Some(&2) {
-                return Ok(());
+            let Some((payload, after)) = rest.split_at_checked(len) else { break };
+            if kind == stream::CONTROL {
+                control.push(payload);
             }
-            let Some(after) = rest.get(len..) else { break };
             rest = after;
+        }
+        // What means nothing goes before it.
+        if matches!(control.next(), Ok(Some(Frame::Welcome(_)))) {
+            return Ok(());
         }
         if n == 0 {
             return Err(tcp::closing(&got));
