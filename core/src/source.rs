@@ -323,19 +323,21 @@ impl Source {
                 continue; // confirmed meanwhile
             }
             let info = self.ledger.chunk(ChunkIndex(index)).expect("checked when it was queued");
-            self.sendings += 1;
-            self.in_flight.insert(index, (link, self.sendings));
-            return Some(Sending { chunk: ChunkIndex(index), info, link, number: self.sendings });
+            return Some(self.send(ChunkIndex(index), info, link));
         }
     }
 
     /// A chunk that is in flight is sent on `link` as well, and is in flight there from here on. `None`: it is not, or it is held.
     pub fn send_again(&mut self, chunk: ChunkIndex, link: LinkNumber) -> Option<Sending> {
-        let in_flight = self.in_flight.get_mut(&chunk.0)?;
+        self.in_flight.contains_key(&chunk.0).then_some(())?;
         let info = self.ledger.chunk(chunk)?;
+        Some(self.send(chunk, info, link))
+    }
+
+    fn send(&mut self, chunk: ChunkIndex, info: ChunkInfo, link: LinkNumber) -> Sending {
         self.sendings += 1;
-        *in_flight = (link, self.sendings);
-        Some(Sending { chunk, info, link, number: self.sendings })
+        self.in_flight.insert(chunk.0, (link, self.sendings));
+        Sending { chunk, info, link, number: self.sendings }
     }
 
     /// A chunk has been handed to its link whole.

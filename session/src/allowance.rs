@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
@@ -44,10 +44,8 @@ pub struct Allowance {
     changed: Notify,
     /// Bytes per second; `u64::MAX`: none.
     pace: AtomicU64,
-    /// A sink has asked for as much as it may, and receives more slowly.
-    is_far: AtomicBool,
-    /// What it had on its way when it looked last. Bytes.
-    outstanding: AtomicU64,
+    /// Bytes on their way, if that is as much as may be; `u64::MAX`: less.
+    behind: AtomicU64,
 }
 
 impl fmt::Debug for Allowance {
@@ -66,8 +64,7 @@ impl Allowance {
             asked,
             changed,
             pace: AtomicU64::new(u64::MAX),
-            is_far: AtomicBool::new(false),
-            outstanding: AtomicU64::new(0),
+            behind: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -94,13 +91,13 @@ impl Allowance {
     /// What a sink had on its way when it looked last, if that was as much as may be, so that it could not ask for more: its source
     /// sends more slowly than it may. Bytes.
     pub fn behind(&self) -> Option<u64> {
-        self.is_far.load(Ordering::Relaxed).then(|| self.outstanding.load(Ordering::Relaxed))
+        let behind = self.behind.load(Ordering::Relaxed);
+        (behind != u64::MAX).then_some(behind)
     }
 
-    /// A sink has looked whether it can ask for more: so much is on its way.
-    pub(crate) fn looked(&self, outstanding: u64, is_far: bool) {
-        self.outstanding.store(outstanding, Ordering::Relaxed);
-        self.is_far.store(is_far, Ordering::Relaxed);
+    /// A sink has looked whether it can ask for more; see [`behind`](Self::behind).
+    pub(crate) fn set_behind(&self, behind: Option<u64>) {
+        self.behind.store(behind.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// How much a sink may have asked its source for and not received yet, over links of this round-trip time. Bytes. What it was

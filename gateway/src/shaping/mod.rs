@@ -357,8 +357,14 @@ impl State {
             for ((ticket, job), Sharer { speed, .. }) in of_tree.into_iter().zip(sharers) {
                 // Whose rate nobody limits has its path for itself.
                 let pace = speed.pace().filter(|_| tree.limits(*ticket));
-                let (user, behind) = (&job.owner.user, job.allowance.behind());
-                tracing::trace!(user, ?direction, waits = tree.waits(*ticket), behind, ?speed, "paced");
+                tracing::trace!(
+                    user = job.owner.user,
+                    ?direction,
+                    waits = tree.waits(*ticket),
+                    behind = job.allowance.behind(),
+                    ?speed,
+                    "paced"
+                );
                 job.allowance.set_pace(pace);
                 if pace.is_some() || job.paced.borrow().is_some() {
                     job.paced.send_replace(pace);

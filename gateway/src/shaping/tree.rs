@@ -24,6 +24,8 @@ struct Tenant {
     id: TenantId,
     share: Share,
     users: BTreeMap<String, User>,
+    /// Jobs of all of them.
+    jobs: usize,
 }
 
 struct User {
@@ -65,7 +67,7 @@ impl Tree {
                 let id = shaper.add_user(id, share, now);
                 users.extend(id.map(|id| (user.clone(), User { id, share, jobs: 0 })));
             }
-            tenants.insert(name.clone(), Tenant { id, share, users });
+            tenants.insert(name.clone(), Tenant { id, share, users, jobs: 0 });
         }
         let calendars = rates(rules).any(|rates| !rates.calendar.is_empty());
         Self {
@@ -97,6 +99,7 @@ impl Tree {
             id: shaper.add_tenant(share, now),
             share,
             users: BTreeMap::new(),
+            jobs: 0,
         });
         let id = match tenant.users.get_mut(&owner.user) {
             Some(user) => {
@@ -109,6 +112,7 @@ impl Tree {
                 id
             }
         };
+        tenant.jobs += 1;
         if let Some(id) = shaper.add_job(id, lane, share, now) {
             self.jobs.insert(ticket, Job { id, owner: owner.clone(), lane });
             self.tickets.insert(id, ticket);
@@ -122,6 +126,7 @@ impl Tree {
         let Some(tenant) = self.tenants.get_mut(&job.owner.tenant) else { return };
         let Some(user) = tenant.users.get_mut(&job.owner.user) else { return };
         user.jobs -= 1;
+        tenant.jobs -= 1;
         // A user with limits keeps what he has used of them.
         if user.jobs == 0 && user.share == Share::default() {
             self.shaper.remove_user(user.id);
@@ -165,9 +170,8 @@ impl Tree {
         let Some(Job { owner, .. }) = self.jobs.get(&ticket) else { return 0 };
         let Some(tenant) = self.tenants.get(&owner.tenant) else { return 0 };
         let Some(user) = tenant.users.get(&owner.user) else { return 0 };
-        let jobs: usize = tenant.users.values().map(|user| user.jobs).sum();
         let part = |share: Share, jobs: usize| share.floor.bytes() / jobs.max(1) as u64;
-        part(tenant.share, jobs).max(part(user.share, user.jobs))
+        part(tenant.share, tenant.jobs).max(part(user.share, user.jobs))
     }
 
     /// Whether the job waits for what it has asked for.

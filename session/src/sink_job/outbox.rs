@@ -102,7 +102,7 @@ impl SinkJob {
         let outstanding = state.sink.credit().outstanding();
         let reaches = outstanding < allowance.reach(rtt);
         let wants = state.sink.poll_want_within(if reaches { allowance.unused() } else { 0 });
-        allowance.looked(outstanding, !reaches || wants.is_full);
+        allowance.set_behind((!reaches || wants.is_full).then_some(outstanding));
         allowance.spend(wants.bytes);
         if wants.held_up > 0 {
             let ahead = if allowance.is_paced() { 0 } else { state.sink.credit().available().min(ASK_AHEAD) };

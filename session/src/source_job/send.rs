@@ -29,11 +29,12 @@ impl SourceJob {
                 if !state.links.contains(&link.id()) || state.failed.is_some() || state.ended {
                     return state.sender_ends(link.id());
                 }
-                if state.takes_next(now, &link) {
-                    let next = state.next_chunk(now, link.id()).or_else(|| state.straggler(now, &link));
-                    (state.may_have_stragglers(link.id()), next)
-                } else {
+                if !state.takes_next(now, &link) {
                     (true, None)
+                } else if state.may_have_stragglers(link.id()) {
+                    (true, state.straggler(now, &link))
+                } else {
+                    (false, state.next_chunk(now, link.id()))
                 }
             };
             let Some(sending) = next else {
@@ -204,9 +205,6 @@ impl State {
 
     /// A chunk that is sent once more, as another link takes too long with it.
     fn straggler(&mut self, now: Instant, link: &LinkHandle) -> Option<Sending> {
-        if !self.may_have_stragglers(link.id()) {
-            return None;
-        }
         let chunk = self.pace.straggler(now, link.id(), link.link().rtt())?;
         let sending = self.source.send_again(ChunkIndex(chunk), link.id().0)?;
         tracing::debug!(chunk, link = %link.id(), "sent again: another link takes too long");
