@@ -126,8 +126,8 @@ struct State {
     /// this job.
     stranger: bool,
     damaged: VecDeque<ChunkIndex>,
-    /// Chunks whose bytes are being read, and how many there have been.
-    arriving: HashMap<u32, Arriving>,
+    /// The streams of chunks that are being read, one or two of each, and how many there have been.
+    arriving: HashMap<u32, Vec<Arriving>>,
     arrivals: u64,
     /// Statuses to send.
     statuses: Statuses,

@@ -29,22 +29,40 @@ struct Accepted {
     /// What it belongs to.
     epoch: u32,
     number: u64,
-    /// Resolves when the chunk is taken from another stream.
-    moved: oneshot::Receiver<()>,
+    /// Resolves when nothing more is wanted of the stream.
+    over: oneshot::Receiver<()>,
 }
 
-/// A chunk whose bytes are being read, and whose stream gives way when this is dropped.
+/// Chunks that are read from two links at a time, at most: each takes memory twice.
+const TWICE: usize = 4;
+
+/// A stream of a chunk that is being read, until this is dropped.
 pub(super) struct Arriving {
     link: LinkId,
     number: u64,
-    _moves: oneshot::Sender<()>,
+    _over: oneshot::Sender<()>,
 }
 
 impl State {
-    /// Whether the bytes of the same chunk are being read on another link.
-    fn arrives_elsewhere(&self, header: &ChunkHeader, link: LinkId) -> bool {
+    /// Whether a chunk that arrives on another link already may be read here as well.
+    fn may_arrive_twice(&self, header: &ChunkHeader, link: LinkId) -> bool {
         let is_whole = self.sink.ledger().chunk(header.chunk).is_some_and(|info| info.len == header.len);
-        is_whole && self.arriving.get(&header.chunk.0).is_some_and(|arriving| arriving.link != link)
+        let streams = self.arriving.get(&header.chunk.0);
+        let is_second = streams.is_some_and(|streams| streams.len() == 1 && streams[0].link != link);
+        is_whole && is_second && self.arriving.values().filter(|streams| streams.len() > 1).count() < TWICE
+    }
+
+    /// Nothing more comes on a stream of a chunk. `whole`: nor is it wanted from another one. `false`: it is not wanted from this one any
+    /// more, or comes on another one.
+    fn stream_ends(&mut self, chunk: ChunkIndex, number: u64, whole: bool) -> bool {
+        let Some(streams) = self.arriving.get_mut(&chunk.0) else { return false };
+        let Some(at) = streams.iter().position(|stream| stream.number == number) else { return false };
+        streams.swap_remove(at);
+        let is_last = whole || streams.is_empty();
+        if is_last {
+            self.arriving.remove(&chunk.0);
+        }
+        is_last
     }
 }
 
@@ -68,7 +86,7 @@ impl SinkJob {
         link: LinkId,
     ) {
         let chunk = header.chunk;
-        let Accepted { epoch, number, moved } = match self.accept(&header, link) {
+        let Accepted { epoch, number, over } = match self.accept(&header, link) {
             Ok(accepted) => accepted,
             Err(code) => return stream.stop(code),
         };
@@ -77,10 +95,10 @@ impl SinkJob {
             body = read_body(stream, buffer, header.len as usize) => body,
             // The rest may come, but not soon: it is asked for on another link.
             () = self.left(link) => Body::Broken,
-            _ = moved => return stream.stop(Code::Cancelled),
+            _ = over => return stream.stop(Code::Cancelled),
             () = self.halt.said() => return stream.stop(Code::Cancelled),
         };
-        if !self.arrived(chunk, number) {
+        if !self.lock().stream_ends(chunk, number, !matches!(body, Body::Broken)) {
             return stream.stop(Code::Cancelled);
         }
         let data = match body {
@@ -131,15 +149,20 @@ impl SinkJob {
         }
     }
 
-    /// Whether a chunk that begins to arrive is wanted, or why not. One that arrives on another link already is taken from here: the
-    /// source would not have sent it again if it came soon there.
+    /// Whether a chunk that begins to arrive is wanted, or why not. A source that sends again what is late on another link does not know
+    /// which will be the first: so both are read.
     fn accept(&self, header: &ChunkHeader, link: LinkId) -> Result<Accepted, Code> {
         let mut state = self.lock();
         if state.failed.is_some() {
             return Err(Code::Cancelled);
         }
         let arrival = match state.sink.accept(header.chunk, header.len) {
-            Arrival::Duplicate if state.arrives_elsewhere(header, link) => Arrival::Accept,
+            Arrival::Duplicate if state.may_arrive_twice(header, link) => Arrival::Accept,
+            Arrival::Accept => {
+                // What began before all was planned anew.
+                state.arriving.remove(&header.chunk.0);
+                Arrival::Accept
+            }
             arrival => arrival,
         };
         match arrival {
@@ -147,9 +170,10 @@ impl SinkJob {
                 state.first_byte.get_or_insert(self.rt.now());
                 state.arrivals += 1;
                 let (number, epoch) = (state.arrivals, state.sink.epoch());
-                let (moves, moved) = oneshot::channel();
-                state.arriving.insert(header.chunk.0, Arriving { link, number, _moves: moves });
-                Ok(Accepted { epoch, number, moved })
+                let (sender, over) = oneshot::channel();
+                let stream = Arriving { link, number, _over: sender };
+                state.arriving.entry(header.chunk.0).or_default().push(stream);
+                Ok(Accepted { epoch, number, over })
             }
             Arrival::Duplicate | Arrival::Unwanted => Err(Code::Cancelled),
             Arrival::WrongLength => {
@@ -159,16 +183,6 @@ impl SinkJob {
                 Err(Code::Protocol)
             }
         }
-    }
-
-    /// Nothing more of a chunk is expected on the stream that began as the `number`th. `false`: it comes on another one by now.
-    fn arrived(&self, chunk: ChunkIndex, number: u64) -> bool {
-        let mut state = self.lock();
-        let is_here = state.arriving.get(&chunk.0).is_some_and(|arriving| arriving.number == number);
-        if is_here {
-            state.arriving.remove(&chunk.0);
-        }
-        is_here
     }
 
     /// Counts a write, unless it comes too late to be of use.

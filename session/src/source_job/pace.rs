@@ -25,6 +25,12 @@ const FLOOR: u64 = 8 << 20;
 /// A link may have so much more under way as it carries in this time and in so many of its round trips: a rate that doubles
 /// within a round trip is not held back.
 const WHILE: (Duration, u32) = (Duration::from_millis(500), 4);
+/// A chunk is late on a link that is so many times slower, or that stands still, ...
+const SLOWER: f64 = 4.0;
+/// ... and needs so much longer: less is not worth sending it twice. ...
+const LATE: Duration = Duration::from_millis(250);
+/// ... So long has one that is not slower to stand still.
+const STILL: Duration = Duration::from_secs(1);
 /// The least time over which a rate is taken.
 const PERIOD: Duration = Duration::from_millis(100);
 
@@ -145,7 +151,8 @@ impl Pace {
     }
 
     /// A chunk that a link with this round-trip time would have there in less than half of the time that the link needs that
-    /// has it. Nothing is left to be sent but what is under way.
+    /// has it, which is a slow one or stands still: of several that are alike each brings to an end what it has. Nothing is left to
+    /// be sent but what is under way.
     pub(super) fn straggler(&self, now: Instant, link: LinkId, rtt: Duration) -> Option<u32> {
         let own = self.links.get(&link)?;
         let rate = own.rate?;
@@ -156,12 +163,16 @@ impl Pace {
             .filter(|(_, chunk)| {
                 let here = rtt.as_secs_f64() + (own.under_way + chunk.len) as f64 / rate;
                 let age = now.saturating_duration_since(chunk.since).as_secs_f64();
-                let there = self.links.get(&chunk.on).map_or(0.0, |other| match other.rate {
-                    Some(rate) => (other.under_way as f64 / rate).max(other.quiet(now)),
-                    // As much again as it has taken already.
-                    None => age,
-                });
-                age >= here && there >= 2.0 * here
+                let (there, least) = match self.links.get(&chunk.on) {
+                    Some(other) => match other.rate {
+                        Some(slow) if slow * SLOWER <= rate => (other.under_way as f64 / slow, LATE),
+                        Some(_) => (other.quiet(now).min(age), STILL),
+                        // As much again as it has taken already.
+                        None => (age, LATE),
+                    },
+                    None => return false,
+                };
+                age >= here && there >= (2.0 * here).max(least.as_secs_f64())
             })
             .min_by_key(|(_, chunk)| chunk.since)?;
         Some(*straggler)
@@ -311,13 +322,46 @@ mod tests {
     }
 
     #[test]
+    fn of_two_that_are_alike_each_brings_to_an_end_what_it_has() {
+        let (mut pace, now) = idle();
+        let alike = LinkId(3);
+        pace.add(alike);
+        for (chunk, tenth) in (7000..).zip(0..=10) {
+            let at = now + Duration::from_millis(100) * tenth;
+            for (link, chunk) in [(FAST, chunk), (alike, chunk + 1000)] {
+                pace.take(at, link, chunk, 4 * MIB);
+                pace.arrive(at, chunk);
+            }
+            // Never nothing, or it is not counted.
+            pace.take(now, FAST, 1, MIB);
+            pace.take(now, alike, 2, MIB);
+        }
+        pace.arrive(now + Duration::from_millis(1000), 1);
+        let later = |ms: u64| now + Duration::from_millis(1000 + ms);
+        for chunk in 9000..9020 {
+            pace.take(later(0), alike, chunk, MIB);
+        }
+        // Half a second of what it has, but it is at work.
+        pace.arrive(later(400), 9000);
+        assert_eq!(pace.straggler(later(500), FAST, RTT), None);
+        assert_eq!(pace.straggler(later(1300), FAST, RTT), None);
+        // Then it stands still.
+        assert!(pace.straggler(later(1400), FAST, RTT).is_some());
+    }
+
+    #[test]
     fn of_who_is_not_known_as_much_is_expected_as_it_has_taken() {
         let (mut pace, now) = idle();
         let new = LinkId(3);
         pace.add(new);
         pace.take(now, new, 6000, MIB);
         assert_eq!(pace.straggler(now + Duration::from_millis(70), FAST, RTT), None);
-        assert_eq!(pace.straggler(now + Duration::from_millis(100), FAST, RTT), Some(6000));
+        assert_eq!(
+            pace.straggler(now + Duration::from_millis(100), FAST, RTT),
+            None,
+            "it is not worth it yet"
+        );
+        assert_eq!(pace.straggler(now + LATE, FAST, RTT), Some(6000));
         // Nor does one that is not known itself take anything over.
         assert_eq!(pace.straggler(now + Duration::from_secs(9), new, RTT), None);
     }
