@@ -12,7 +12,7 @@ impl Bbr {
 
     /// BBRCheckDrainDone.
     pub(super) fn check_drain_done(&mut self, now: Instant) {
-        if self.state == State::Drain && self.sampler.in_flight() <= self.inflight(self.bandwidth(), 1.0) {
+        if self.state == State::Drain && self.sampler.in_pipe(now) <= self.inflight(self.bandwidth(), 1.0) {
             self.start_probe_down(now);
         }
     }

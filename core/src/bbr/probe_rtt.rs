@@ -39,7 +39,7 @@ impl Bbr {
         // Samples of this time are low because little is sent.
         self.sampler.mark_app_limited();
         if self.probe_rtt.done_at.is_none() {
-            if self.sampler.in_flight() <= self.probe_rtt_cwnd() {
+            if self.sampler.in_pipe(now) <= self.probe_rtt_cwnd() {
                 self.probe_rtt.done_at = Some(now + self.params.probe_rtt_time);
                 self.probe_rtt.round_done = false;
                 self.model.start_round(self.sampler.delivered());

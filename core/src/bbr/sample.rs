@@ -104,6 +104,12 @@ impl Sampler {
         self.in_flight
     }
 
+    /// What is in flight and has left: the last batch may still be held, and on a slow path that is more than the path holds.
+    pub(super) fn in_pipe(&self, now: Instant) -> u64 {
+        let held = self.batches.back().filter(|last| last.left_last > now).map_or(0, |last| last.open);
+        self.in_flight.saturating_sub(held)
+    }
+
     /// Since when nothing was delivered.
     pub(super) fn delivered_at(&self) -> Instant {
         self.delivered_at

@@ -214,3 +214,13 @@ fn after_an_outage_the_rate_is_back() {
         }
     }
 }
+
+#[test]
+fn a_path_that_holds_less_than_a_batch_is_not_drained_for_ever() {
+    for (mbit, rtt) in [(2.5, 20), (4.0, 20), (4.0, 10), (8.0, 4)] {
+        let mut path = one(Link { buffer: 60e3, ..Link::new(mbit, rtt, 1.0, 0.0) }, 1);
+        path.run_until(steady(rtt));
+        let look = path.flows[0].bbr.look();
+        assert_ne!(look.state, State::Drain, "{mbit} Mbit/s, {rtt} ms");
+    }
+}
