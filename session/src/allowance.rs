@@ -75,7 +75,7 @@ impl Allowance {
         self.put_back(bytes);
     }
 
-    /// The source sends no faster than this for the moment, bytes per second: a sink asks no further ahead than is of use
+    /// The source sends no faster than this for the moment, bytes per second: nobody asks further ahead than is of use
     /// then. `None`: as fast as it can.
     pub fn set_pace(&self, pace: Option<u64>) {
         self.pace.store(pace.unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -88,20 +88,20 @@ impl Allowance {
         self.pace.load(Ordering::Relaxed) != u64::MAX
     }
 
-    /// What a sink had on its way when it looked last, if that was as much as may be, so that it could not ask for more: its source
-    /// sends more slowly than it may. Bytes.
+    /// What a job had on its way when it looked last, if that was as much as may be, or as its links or its sink take, so that it did
+    /// not ask for more: it moves less than it may. Bytes.
     pub fn behind(&self) -> Option<u64> {
         let behind = self.behind.load(Ordering::Relaxed);
         (behind != u64::MAX).then_some(behind)
     }
 
-    /// A sink has looked whether it can ask for more; see [`behind`](Self::behind).
+    /// A job has looked whether it can ask for more; see [`behind`](Self::behind).
     pub(crate) fn set_behind(&self, behind: Option<u64>) {
         self.behind.store(behind.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// How much a sink may have asked its source for and not received yet, over links of this round-trip time. Bytes. What it was
-    /// allowed to ask for comes whatever others are granted meanwhile.
+    /// How much a sink may have asked its source for and not received yet, or a source sent that has not arrived, over links of this
+    /// round-trip time. Bytes. What was allowed comes whatever others are granted meanwhile.
     pub(crate) fn reach(&self, rtt: Duration) -> u64 {
         match self.pace.load(Ordering::Relaxed) {
             u64::MAX => u64::MAX,

@@ -1,5 +1,7 @@
 //! One run: a gateway, clients, the links between them, and what came of it.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -180,8 +182,13 @@ impl<'a> World<'a> {
         let state = self.dir.join("gateway");
         let root = self.dir.join("root");
         std::fs::create_dir_all(&root)?;
+        let mut made = HashMap::new();
         for (i, flow) in self.scenario.flows.iter().enumerate().filter(|(_, flow)| flow.way == Way::Pull) {
-            make(&root.join(data(i as u64)), flow.bytes, i as u64)?;
+            let path = root.join(data(i as u64));
+            match made.entry(flow.bytes) {
+                Entry::Occupied(same) => std::fs::hard_link(same.get(), path)?,
+                Entry::Vacant(first) => make(first.insert(path), flow.bytes, i as u64)?,
+            }
         }
         let window = self.window().div_ceil(MIB).min(4096);
         let mut raw = match &self.scenario.gateway {

@@ -2,7 +2,7 @@
 //! line, without the machine in between.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use metra_sim::{Controller, Flow, Outcome, Scenario, payload, run};
+use metra_sim::{Controller, Flow, Outcome, Scenario, Way, payload, run};
 use metra_sim_model::Direction;
 
 /// Mbit/s, of a line of 1000. The last is the hostile one: it has 64 jobs.
@@ -15,15 +15,15 @@ const RTT: f64 = 20.0;
 const CEILING: f64 = 0.92;
 /// All begin at once, and make each other lose. s.
 const WARM_UP: f64 = 12.0;
-/// Long enough for what is lost and sent again to come to stand somewhere. s.
-const MEASURED: f64 = 20.0;
 
-fn flow(tenant: usize) -> Flow {
-    let text = format!("user = 'tenant{tenant}'\nbytes = 100000000000");
-    Flow { controller: Controller::Bbr2, ..toml::from_str(&text).unwrap() }
+fn flow(tenant: usize, way: Way) -> Flow {
+    // More than anybody gets; what is fetched is on the disk.
+    let bytes: u64 = if way == Way::Pull { 2_000_000_000 } else { 100_000_000_000 };
+    let text = format!("user = 'tenant{tenant}'\nbytes = {bytes}");
+    Flow { controller: Controller::Bbr2, way, ..toml::from_str(&text).unwrap() }
 }
 
-fn scenario(flows: Vec<Flow>, gateway: String) -> Scenario {
+fn scenario(flows: Vec<Flow>, gateway: String, measured: f64) -> Scenario {
     let direction = Direction {
         rate_mbit: Some(LINE),
         delay_ms: RTT / 2.0,
@@ -33,11 +33,11 @@ fn scenario(flows: Vec<Flow>, gateway: String) -> Scenario {
     let mut scenario: Scenario = toml::from_str("flows = []").unwrap();
     (scenario.up, scenario.down) = (direction.clone(), direction);
     (scenario.flows, scenario.gateway) = (flows, Some(gateway));
-    (scenario.sample_ms, scenario.stop_s) = (Some(250.0), Some(WARM_UP + MEASURED));
+    (scenario.sample_ms, scenario.stop_s) = (Some(250.0), Some(WARM_UP + measured));
     scenario
 }
 
-/// Mbit/s of payload that reached the gateway of each flow.
+/// Mbit/s of payload that reached the sink of each flow.
 fn rates(outcome: &Outcome) -> Vec<f64> {
     let begun = outcome.samples.iter().find(|sample| sample.at.as_secs_f64() >= WARM_UP).unwrap();
     let ended = outcome.samples.last().unwrap();
@@ -47,8 +47,8 @@ fn rates(outcome: &Outcome) -> Vec<f64> {
     landed.map(|bytes| bytes * 8e-6 / seconds).collect()
 }
 
-#[test]
-fn each_tenant_has_its_floor_beside_one_with_64_jobs() {
+/// Each tenant has its floor in `measured` seconds beside one with 64 jobs.
+fn floors_hold(way: Way, measured: f64) {
     let mut gateway = format!("[shaping]\nceiling_mbit = {}\n", (LINE * CEILING) as u64);
     for (tenant, floor) in FLOORS.iter().enumerate() {
         gateway += &format!(
@@ -56,15 +56,26 @@ fn each_tenant_has_its_floor_beside_one_with_64_jobs() {
         );
     }
     let last = FLOORS.len() - 1;
-    let flows = (0..last).chain(std::iter::repeat_n(last, HOSTILE)).map(flow).collect();
-    let rates = rates(&run(&scenario(flows, gateway)).unwrap());
+    let flows = (0..last).chain(std::iter::repeat_n(last, HOSTILE)).map(|tenant| flow(tenant, way)).collect();
+    let rates = rates(&run(&scenario(flows, gateway, measured)).unwrap());
     let mut tenants = rates[..last].to_vec();
     tenants.push(rates[last..].iter().sum());
     let all: f64 = tenants.iter().sum();
-    println!("{tenants:.0?} Mbit/s, together {all:.0}");
+    println!("{way:?}: {tenants:.0?} Mbit/s, together {all:.0}");
     for (rate, floor) in tenants.iter().zip(FLOORS) {
         assert!(*rate >= 0.97 * floor, "{tenants:?}");
     }
     // Of what the line can carry of payload.
     assert!(all >= 0.95 * payload::rate(LINE, 1452), "{all} of {}", payload::rate(LINE, 1452));
+}
+
+#[test]
+fn each_tenant_that_sends_has_its_floor_beside_one_with_64_jobs() {
+    // Long enough for what is lost and sent again to come to stand somewhere.
+    floors_hold(Way::Push, 20.0);
+}
+
+#[test]
+fn each_tenant_that_fetches_has_its_floor_beside_one_with_64_jobs() {
+    floors_hold(Way::Pull, 10.0);
 }

@@ -103,15 +103,16 @@ pub(super) struct Sharer {
 /// Each may send somewhat more than it is granted, and all of them together more than the line has room for: whoever has fallen behind
 /// catches up, so that what is lost is not lost to all of them for good, and a queue that never ends costs those most whose share is
 /// largest. So what is said to those who wait is cut down to what is left by those who do not; but nobody is told less than his floor, or
-/// who has fallen behind would stay there, as others are granted what he does not take. Of a floor counts what he could use by
-/// now: where his own path is slower, the rest is for others.
+/// who has fallen behind would stay there, as others are granted what he does not take. Of a floor is kept free for him what he uses and
+/// half as much again, so that he comes back to it within seconds: where his own path is slower, the rest is for others.
 ///
 /// Who is more urgent comes first, with all that he may come to use: what others were granted before he came waits where it is.
 pub(super) fn divide(ceiling: Option<u64>, sharers: &mut [Sharer]) {
     let Some(ceiling) = ceiling else { return };
     let line = ceiling as f64 * ADDED;
     let floors = sharers.iter().map(|sharer| match sharer.speed {
-        Speed::Granted(pace) => safe(pace, sharer.floor) as f64,
+        // 9/8 of what he uses, and 4/3 of that.
+        Speed::Granted(pace) => safe(pace + pace / 3, sharer.floor) as f64,
         _ => 0.0,
     });
     let mut left = line - floors.sum::<f64>();

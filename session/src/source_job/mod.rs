@@ -103,6 +103,8 @@ pub struct SourceJob {
     out: Notify,
     /// There may be chunks to send.
     send: Notify,
+    /// Which sender asks to be allowed a chunk.
+    turn: tokio::sync::Mutex<()>,
     /// The job may be over.
     over: Notify,
     /// No more data is moved: the job has failed, or the session has forgotten it.
@@ -120,6 +122,8 @@ struct State {
     /// Tasks that send over each link; some may still be busy with one that they have left.
     senders: HashMap<LinkId, usize>,
     pace: Pace,
+    /// Of what is under way: what senders wait to be allowed. Bytes.
+    held_up: u64,
     /// Sent first on a new control link: opens the job at the gateway, or answers that.
     open: Frame,
     greet: bool,
@@ -175,6 +179,7 @@ impl SourceJob {
             links: HashSet::new(),
             senders: HashMap::new(),
             pace: Pace::default(),
+            held_up: 0,
             open,
             greet: false,
             queued: None,
@@ -213,6 +218,7 @@ impl SourceJob {
             read: Notify::new(),
             out: Notify::new(),
             send: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
             over: Notify::new(),
             halt: Stop::default(),
         })

@@ -145,6 +145,11 @@ impl Pace {
         })
     }
 
+    /// What is under way over all links. Bytes.
+    pub(super) fn under_way(&self) -> u64 {
+        self.links.values().map(|link| link.under_way).sum()
+    }
+
     /// Whether something is under way on other links than this one.
     pub(super) fn is_elsewhere(&self, link: LinkId) -> bool {
         self.chunks.values().any(|chunk| chunk.on != link)

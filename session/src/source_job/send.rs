@@ -42,6 +42,7 @@ impl SourceJob {
                     // Who has it, or was left it, may be slower than it was.
                     let _ = self.rt.timeout(LEFT, send).await;
                 } else {
+                    self.is_behind(&link);
                     send.await;
                 }
                 continue;
@@ -53,7 +54,7 @@ impl SourceJob {
                     continue;
                 }
             };
-            if !self.allowed(&sending).await {
+            if !self.allowed(&link, &sending).await {
                 return self.lock().sender_ends(link.id());
             }
             if !self.send_chunk(&link, &sending, data).await {
@@ -65,13 +66,40 @@ impl SourceJob {
     }
 
     /// Waits until the job may send a chunk. `false`: it is over.
-    async fn allowed(&self, sending: &Sending) -> bool {
+    async fn allowed(&self, link: &LinkHandle, sending: &Sending) -> bool {
         let Some(allowance) = &self.config.allowance else { return true };
-        tokio::select! {
+        let len = sending.info.len;
+        self.lock().held_up += u64::from(len);
+        let granted = async {
+            // One at a time, so that no more is granted than is of use.
+            let _turn = self.turn.lock().await;
+            loop {
+                let arrived = self.send.notified();
+                if !self.is_behind(link) {
+                    break;
+                }
+                let _ = self.rt.timeout(LEFT, arrived).await;
+            }
+            allowance.take(len).await;
+        };
+        let granted = tokio::select! {
             biased;
-            () = allowance.take(sending.info.len) => true,
+            () = granted => true,
             () = self.halt.said() => false,
-        }
+        };
+        self.lock().held_up -= u64::from(len);
+        // If no other sender is left to ask for more, it has as much under way as its links take.
+        self.is_behind(link);
+        granted
+    }
+
+    /// Whether more could be sent, but not soon: as much is under way already as may be, or as the links or the sink take. Says so.
+    fn is_behind(&self, link: &LinkHandle) -> bool {
+        let Some(allowance) = &self.config.allowance else { return false };
+        let reach = allowance.reach(link.link().rtt());
+        let behind = self.lock().behind(reach);
+        allowance.set_behind(behind);
+        behind.is_some()
     }
 
     /// Sends one chunk. `false`: the link is of no more use to this task.
@@ -188,6 +216,15 @@ impl State {
         // What the sink has not asked for yet it will ask for, as a rule.
         let left = queued + progress.announced - progress.resolved;
         self.pace.takes(now, link.id(), link.link().rtt(), next, left)
+    }
+
+    /// What was allowed and has not arrived, if nobody asks for more though there is more. Bytes.
+    fn behind(&self, reach: u64) -> Option<u64> {
+        let under_way = self.pace.under_way().saturating_sub(self.held_up);
+        let progress = self.source.progress();
+        let more = self.held_up > 0 || self.source.has_queued() || progress.resolved < progress.announced;
+        let asks = self.held_up > 0 && under_way < reach;
+        (more && !asks).then_some(under_way)
     }
 
     fn next_chunk(&mut self, now: Instant, link: LinkId) -> Option<Sending> {

@@ -91,6 +91,34 @@ async fn a_source_sends_what_is_granted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_asks_for_what_it_can_send_soon_and_says_when_it_is_behind() {
+    let mut rig = Rig::new();
+    let (purse, allowance) = Purse::allowance();
+    rig.source.allowance = Some(allowance.clone());
+    let _cable = rig.link(Path::line(MIB)).await;
+    let pushing = rig.push(&random(200 * MIB), Arc::new(NullLanding::default()));
+    let job = pushing.job.clone();
+    let run = tokio::spawn(pushing.run());
+    let ahead = || purse.granted.load(Ordering::SeqCst) - job.progress().verified;
+    purse.allow(8 * MIB);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(allowance.behind(), None, "it waits for what it is granted");
+    // It is slower than what it is granted: without a pace it has as much on its way as goes out at once, ...
+    purse.allow(u64::MAX);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let unpaced = ahead();
+    assert!(allowance.behind().is_some_and(|behind| behind > 2 * MIB), "{unpaced}");
+    // ... and with one what it sends in half a second, a chunk, and the one that is on its way.
+    allowance.set_pace(Some(MIB / 2));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(ahead() < 3 * MIB && ahead() < unpaced, "{} of {unpaced}", ahead());
+    assert!(allowance.behind().is_some_and(|behind| behind >= MIB), "{:?}", allowance.behind());
+    // The rest is on its way, and nothing is left to ask for.
+    ends(run).await.unwrap().unwrap();
+    assert_eq!(allowance.behind(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sink_asks_for_what_is_granted() {
     let mut rig = Rig::new();
     let (purse, allowance) = Purse::allowance();
