@@ -33,9 +33,6 @@ struct Accepted {
     over: oneshot::Receiver<()>,
 }
 
-/// Chunks that are read from two links at a time, at most: each takes memory twice.
-const TWICE: usize = 4;
-
 /// A stream of a chunk that is being read, until this is dropped.
 pub(super) struct Arriving {
     link: LinkId,
@@ -44,12 +41,16 @@ pub(super) struct Arriving {
 }
 
 impl State {
-    /// Whether a chunk that arrives on another link already may be read here as well.
-    fn may_arrive_twice(&self, header: &ChunkHeader, link: LinkId) -> bool {
+    /// Whether a chunk that arrives on another link already may be read here as well: what comes twice takes memory twice, of what is
+    /// left of the window.
+    fn may_arrive_twice(&mut self, header: &ChunkHeader, link: LinkId) -> bool {
         let is_whole = self.sink.ledger().chunk(header.chunk).is_some_and(|info| info.len == header.len);
         let streams = self.arriving.get(&header.chunk.0);
         let is_second = streams.is_some_and(|streams| streams.len() == 1 && streams[0].link != link);
-        is_whole && is_second && self.arriving.values().filter(|streams| streams.len() > 1).count() < TWICE
+        let twice = self.arriving.iter().filter(|(_, streams)| streams.len() > 1);
+        let lens = twice.filter_map(|(chunk, _)| self.sink.ledger().chunk(ChunkIndex(*chunk)));
+        let bytes: u64 = lens.map(|info| u64::from(info.len)).sum();
+        is_whole && is_second && bytes + u64::from(header.len) <= self.sink.credit().available()
     }
 
     /// Nothing more comes on a stream of a chunk. `whole`: nor is it wanted from another one. `false`: it is not wanted from this one any

@@ -5,10 +5,10 @@
 //!
 //! - a link has no more under way than it carries in a while;
 //! - near the end it leaves a chunk to a faster one that would have sent all that is left sooner (earliest completion first:
-//!   Lim et al., ECF, CoNEXT 2017).
+//!   Lim et al., ECF, CoNEXT 2017); one that is not known yet leaves it to those that are.
 //!
 //! When nothing is left to be sent, a link that would have a chunk there long before the one that it is on sends it again; the sink
-//! takes it from there.
+//! takes what is there first.
 //!
 //! How fast a link is, is seen from what the sink says to have verified.
 
@@ -20,6 +20,8 @@ use metra_transport::LinkId;
 /// What a link may have under way before it is known how fast it is: enough to find out, and soon there also over one that finds
 /// its path full. Bytes.
 const UNKNOWN: u64 = 2 << 20;
+/// And nothing when others have all that is left there within so many of its round trips: it would need as many for its first chunk.
+const SLOW_START: u32 = 8;
 /// What it may have in any case, once that is known. Bytes.
 const FLOOR: u64 = 8 << 20;
 /// A link may have so much more under way as it carries in this time and in so many of its round trips: a rate that doubles
@@ -133,7 +135,14 @@ impl Pace {
     /// known, this chunk included. Bytes. If there is more than that, a link that is so slow would have added next to nothing.
     pub(super) fn takes(&self, now: Instant, link: LinkId, rtt: Duration, len: u64, left: u64) -> bool {
         let Some(own) = self.links.get(&link).filter(|_| self.links.len() > 1) else { return true };
-        let Some(rate) = own.rate else { return own.under_way < UNKNOWN };
+        let Some(rate) = own.rate else {
+            let others = self.links.values().filter(|other| other.rate.is_some());
+            let (under_way, faster) = others.fold((0, 0.0), |(bytes, rate), other| {
+                (bytes + other.under_way, rate + other.rate.unwrap_or_default())
+            });
+            let is_soon = (under_way + left) as f64 <= faster * (rtt * SLOW_START).as_secs_f64();
+            return own.under_way < UNKNOWN && !is_soon;
+        };
         let most = FLOOR + (rate * (WHILE.0 + rtt * WHILE.1).as_secs_f64()) as u64;
         if own.under_way > most {
             return false;
@@ -254,6 +263,18 @@ mod tests {
         pace.remove(FAST);
         pace.take(now, SLOW, 100, 100 * MIB);
         assert!(pace.takes(now, SLOW, RTT, MIB, MUCH));
+    }
+
+    #[test]
+    fn who_is_not_known_takes_nothing_that_is_there_soon() {
+        let (mut pace, now) = idle();
+        let new = LinkId(3);
+        pace.add(new);
+        // FAST carries 50 MiB in a second, SLOW one: 8 MiB in 8 round trips.
+        assert!(pace.takes(now, new, RTT, MIB, 10 * MIB));
+        assert!(!pace.takes(now, new, RTT, MIB, 6 * MIB));
+        pace.take(now, FAST, 1000, 6 * MIB);
+        assert!(pace.takes(now, new, RTT, MIB, 6 * MIB), "they have more to do before");
     }
 
     #[test]
