@@ -43,6 +43,15 @@ pub(super) struct Pace {
     chunks: HashMap<u32, UnderWay>,
 }
 
+/// What is to be sent, a chunk that somebody may take included.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left {
+    /// As far as is known. If there is more, a link that is too slow for this much would have added next to nothing.
+    pub(super) bytes: u64,
+    /// There is no more.
+    pub(super) is_all: bool,
+}
+
 /// A chunk that is under way.
 #[derive(Debug)]
 struct UnderWay {
@@ -131,16 +140,11 @@ impl Pace {
         }
     }
 
-    /// Whether a link with this round-trip time shall take a chunk of `len` bytes. `left`: what is to be sent as far as is
-    /// known, this chunk included. Bytes. If there is more than that, a link that is so slow would have added next to nothing.
-    pub(super) fn takes(&self, now: Instant, link: LinkId, rtt: Duration, len: u64, left: u64) -> bool {
+    /// Whether a link with this round-trip time shall take a chunk of `len` bytes.
+    pub(super) fn takes(&self, now: Instant, link: LinkId, rtt: Duration, len: u64, left: Left) -> bool {
         let Some(own) = self.links.get(&link).filter(|_| self.links.len() > 1) else { return true };
         let Some(rate) = own.rate else {
-            let others = self.links.values().filter(|other| other.rate.is_some());
-            let (under_way, faster) = others.fold((0, 0.0), |(bytes, rate), other| {
-                (bytes + other.under_way, rate + other.rate.unwrap_or_default())
-            });
-            let is_soon = (under_way + left) as f64 <= faster * (rtt * SLOW_START).as_secs_f64();
+            let is_soon = left.is_all && self.done_within(now, rtt * SLOW_START, left.bytes);
             return own.under_way < UNKNOWN && !is_soon;
         };
         let most = FLOOR + (rate * (WHILE.0 + rtt * WHILE.1).as_secs_f64()) as u64;
@@ -150,8 +154,17 @@ impl Pace {
         let done = (own.under_way + len) as f64 / rate;
         self.links.values().all(|other| {
             let Some(faster) = other.rate.filter(|other| *other > rate) else { return true };
-            done <= (other.under_way + left) as f64 / faster + other.quiet(now)
+            done <= (other.under_way + left.bytes) as f64 / faster + other.quiet(now)
         })
+    }
+
+    /// Whether the links that are known, and that bring something, would have so many bytes more there in `time`.
+    fn done_within(&self, now: Instant, time: Duration, bytes: u64) -> bool {
+        let works = |link: &&Carried| link.rate.is_some() && link.quiet(now) <= time.as_secs_f64();
+        let working = || self.links.values().filter(works);
+        let under_way: u64 = working().map(|link| link.under_way).sum();
+        let rate: f64 = working().filter_map(|link| link.rate).sum();
+        (under_way + bytes) as f64 <= rate * time.as_secs_f64()
     }
 
     /// What is under way over all links. Bytes.
@@ -230,6 +243,10 @@ mod tests {
         (pace, at)
     }
 
+    fn all(bytes: u64) -> Left {
+        Left { bytes, is_all: true }
+    }
+
     /// The same, and nothing is under way.
     fn idle() -> (Pace, Instant) {
         let (mut pace, now) = known();
@@ -243,7 +260,7 @@ mod tests {
         let (mut pace, now) = (Pace::default(), Instant::now());
         pace.add(SLOW);
         for chunk in 0..1000 {
-            assert!(pace.takes(now, SLOW, RTT, MIB, MIB));
+            assert!(pace.takes(now, SLOW, RTT, MIB, all(MIB)));
             pace.take(now, SLOW, chunk, MIB);
         }
     }
@@ -253,16 +270,16 @@ mod tests {
         let (mut pace, now) = (Pace::default(), Instant::now());
         [FAST, SLOW].into_iter().for_each(|link| pace.add(link));
         for chunk in 0..2 {
-            assert!(pace.takes(now, SLOW, RTT, MIB, MUCH));
+            assert!(pace.takes(now, SLOW, RTT, MIB, all(MUCH)));
             pace.take(now, SLOW, chunk, MIB);
         }
-        assert!(!pace.takes(now, SLOW, RTT, MIB, MUCH));
+        assert!(!pace.takes(now, SLOW, RTT, MIB, all(MUCH)));
         pace.give_up(1);
-        assert!(pace.takes(now, SLOW, RTT, MIB, MUCH));
+        assert!(pace.takes(now, SLOW, RTT, MIB, all(MUCH)));
         // Alone again.
         pace.remove(FAST);
         pace.take(now, SLOW, 100, 100 * MIB);
-        assert!(pace.takes(now, SLOW, RTT, MIB, MUCH));
+        assert!(pace.takes(now, SLOW, RTT, MIB, all(MUCH)));
     }
 
     #[test]
@@ -271,10 +288,14 @@ mod tests {
         let new = LinkId(3);
         pace.add(new);
         // FAST carries 50 MiB in a second, SLOW one: 8 MiB in 8 round trips.
-        assert!(pace.takes(now, new, RTT, MIB, 10 * MIB));
-        assert!(!pace.takes(now, new, RTT, MIB, 6 * MIB));
+        assert!(pace.takes(now, new, RTT, MIB, all(10 * MIB)));
+        assert!(!pace.takes(now, new, RTT, MIB, all(6 * MIB)));
         pace.take(now, FAST, 1000, 6 * MIB);
-        assert!(pace.takes(now, new, RTT, MIB, 6 * MIB), "they have more to do before");
+        assert!(pace.takes(now, new, RTT, MIB, all(6 * MIB)), "they have more to do before");
+        pace.give_up(1000);
+        assert!(pace.takes(now, new, RTT, MIB, Left { bytes: MIB, is_all: false }), "more may come");
+        let later = now + Duration::from_millis(200);
+        assert!(pace.takes(later, new, RTT, MIB, all(6 * MIB)), "they bring nothing");
     }
 
     #[test]
@@ -282,7 +303,7 @@ mod tests {
         let (mut pace, now) = known();
         for (link, most) in [(SLOW, 8), (FAST, 38)] {
             let mut taken = 0;
-            while pace.takes(now, link, RTT, MIB, MUCH) && taken < 1000 {
+            while pace.takes(now, link, RTT, MIB, all(MUCH)) && taken < 1000 {
                 pace.take(now, link, 1000 + taken, MIB);
                 taken += 1;
             }
@@ -294,21 +315,21 @@ mod tests {
     fn the_last_chunks_are_for_who_has_them_there_first() {
         let (mut pace, now) = known();
         // A second of the slow one is 50 MiB of the fast one.
-        assert!(pace.takes(now, SLOW, RTT, MIB, 60 * MIB));
-        assert!(!pace.takes(now, SLOW, RTT, MIB, 40 * MIB));
-        assert!(pace.takes(now, FAST, RTT, MIB, MIB));
+        assert!(pace.takes(now, SLOW, RTT, MIB, all(60 * MIB)));
+        assert!(!pace.takes(now, SLOW, RTT, MIB, all(40 * MIB)));
+        assert!(pace.takes(now, FAST, RTT, MIB, all(MIB)));
         // What is under way on both counts.
         pace.take(now, FAST, 5000, 20 * MIB);
-        assert!(pace.takes(now, SLOW, RTT, MIB, 40 * MIB));
+        assert!(pace.takes(now, SLOW, RTT, MIB, all(40 * MIB)));
         pace.take(now, SLOW, 5001, MIB);
-        assert!(!pace.takes(now, SLOW, RTT, MIB, 40 * MIB));
+        assert!(!pace.takes(now, SLOW, RTT, MIB, all(40 * MIB)));
     }
 
     #[test]
     fn a_fast_link_that_stands_still_is_not_waited_for() {
         let (pace, now) = known();
-        assert!(!pace.takes(now, SLOW, RTT, MIB, 10 * MIB));
-        assert!(pace.takes(now + Duration::from_secs(2), SLOW, RTT, MIB, 10 * MIB));
+        assert!(!pace.takes(now, SLOW, RTT, MIB, all(10 * MIB)));
+        assert!(pace.takes(now + Duration::from_secs(2), SLOW, RTT, MIB, all(10 * MIB)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use metra_core::wire::ChunkHeader;
 use metra_store::source::{LocalFile, Part};
 use metra_transport::{LinkError, LinkId};
 
+use super::pace::Left;
 use super::{SourceJob, State, refused};
 use crate::job::EntryReport;
 use crate::link::LinkHandle;
@@ -214,7 +215,8 @@ impl State {
         let Some((next, queued)) = self.source.queued_bytes() else { return true };
         let progress = self.source.progress();
         // What the sink has not asked for yet it will ask for, as a rule.
-        let left = queued + progress.announced - progress.resolved;
+        let bytes = queued + progress.announced - progress.resolved;
+        let left = Left { bytes, is_all: self.source.root().is_some() };
         self.pace.takes(now, link.id(), link.link().rtt(), next, left)
     }
 
