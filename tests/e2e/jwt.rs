@@ -1,18 +1,29 @@
 //! Tokens of an identity provider.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::thread::sleep;
+use std::sync::{Arc, Mutex};
+use std::thread::{sleep, spawn};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use metra_certs::{DevCa, server_config};
 use rcgen::KeyPair;
+use rustls::{ServerConfig, ServerConnection, Stream};
 use serde_json::{Value, json};
 
 use crate::harness::{Bed, Gateway, data, run, wait_until};
 
-tests![who_a_token_stands_for, tokens_that_do_not_count, keys_that_change, a_session_outlives_its_token];
+tests![
+    who_a_token_stands_for,
+    tokens_that_do_not_count,
+    keys_that_change,
+    keys_at_a_url,
+    a_session_outlives_its_token
+];
 
 const ISSUER: &str = "https://id.example";
 
@@ -31,8 +42,12 @@ impl Provider {
         Self { key, jwk }
     }
 
+    fn keys(&self) -> String {
+        json!({ "keys": [self.jwk] }).to_string()
+    }
+
     fn publish(&self, bed: &Bed) -> PathBuf {
-        bed.write("jwks.json", json!({ "keys": [self.jwk] }).to_string())
+        bed.write("jwks.json", self.keys())
     }
 
     /// A token for `user`, good for so many seconds, with other claims on top.
@@ -108,6 +123,70 @@ fn keys_that_change(bed: &Bed) {
     bed.write("jwks.json", "{");
     wait_until("a warning", || gateway.log().contains("those before stay in force"));
     put(bed, &gateway, &second.token("emil", 300, &json!({})), "b").expect(0);
+}
+
+/// A server of HTTPS that says to everybody what the test wants it to; until the test is over.
+struct Server {
+    address: SocketAddr,
+    ca: PathBuf,
+    says: Arc<Mutex<String>>,
+}
+
+impl Server {
+    fn start(bed: &Bed, says: String) -> Self {
+        let state = bed.folder("https");
+        let identity = DevCa::load_or_create(&state).unwrap().server_identity(&[]).unwrap();
+        let tls = server_config(&identity, None).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, says) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(says)));
+        let to_say = says.clone();
+        spawn(move || {
+            for connection in listener.incoming() {
+                // Who does not trust it ends the handshake.
+                let _ = answer(connection.unwrap(), &tls, &to_say.lock().unwrap());
+            }
+        });
+        Self { address, ca: state.join("dev-ca.pem"), says }
+    }
+
+    fn say(&self, text: String) {
+        *self.says.lock().unwrap() = text;
+    }
+}
+
+fn answer(mut tcp: TcpStream, tls: &Arc<ServerConfig>, text: &str) -> std::io::Result<()> {
+    tcp.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut connection = ServerConnection::new(tls.clone()).unwrap();
+    let mut stream = Stream::new(&mut connection, &mut tcp);
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        request.push(byte[0]);
+    }
+    assert!(request.starts_with(b"GET /keys?of=metra HTTP/1.1\r\n"));
+    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len())?;
+    stream.conn.send_close_notify();
+    stream.flush()
+}
+
+fn keys_at_a_url(bed: &Bed) {
+    let (first, second) = (Provider::new("one"), Provider::new("two"));
+    let server = Server::start(bed, first.keys());
+    let (url, ca) = (format!("https://{}/keys?of=metra", server.address), &server.ca);
+    let settings = format!("[jwt.id]\nissuer = {ISSUER:?}\naudience = \"metra\"\njwks_url = {url:?}\n");
+    let distrustful = bed.gateway_with(&settings);
+    let gateway = bed.gateway_with(&format!("{settings}jwks_ca = {ca:?}\n"));
+    put(bed, &gateway, &first.token("emil", 300, &json!({})), "a").expect(0);
+    // Who has a certificate of nobody that is trusted gives no keys.
+    wait_until("a warning", || distrustful.log().contains("the keys cannot be read"));
+    put(bed, &distrustful, &first.token("emil", 300, &json!({})), "a").expect(10);
+    // A key that is not known is looked for, not more often than each ten seconds.
+    server.say(second.keys());
+    put(bed, &gateway, &second.token("emil", 300, &json!({})), "b").run();
+    wait_until("newer keys", || gateway.log().matches("keys read").count() == 2);
+    put(bed, &gateway, &second.token("emil", 300, &json!({})), "b").expect(0);
+    put(bed, &gateway, &first.token("emil", 300, &json!({})), "c").expect(10);
 }
 
 /// Who has come with a token goes on when links break after its end.
