@@ -286,6 +286,18 @@ fn decisions_are_in_the_audit_trail(bed: &Bed) {
         let end = audit::find(&trail, "transfer-end", "push", of_job);
         assert_eq!(end["unmapped"]["failed"], if path.starts_with('d') { 3 } else { 1 }, "{end}");
     }
+    // What cannot be put aside gets no name either.
+    fs::remove_dir_all(gateway.state().join("quarantine")).unwrap();
+    fs::write(gateway.state().join("quarantine"), "").unwrap();
+    bed.write("f/run", "#!/bin/sh\n# some secret payload\n");
+    send("f");
+    let record = audit::find(&trail, "decision", "push", |record| record["file"]["path"] == "f/run");
+    assert_eq!(
+        (&record["policy"]["name"], &record["status_code"]),
+        (&"content.2".into(), &"write_failed".into())
+    );
+    assert!(record["status_detail"].as_str().unwrap().contains("it cannot be put aside"), "{record}");
+    assert!(!gateway.at("f/run").exists());
     let all = fs::read_to_string(&trail).unwrap();
     assert!(!all.contains("payload") && !all.contains("METRA-TEST") && !all.contains(TOKEN), "{all}");
     assert!(!all.contains("d/good"), "what passes has no record of its own");

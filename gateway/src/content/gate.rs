@@ -194,7 +194,14 @@ impl JobGate {
     ) -> io::Result<Verdict> {
         let Looked { file, path } = looked;
         let note = Note { user: &self.user, key: self.key, path, size: file.size, reason: &reason };
-        let to = content.quarantine.place(&note, &mut Reader(&file.content), SystemTime::now())?;
+        let placed = content.quarantine.place(&note, &mut Reader(&file.content), SystemTime::now());
+        let to = placed.inspect_err(|error| {
+            // It gets no name all the same.
+            let reason = format!("{reason}, and it cannot be put aside: {error}");
+            self.tell("refused", path, &reason);
+            measure::content(Examined::Refused);
+            self.record(looked, Some(rule), Code::WriteFailed, &reason, true);
+        })?;
         self.tell("put aside", path, &reason);
         measure::content(Examined::Quarantined);
         let reason = format!("quarantined: {reason}");
