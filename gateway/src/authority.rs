@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use metra_core::code::Code;
 use metra_policy::content::Kind;
-use metra_policy::engine::{Action, Context, Engine, Principal, Request, Resource};
+use metra_policy::engine::{Action, Context, Decision, Engine, Principal, Request, Resource};
 use metra_store::Guard;
 use metra_transport::{AbortOnDrop, Link, Rt};
 use tokio::sync::{Notify, watch};
@@ -83,38 +83,38 @@ impl Authority {
         self.engine.borrow().is_some()
     }
 
-    /// Asks the policies, and logs what they deny.
+    /// Asks the policies, and logs what they deny. Which of them permit it, as the audit trail has it; `None`: there are none.
     ///
     /// # Errors
     /// [`Code::Denied`], with the policies that forbid it.
-    pub(crate) fn permit(&self, request: &Request) -> Result<(), Refused> {
+    pub(crate) fn permit(&self, request: &Request) -> Result<Option<String>, Refused> {
         let judged = self.judge(request);
         let (user, action, resource) = (&request.principal.user, request.action, &request.resource);
         if let Err(refused) = &judged {
             let by = policies_in(&refused.reason);
             tracing::info!(user, %action, %resource, by, "denied");
         }
-        judged
+        judged.map(|decision| decision.map(|decision| names(&decision)))
     }
 
     /// The same without the log: for each of the paths below one that was permitted, which may be millions.
-    fn judge(&self, request: &Request) -> Result<(), Refused> {
+    fn judge(&self, request: &Request) -> Result<Option<Decision>, Refused> {
         let engine = self.engine.borrow().clone();
-        let Some(engine) = engine else { return Ok(()) };
+        let Some(engine) = engine else { return Ok(None) };
         let decision = engine.decide(request);
         for (policy, error) in &decision.errors {
             tracing::warn!(%policy, error, action = %request.action, "a policy cannot be evaluated");
         }
         if decision.allowed {
-            return Ok(());
+            return Ok(Some(decision));
         }
-        let by: Vec<String> = decision.policies.iter().map(|policy| policy.id.clone()).collect();
-        let by = if by.is_empty() { NOBODY.to_owned() } else { format!("policy {}", by.join(", ")) };
+        let by = names(&decision);
+        let by = if by.is_empty() { NOBODY.to_owned() } else { format!("policy {by}") };
         let (user, action, resource) = (&request.principal.user, request.action, &request.resource);
         measure::denied(action.name(), self.dry_run);
         if self.dry_run {
             tracing::info!(user, %action, %resource, by, "would be denied");
-            return Ok(());
+            return Ok(None);
         }
         Err(Refused::new(Code::Denied, format!("{action} on {resource}{DENIED}{by}")))
     }
@@ -141,7 +141,7 @@ impl Authority {
         }
         let mut request = asker.asks(Action::Send, Resource::path(path));
         (request.context.size, request.context.file_type) = (Some(size), Some(kind));
-        self.judge(&request).map_err(|refused| refused.reason)
+        self.judge(&request).map(|_| ()).map_err(|refused| refused.reason)
     }
 
     /// Resolves when one of those that were permitted no longer is, with why.
@@ -234,9 +234,15 @@ impl Asker {
             };
             let mut request = asker.asks(action, Resource::path(within));
             request.context.size = size;
-            authority.judge(&request).map_err(|refused| refused.reason)
+            authority.judge(&request).map(|_| ()).map_err(|refused| refused.reason)
         }))
     }
+}
+
+/// The policies that decided.
+fn names(decision: &Decision) -> String {
+    let names: Vec<&str> = decision.policies.iter().map(|policy| policy.id.as_str()).collect();
+    names.join(", ")
 }
 
 fn read(files: &[PathBuf]) -> Result<Engine, String> {

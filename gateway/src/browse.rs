@@ -38,8 +38,9 @@ pub(crate) async fn list(
     let mut count = 0;
     let (account, asked) = (live.account(), path.clone());
     let asker = Asker::over(account, link.link().as_ref());
+    let mut by = None;
     let result = match allowed(sessions, account.read, "list", &path).and_then(|path| {
-        sessions.permit_path(account, &asker, Action::List, &path)?;
+        by = sessions.permit_path(account, &asker, Action::List, &path)?.1;
         Ok(path)
     }) {
         Ok(path) => {
@@ -60,7 +61,7 @@ pub(crate) async fn list(
         }
         Err(refused) => Err(refused),
     };
-    sessions.audit().decided(live, link, audit::Action::List, &asked, result.as_ref().map(|()| count));
+    sessions.audit().decided(live, link, audit::Action::List, &asked, by, result.as_ref().map(|()| count));
     answer(link, request, result, count).await;
 }
 
@@ -75,8 +76,9 @@ pub(crate) async fn remove(
 ) {
     let (account, asked) = (live.account(), path.clone());
     let asker = Asker::over(account, link.link().as_ref());
+    let mut by = None;
     let result = match allowed(sessions, account.write, "remove", &path).and_then(|path| {
-        sessions.permit_path(account, &asker, Action::Delete, &path)?;
+        by = sessions.permit_path(account, &asker, Action::Delete, &path)?.1;
         Ok(path)
     }) {
         Ok(path) if path.is_empty() => Err((Code::Denied, "the root is not removed".to_owned())),
@@ -87,7 +89,7 @@ pub(crate) async fn remove(
         }
         Err(refused) => Err(refused),
     };
-    sessions.audit().decided(live, link, audit::Action::Remove, &asked, result.as_ref().copied());
+    sessions.audit().decided(live, link, audit::Action::Remove, &asked, by, result.as_ref().copied());
     let count = *result.as_ref().unwrap_or(&0);
     answer(link, request, result.map(|_| ()), count).await;
 }

@@ -64,7 +64,7 @@ async fn serve(sessions: Arc<Sessions>, live: Arc<Live>, link: LinkHandle, frame
         Frame::Push(push) => {
             let (job, path) = (push.job, push.dest.clone());
             if let Err(refused) = push::serve(&sessions, &live, &link, push).await {
-                sessions.audit().decided(&live, &link, Action::Push, &path, Err(&refused));
+                sessions.audit().decided(&live, &link, Action::Push, &path, None, Err(&refused));
                 live.session().refuse(job);
                 fail(&link, job, refused).await;
             }
@@ -72,7 +72,7 @@ async fn serve(sessions: Arc<Sessions>, live: Arc<Live>, link: LinkHandle, frame
         Frame::Pull(pull) => {
             let (job, path) = (pull.job, pull.paths.join("\n"));
             if let Err(refused) = pull::serve(&sessions, &live, &link, pull).await {
-                sessions.audit().decided(&live, &link, Action::Pull, &path, Err(&refused));
+                sessions.audit().decided(&live, &link, Action::Pull, &path, None, Err(&refused));
                 fail(&link, job, refused).await;
             }
         }

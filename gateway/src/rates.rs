@@ -62,10 +62,15 @@ impl Rates {
     }
 }
 
-/// Whether policies let this user share the path so. Fair is everybody's.
-fn permitted(sessions: &Sessions, live: &Live, link: &LinkHandle, asked: RatePolicy) -> Result<(), Refused> {
+/// The policies that let this user share the path so, if there are any. Fair is everybody's.
+fn permitted(
+    sessions: &Sessions,
+    live: &Live,
+    link: &LinkHandle,
+    asked: RatePolicy,
+) -> Result<Option<String>, Refused> {
     let name = match asked.policy() {
-        Policy::Fair => return Ok(()),
+        Policy::Fair => return Ok(None),
         Policy::Fixed => "fixed",
         Policy::High => "high",
         Policy::Low => "low",
@@ -107,12 +112,12 @@ pub(crate) fn lock(sessions: &Arc<Sessions>, live: &Arc<Live>, link: LinkHandle)
 
 /// Acts on a `Rate`.
 pub(crate) async fn serve(sessions: &Arc<Sessions>, live: &Live, link: &LinkHandle, asked: RatePolicy) {
-    let refused = permitted(sessions, live, link, asked).err();
+    let permitted = permitted(sessions, live, link, asked);
     let by = locked(sessions, live, link);
-    let ruling = match (by, refused) {
+    let ruling = match (by, permitted) {
         (by @ Some(_), _) => Ruling { may: asked.as_low(), is_locked: true, by },
-        (None, None) => Ruling { may: asked, is_locked: false, by: None },
-        (None, Some(refused)) => {
+        (None, Ok(by)) => Ruling { may: asked, is_locked: false, by },
+        (None, Err(refused)) => {
             let by = policies_in(&refused.reason).map(ToOwned::to_owned);
             Ruling { may: asked.as_fair(), is_locked: false, by }
         }
@@ -140,6 +145,8 @@ async fn answer(
         // Its congestion controller has no rates.
         granted = sessions.rates().grant(link.id(), RatePolicy::default(), false).0;
     }
+    // What policies permit, the configuration or the link may still refuse.
+    let by = by.filter(|_| is_locked || granted.policy() == may.policy());
     sessions.audit().rate(live, link, asked, granted, by);
     let user = &live.account().name;
     tracing::info!(user, link = %link.id(), ?asked, ?granted, "rate policy");

@@ -261,7 +261,7 @@ impl Sessions {
         &self.identities
     }
 
-    /// Asks the policies of a path beneath a user's home. What was asked, to be asked again.
+    /// Asks the policies of a path beneath a user's home. What was asked, to be asked again, and which permit it.
     ///
     /// # Errors
     /// They deny it.
@@ -271,11 +271,11 @@ impl Sessions {
         asker: &Asker,
         action: Action,
         path: &str,
-    ) -> Result<Request, Refused> {
+    ) -> Result<(Request, Option<String>), Refused> {
         let home = account.home.strip_prefix(&self.config.root).unwrap_or(&account.home);
         let asked = asker.asks(action, Resource::path(&format!("{}/{path}", home.display())));
-        self.authority.permit(&asked)?;
-        Ok(asked)
+        let by = self.authority.permit(&asked)?;
+        Ok((asked, by))
     }
 
     /// Does something once one of those that were permitted no longer is; never, when what it returns is dropped. `None`: there are no policies.

@@ -237,7 +237,10 @@ impl Tunnels {
         let forbidden = |refused: open::Refused| {
             (TunnelOpened::Denied, Refusal::of(ErrorType::HttpRequestDenied, refused.reason))
         };
-        authority.permit(&asked).map_err(forbidden)?;
+        let by = authority.permit(&asked).map_err(forbidden)?;
+        if let Some(policies) = by {
+            trail.rule(policies);
+        }
         let resolved = match named.literal() {
             Some(address) => vec![address],
             None => self.resolve(&name, target.port()).await?,

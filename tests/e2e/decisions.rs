@@ -278,16 +278,20 @@ impl<'t> Place<'t> {
         all.len()
     }
 
-    /// Which policies `metra policy explain` names for what is allowed: the audit trail says only which flag did.
+    /// Which policies `metra policy explain` names for what is allowed.
     fn explain(&self, row: &Row, way: &'static str) {
-        if !row.is_allowed() {
-            return;
+        if row.is_allowed() {
+            assert_eq!(self.permits(row, row.what, way), row.because.join(", "), "{way} {row:?}");
         }
+    }
+
+    /// The policies that permit `what` to the user of a row.
+    fn permits(&self, row: &Row, what: What, way: &'static str) -> String {
         let user = &self.users[&row.who];
         let (groups, tenant) = (user.groups.clone(), user.tenant.clone());
         let mut context = Context::new(row.from().into(), way, now());
         context.inspected = row.inspected;
-        let (action, resource) = match row.what {
+        let (action, resource) = match what {
             What::Open => (Action::OpenSession, Resource::Gateway),
             What::Rate => {
                 let (name, mbit) = row.on.split_once(' ').unwrap_or((&row.on, ""));
@@ -306,8 +310,9 @@ impl<'t> Place<'t> {
         };
         let principal = Principal { user: row.who.clone(), groups, tenant };
         let decision = self.engine.decide(&Request { principal, action, resource, context });
+        assert!(decision.allowed, "{way} {row:?}");
         let by: Vec<String> = decision.policies.into_iter().map(|policy| policy.id).collect();
-        assert!(decision.allowed && by == row.because, "{way} {row:?}: {by:?}");
+        by.join(", ")
     }
 
     fn open(&mut self, row: &Row, way: Way) {
@@ -319,7 +324,7 @@ impl<'t> Place<'t> {
         }
         row.check(way.name(), answer.map_err(|(_, reason)| reason));
         self.below(way);
-        self.note(row, "session", way.name(), String::new(), "user.token");
+        self.note(row, "session", way.name(), String::new());
         // Who leaves before the handshake is confirmed has not come in.
         self.opened.push(link);
     }
@@ -333,8 +338,8 @@ impl<'t> Place<'t> {
             let mut session = self.ways.connect(way, row.from(), row.inspected);
             session.greet(&token(&row.who)).unwrap();
             self.below(way);
-            let user = row.who.clone();
-            self.fact("session", way.name(), user, String::new(), true, "user.token");
+            let (user, by) = (row.who.clone(), self.permits(row, What::Open, way.name()));
+            self.fact("session", way.name(), user, String::new(), true, &by);
             (session, 0)
         });
         let number = jobs + 1;
@@ -363,16 +368,16 @@ impl<'t> Place<'t> {
                 row.check(way.name(), answer);
                 let arrived = fs::read(&file).ok();
                 assert_eq!(arrived, row.is_allowed().then_some(content), "{row:?}");
-                self.note(row, "push", way.name(), row.on.clone(), "user.write");
+                self.note(row, "push", way.name(), row.on.clone());
             }
             What::Get => {
                 row.check(way.name(), get(&mut session, JobId(number), &row.on));
-                self.note(row, "pull", way.name(), row.on.clone(), "user.read");
+                self.note(row, "pull", way.name(), row.on.clone());
             }
             What::List => {
                 let frame = Frame::List { request: number, path: row.on.clone(), depth: 1 };
                 row.check(way.name(), result(&mut session, &frame));
-                self.note(row, "list", way.name(), row.on.clone(), "user.read");
+                self.note(row, "list", way.name(), row.on.clone());
             }
             What::Delete => {
                 fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -380,7 +385,7 @@ impl<'t> Place<'t> {
                 let frame = Frame::Remove { request: number, path: row.on.clone(), recursive: false };
                 row.check(way.name(), result(&mut session, &frame));
                 assert_eq!(file.exists(), !row.is_allowed(), "{row:?}");
-                self.note(row, "remove", way.name(), row.on.clone(), "user.write");
+                self.note(row, "remove", way.name(), row.on.clone());
             }
             What::Rate => {
                 let asked = rate(&row.on);
@@ -396,7 +401,7 @@ impl<'t> Place<'t> {
                     Some(rate) => format!("{} {rate} bit/s", asked.policy().name()),
                     None => row.on.clone(),
                 };
-                self.note(row, "rate", way.name(), of, "rates");
+                self.note(row, "rate", way.name(), of);
             }
             What::Open | What::Tunnel => unreachable!("not within a session"),
         }
@@ -426,16 +431,15 @@ impl<'t> Place<'t> {
             // What was dialled.
             of = format!("{host}{host}:{port}");
         }
-        self.note(row, "tunnel", "http", of, "tunnel.allow");
+        self.note(row, "tunnel", "http", of);
     }
 
-    /// What the trail must have of a row; `flag` is what permits it.
-    fn note(&mut self, row: &Row, action: &str, way: &str, of: String, flag: &str) {
+    /// What the trail must have of a row.
+    fn note(&mut self, row: &Row, action: &str, way: &'static str, of: String) {
         let permitted = !matches!(row.may, May::Is(false));
-        let by = row.because.join(", ");
-        let rule = if permitted { flag } else { &by };
+        let by = if permitted { self.permits(row, row.what, way) } else { row.because.join(", ") };
         let user = if self.users.contains_key(&row.who) { &row.who } else { "unknown" };
-        self.fact(action, way, user.to_owned(), of, permitted, rule);
+        self.fact(action, way, user.to_owned(), of, permitted, &by);
     }
 
     /// A link in a tunnel: the tunnel to the gateway itself is decided on, too.

@@ -26,7 +26,7 @@ impl Audit {
             Ok(joined) => {
                 owner(&mut record, &joined.account);
                 record.session = Some(joined.session.to_string());
-                record.rule = Some(joined.by.to_owned());
+                record.rule = Some(joined.by.clone().into_owned());
                 record.verdict = Some(Verdict::Permitted);
             }
             Err(Refused { code: Code::Timeout | Code::Cancelled | Code::Protocol, .. }) => return,
@@ -38,13 +38,15 @@ impl Audit {
         self.record(record);
     }
 
-    /// A request of a session was answered: with `Ok`, and how many entries that was, or not.
+    /// A request of a session was answered: with `Ok`, and how many entries that was, or not; `by` the policies that permit it, if there
+    /// are any.
     pub(crate) fn decided(
         &self,
         live: &Live,
         link: &LinkHandle,
         action: Action,
         path: &str,
+        by: Option<String>,
         result: Result<u64, &(Code, String)>,
     ) {
         let mut record = of(live, link, Event::Decision, action);
@@ -56,6 +58,7 @@ impl Audit {
             }
             Err((code, reason)) => judge(&mut record, *code, reason),
         }
+        permitted_by(&mut record, by);
         self.record(record);
     }
 
@@ -76,19 +79,21 @@ impl Audit {
         self.record(record);
     }
 
-    /// A job is permitted, and begins.
+    /// A job is permitted, `by` policies if there are any, and begins.
     pub(crate) fn transfer(
         &self,
         live: &Live,
         link: &LinkHandle,
         action: Action,
         path: &str,
+        by: Option<String>,
         job: u64,
     ) -> Transfer {
         let mut record = of(live, link, Event::Decision, action);
         record.resource = Resource::Path(path.to_owned());
         record.job = Some(job);
         judge(&mut record, Code::Ok, "");
+        permitted_by(&mut record, by);
         self.record(record.clone());
         record.verdict = None;
         record.event = Event::TransferStart;
@@ -172,8 +177,8 @@ impl TunnelTrail {
     }
 
     /// Which rule decides, from here on.
-    pub(crate) fn rule(&mut self, rule: &'static str) {
-        self.record.rule = Some(rule.to_owned());
+    pub(crate) fn rule(&mut self, rule: impl Into<String>) {
+        self.record.rule = Some(rule.into());
     }
 
     /// What is dialled.
@@ -298,6 +303,13 @@ fn judge(record: &mut Record, code: Code, reason: &str) {
     // Other reasons may hold what the peer has written.
     let policies = if code == Code::Denied { policies_in(reason) } else { None };
     record.rule = policies.or(rule).map(ToOwned::to_owned);
+}
+
+/// Where policies are asked, what is permitted is so by them.
+fn permitted_by(record: &mut Record, policies: Option<String>) {
+    if record.verdict == Some(Verdict::Permitted) && policies.is_some() {
+        record.rule = policies;
+    }
 }
 
 fn links(live: &Live) -> u32 {

@@ -1,5 +1,6 @@
 //! A client fetches: the gateway is the source.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -50,7 +51,7 @@ pub(super) async fn serve(
         let path = path.to_string_lossy();
         // A folder may end in `.` here; the home itself is nothing else.
         let path = if path == "." { "" } else { path.trim_end_matches("/.") };
-        may.push(sessions.permit_path(account, &asker, Action::Get, path)?);
+        may.push(sessions.permit_path(account, &asker, Action::Get, path)?.0);
     }
     let counts = match sessions.open_jobs().open(&account.name, link.link().peer().ip()) {
         Ok(counts) => counts,
@@ -64,9 +65,11 @@ pub(super) async fn serve(
     let seat = live.seats().take(sessions.shaping(), live, comes, link, None).await?;
     let Some((place, link)) = seat else { return Ok(()) };
     let link = &link;
+    let mut by = BTreeSet::new();
     for may in &may {
-        sessions.authority().permit(may)?;
+        by.extend(sessions.authority().permit(may)?);
     }
+    let by = (!by.is_empty()).then(|| by.into_iter().collect::<Vec<_>>().join(", "));
     let (ring, _ring) = sessions.memory().ring().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let share = sessions.shaping().begin(place, Direction::Pull);
     let guard = asker.guard(sessions.authority(), Action::Get, &sessions.config().root);
@@ -106,8 +109,8 @@ pub(super) async fn serve(
         let job = job.clone();
         move |reason| job.cancel(Code::Limit, &reason)
     });
-    let record =
-        sessions.audit().transfer(live, link, audit::Action::Pull, &pull.paths.join("\n"), pull.job.0);
+    let paths = pull.paths.join("\n");
+    let record = sessions.audit().transfer(live, link, audit::Action::Pull, &paths, by, pull.job.0);
     let progress = || job.progress();
     let run = job.run(reader, false);
     let (result, kpis) =

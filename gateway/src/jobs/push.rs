@@ -42,7 +42,7 @@ pub(super) async fn serve(
         path::check(&dest).map_err(|e| (Code::BadName, format!("destination {dest:?}: {e}")))?;
     }
     let asker = Asker::over(account, link.link().as_ref());
-    let may = sessions.permit_path(account, &asker, Action::Send, &dest)?;
+    let (may, _) = sessions.permit_path(account, &asker, Action::Send, &dest)?;
     let started = unix_millis();
     let claim = sessions.claims().take(&account.name, push.key).await;
     // The client may have opened it twice, on two links, and this one had to wait for the other.
@@ -55,7 +55,7 @@ pub(super) async fn serve(
     let seat = live.seats().take(sessions.shaping(), live, comes, link, Some(&claim)).await?;
     let Some((place, link)) = seat else { return Ok(()) };
     let link = &link;
-    sessions.authority().permit(&may)?;
+    let by = sessions.authority().permit(&may)?;
     sessions.memory().admit().map_err(|reason| (Code::Busy, reason.to_owned()))?;
     let share = sessions.shaping().begin(place, Direction::Push);
     let landing = open_landing(sessions, live, link, &asker, &push, dest.clone()).await?;
@@ -86,7 +86,7 @@ pub(super) async fn serve(
         let job = job.clone();
         move |reason| job.cancel(Code::Limit, &reason)
     });
-    let record = sessions.audit().transfer(live, link, audit::Action::Push, &dest, push.job.0);
+    let record = sessions.audit().transfer(live, link, audit::Action::Push, &dest, by, push.job.0);
     let progress = || job.progress();
     let run = job.run(planner);
     let (result, kpis) = measure::watched(&rt, live.session(), Direction::Push, progress, run).await;

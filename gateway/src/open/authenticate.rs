@@ -86,7 +86,13 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
                 "the ticket has expired or is not of this gateway",
             ));
         };
-        return Ok(Known { greeted, account, session: Some(session), permitted: None, by: "session.ticket" });
+        return Ok(Known {
+            greeted,
+            account,
+            session: Some(session),
+            permitted: None,
+            by: "session.ticket".into(),
+        });
     }
     // A certificate is known only now, too; early data shows none.
     confirmed(&link).await?;
@@ -100,7 +106,7 @@ async fn authenticate(sessions: &Sessions, greeted: Greeted) -> Result<Known, Re
         (_, ANONYMOUS) => "anonymous",
         _ => "user.certificate",
     };
-    Ok(Known { greeted, account, session: None, permitted: None, by })
+    Ok(Known { greeted, account, session: None, permitted: None, by: by.into() })
 }
 
 /// Waits until the peer is known to be where it seems to be, before what it has done wrong there is counted. Early data can come with

@@ -1,5 +1,6 @@
 //! A layer that asks the policies whether this user may come in, by this way and from there.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -54,8 +55,9 @@ where
         // Before the hello the client has said which certificate it was shown.
         let asker = Asker::over(&known.account, known.greeted.arrival.link.as_ref());
         let request = asker.asks(Action::OpenSession, Resource::Gateway);
-        if let Err(refused) = self.sessions.authority().permit(&request) {
-            return futures_util::future::Either::Left(std::future::ready(Err(refused)));
+        match self.sessions.authority().permit(&request) {
+            Ok(by) => known.by = by.map_or(known.by, Cow::Owned),
+            Err(refused) => return futures_util::future::Either::Left(std::future::ready(Err(refused))),
         }
         known.permitted = Some(request);
         futures_util::future::Either::Right(self.inner.call(known))

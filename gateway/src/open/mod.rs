@@ -12,6 +12,7 @@ mod observe;
 mod place;
 mod record;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -63,7 +64,7 @@ pub(crate) struct Known {
     /// What the policies were asked, once they were.
     permitted: Option<Request>,
     /// By what they are known, for the audit trail.
-    by: &'static str,
+    by: Cow<'static, str>,
 }
 
 /// A link that is part of a session now.
@@ -76,7 +77,7 @@ pub(crate) struct Joined {
     /// Whether the session was there before.
     pub resumed: bool,
     /// By what they are known.
-    pub by: &'static str,
+    pub by: Cow<'static, str>,
 }
 
 /// Why a connection did not become a link. The peer is told code and reason.
