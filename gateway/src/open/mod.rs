@@ -63,7 +63,7 @@ pub(crate) struct Known {
     session: Option<SessionId>,
     /// What the policies were asked, once they were.
     permitted: Option<Request>,
-    /// By what they are known, for the audit trail.
+    /// By what they are known, or the policies that let them in: for the audit trail.
     by: Cow<'static, str>,
 }
 
@@ -76,7 +76,7 @@ pub(crate) struct Joined {
     pub account: Arc<Account>,
     /// Whether the session was there before.
     pub resumed: bool,
-    /// By what they are known.
+    /// The same.
     pub by: Cow<'static, str>,
 }
 
