@@ -125,7 +125,7 @@ fn keys_that_change(bed: &Bed) {
     put(bed, &gateway, &second.token("emil", 300, &json!({})), "b").expect(0);
 }
 
-/// A server of HTTPS that says to everybody what the test wants it to; until the test is over.
+/// A server of HTTPS that says to everybody what the test wants it to.
 struct Server {
     address: SocketAddr,
     ca: PathBuf,

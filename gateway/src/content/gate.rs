@@ -78,7 +78,7 @@ impl Gate for JobGate {
         let Some(rule) = decision.rule.map(|rule| named(&rule)) else { return Ok(self.keep()) };
         match decision.action {
             Action::Allow => Ok(self.keep()),
-            Action::Refuse => Ok(self.refuse(&looked, &rule, decision.reason, false)),
+            Action::Refuse => Ok(self.refuse(&looked, &rule, Code::Denied, decision.reason, false)),
             Action::Quarantine => self.put_aside(content, &looked, &rule, decision.reason),
             // There is nothing to be found in it.
             Action::Scan(_) if file.size == 0 => Ok(self.keep()),
@@ -156,7 +156,7 @@ impl JobGate {
         reason: String,
     ) -> io::Result<Verdict> {
         match scan.found {
-            Otherwise::Refuse => Ok(self.refuse(looked, rule, reason, true)),
+            Otherwise::Refuse => Ok(self.refuse(looked, rule, Code::Denied, reason, true)),
             Otherwise::Quarantine => self.put_aside(content, looked, rule, reason),
         }
     }
@@ -178,11 +178,11 @@ impl JobGate {
         Verdict::Keep
     }
 
-    fn refuse(&self, looked: &Looked<'_>, rule: &str, reason: String, scanned: bool) -> Verdict {
+    fn refuse(&self, looked: &Looked<'_>, rule: &str, code: Code, reason: String, scanned: bool) -> Verdict {
         self.tell("refused", &looked.path, &reason);
-        self.record(looked, Some(rule), Code::Denied, &reason, scanned);
+        self.record(looked, Some(rule), code, &reason, scanned);
         measure::content(Examined::Refused);
-        Verdict::Refuse(Code::Denied, reason)
+        Verdict::Refuse(code, reason)
     }
 
     fn put_aside(
@@ -198,9 +198,7 @@ impl JobGate {
         let to = placed.inspect_err(|error| {
             // It gets no name all the same.
             let reason = format!("{reason}, and it cannot be put aside: {error}");
-            self.tell("refused", path, &reason);
-            measure::content(Examined::Refused);
-            self.record(looked, Some(rule), Code::WriteFailed, &reason, true);
+            self.refuse(looked, rule, Code::WriteFailed, reason, true);
         })?;
         self.tell("put aside", path, &reason);
         measure::content(Examined::Quarantined);
